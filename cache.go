@@ -1,0 +1,377 @@
+package rediscache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+
+	"github.com/rediscache/rediscache/internal/pipeline"
+	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/warm"
+)
+
+// What a call can come to besides its result. An ended context is always
+// context.Canceled or context.DeadlineExceeded to errors.Is, whichever of
+// these the error matches too.
+var (
+	// ErrNotFound means that the key holds no value. An empty value is one.
+	ErrNotFound = errors.New("rediscache: not found")
+
+	// ErrUnavailable means that Redis could not be reached, broke the
+	// connection, or refused to serve: it is loading, out of memory, a
+	// read-only replica and the like. A write was not applied.
+	ErrUnavailable = warm.ErrUnavailable
+
+	// ErrPoolExhausted means that all connections were busy until the context
+	// ended. A write was not applied.
+	ErrPoolExhausted = warm.ErrPoolExhausted
+
+	// ErrOutcomeUnknown means that a write was sent and that its reply was
+	// lost: it may have been applied. Every other error of a write means that
+	// it was not.
+	ErrOutcomeUnknown = pipeline.ErrOutcomeUnknown
+
+	// ErrWrongType means that the key holds something other than a string,
+	// which this package did not store.
+	ErrWrongType = errors.New("rediscache: wrong type")
+
+	// ErrClosed means that the cache, or the pool that it borrows from, was
+	// closed.
+	ErrClosed = warm.ErrClosed
+)
+
+// What a ttl can be besides a time.
+const (
+	DefaultTTL time.Duration = 0  // the cache's own, which [WithTTL] sets
+	NoExpiry   time.Duration = -1 // until it is deleted or evicted
+)
+
+// Cache is a Redis cache. Keys and values are any bytes; a key may be empty.
+// All methods are safe for concurrent use. Each is bounded by its context and
+// by [WithTimeout]; one whose context is over already sends nothing.
+type Cache struct {
+	pipe   *pipeline.Pipeline
+	counts *counts
+	prefix string
+	ttl    time.Duration
+}
+
+type counts struct {
+	hits, misses, sets, deletes, errs atomic.Int64
+}
+
+// New makes a cache on a pool, which stays its owner's: Close hands the
+// connections back and leaves the pool open. An error names every fault of the
+// options.
+func New(pool Pool, opts ...Option) (*Cache, error) {
+	cfg, err := newCacheConfig(pool, opts)
+	if err != nil {
+		return nil, err
+	}
+	p := pipeline.Config{
+		Lease:       pool.GetContext,
+		Lanes:       cfg.pipelineConns,
+		Timeout:     cfg.timeout,
+		ReadTimeout: DefaultReadTimeout,
+	}
+	if w, ok := pool.(*WarmPool); ok {
+		p.Lease, p.Late, p.ReadTimeout = w.acquire, w.store.Late, w.readTimeout
+	}
+	return &Cache{pipe: pipeline.New(p), counts: new(counts), prefix: cfg.prefix, ttl: cfg.ttl}, nil
+}
+
+// Get returns the value of key, which the caller may keep and change. It
+// returns [ErrNotFound] on a miss.
+func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
+	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1).Key(c.prefix, key))
+	if err != nil {
+		return nil, c.fault("get", err)
+	}
+	if reply.Kind == resp.Nil {
+		c.counts.misses.Add(1)
+		return nil, ErrNotFound
+	}
+	c.counts.hits.Add(1)
+	return reply.Bytes, nil
+}
+
+// Set stores value for ttl: a time of a millisecond or more, of which a
+// fraction of a millisecond is dropped, or [DefaultTTL], or [NoExpiry]. Any
+// other ttl is an error. The value is not kept: it may be changed once Set has
+// returned, whatever it returned.
+func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	call, err := c.set(key, value, ttl)
+	if err != nil {
+		return err
+	}
+	if _, err := c.pipe.Do(ctx, call); err != nil {
+		return c.fault("set", err)
+	}
+	c.counts.sets.Add(1)
+	return nil
+}
+
+func (c *Cache) set(key string, value []byte, ttl time.Duration) (*pipeline.Call, error) {
+	if ttl == DefaultTTL {
+		ttl = c.ttl
+	}
+	switch {
+	case ttl == NoExpiry:
+		return pipeline.Write("SET", 2).Key(c.prefix, key).Value(value), nil
+	case ttl < time.Millisecond:
+		return nil, fmt.Errorf("rediscache: set: ttl %v is neither a millisecond or more nor NoExpiry", ttl)
+	}
+	return pipeline.Write("SET", 4).Key(c.prefix, key).Value(value).
+		String("PX").Int(ttl.Milliseconds()), nil
+}
+
+// Delete removes the keys and returns how many of them existed.
+func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
+	if len(keys) == 0 {
+		return 0, ctx.Err()
+	}
+	call := pipeline.Write("DEL", len(keys))
+	for _, key := range keys {
+		call.Key(c.prefix, key)
+	}
+	reply, err := c.pipe.Do(ctx, call)
+	if err != nil {
+		return 0, c.fault("delete", err)
+	}
+	c.counts.deletes.Add(reply.Int)
+	return int(reply.Int), nil
+}
+
+// GetMany returns the values of those keys that hold one, in one round trip.
+// A key of another type counts as a miss, as it does for MGET.
+func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte, error) {
+	hits := make(map[string][]byte, len(keys))
+	if len(keys) == 0 {
+		return hits, ctx.Err()
+	}
+	call := pipeline.Read("MGET", len(keys))
+	for _, key := range keys {
+		call.Key(c.prefix, key)
+	}
+	reply, err := c.pipe.Do(ctx, call)
+	if err != nil {
+		return nil, c.fault("get many", err)
+	}
+	if len(reply.Elems) != len(keys) {
+		return nil, c.fault("get many", errReply)
+	}
+	for i, e := range reply.Elems {
+		if e.Kind == resp.Bulk {
+			hits[keys[i]] = e.Bytes
+		}
+	}
+	c.counts.hits.Add(int64(len(hits)))
+	c.counts.misses.Add(int64(len(keys) - len(hits)))
+	return hits, nil
+}
+
+// SetMany stores the items, each as Set does, in one pipeline. It is not one
+// transaction: after an error some may have been stored, and the error matches
+// [ErrOutcomeUnknown] if that is unknown of any.
+func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.Duration) error {
+	calls := make([]*pipeline.Call, 0, min(len(items), maxTogether))
+	failed := make(map[bool]error) // by whether the outcome is unknown
+	flush := func() {
+		_, errs := c.pipe.DoAll(ctx, calls...)
+		for _, err := range errs {
+			if err == nil {
+				c.counts.sets.Add(1)
+			} else if unknown := errors.Is(err, ErrOutcomeUnknown); failed[unknown] == nil {
+				failed[unknown] = c.fault("set many", err)
+			}
+		}
+		calls = calls[:0]
+	}
+	for key, value := range items {
+		call, err := c.set(key, value, ttl)
+		if err != nil {
+			return err
+		}
+		if calls = append(calls, call); len(calls) == maxTogether {
+			flush()
+		}
+	}
+	flush()
+	return errors.Join(failed[true], failed[false])
+}
+
+// maxTogether bounds what SetMany sends at once and Clear asks for.
+const maxTogether = 512
+
+// TTL returns how long the value of key will live still, or [NoExpiry], or
+// [ErrNotFound]. It has a resolution of a millisecond.
+func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
+	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1).Key(c.prefix, key))
+	switch {
+	case err != nil:
+		return 0, c.fault("ttl", err)
+	case reply.Int == -2:
+		return 0, ErrNotFound
+	case reply.Int == -1:
+		return NoExpiry, nil
+	}
+	return time.Duration(reply.Int) * time.Millisecond, nil
+}
+
+// Clear removes all keys under the cache's prefix, by SCAN and UNLINK, and
+// returns how many. It refuses to work without a prefix, as it would remove
+// everybody's keys. It looks at every key of the database, without blocking
+// it; [WithTimeout] bounds each step, ctx the whole. What is stored meanwhile
+// may remain. After an error the count is of those removed until then.
+func (c *Cache) Clear(ctx context.Context) (int, error) {
+	if c.prefix == "" {
+		return 0, errors.New("rediscache: clear: the cache has no prefix")
+	}
+	pattern := globEscaper.Replace(c.prefix) + "*"
+	removed := 0
+	for cursor := "0"; ; {
+		reply, err := c.pipe.Do(ctx, pipeline.Read("SCAN", 5).String(cursor).
+			String("MATCH").String(pattern).String("COUNT").Int(maxTogether))
+		if err != nil {
+			return removed, c.fault("clear", err)
+		}
+		if len(reply.Elems) != 2 {
+			return removed, c.fault("clear", errReply)
+		}
+		n, err := c.unlink(ctx, reply.Elems[1].Elems)
+		if removed += n; err != nil {
+			return removed, c.fault("clear", err)
+		}
+		if cursor = string(reply.Elems[0].Bytes); cursor == "0" {
+			return removed, nil
+		}
+	}
+}
+
+// unlink removes keys as SCAN gave them, prefix and all.
+func (c *Cache) unlink(ctx context.Context, keys []resp.Reply) (int, error) {
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	call := pipeline.Write("UNLINK", len(keys))
+	for _, key := range keys {
+		call.String(string(key.Bytes))
+	}
+	reply, err := c.pipe.Do(ctx, call)
+	return int(reply.Int), err
+}
+
+var globEscaper = strings.NewReplacer(
+	`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`,
+)
+
+// Sub returns a cache under prefix within this one: its keys have both
+// prefixes. A version in it, such as "v3:", makes all older keys invisible at
+// once. Everything else is shared, the counts too, and closing either closes
+// both.
+func (c *Cache) Sub(prefix string) *Cache {
+	sub := *c
+	sub.prefix += prefix
+	return &sub
+}
+
+// Ping asks Redis for an answer.
+func (c *Cache) Ping(ctx context.Context) error {
+	if _, err := c.pipe.Do(ctx, pipeline.Read("PING", 0)); err != nil {
+		return c.fault("ping", err)
+	}
+	return nil
+}
+
+// Stats are the counts of a [Cache] and its Subs since it was made.
+type Stats struct {
+	Hits    int64 // keys that held a value
+	Misses  int64 // keys that held none
+	Sets    int64 // values stored
+	Deletes int64 // keys that Delete found
+	Errors  int64 // calls that failed, misses not among them
+}
+
+// Stats returns the counts of this moment.
+func (c *Cache) Stats() Stats {
+	return Stats{
+		Hits:    c.counts.hits.Load(),
+		Misses:  c.counts.misses.Load(),
+		Sets:    c.counts.sets.Load(),
+		Deletes: c.counts.deletes.Load(),
+		Errors:  c.counts.errs.Load(),
+	}
+}
+
+// Close lets the calls under way end, hands the connections back to the pool,
+// waits for that, and returns nil. Later calls return [ErrClosed]. It may be
+// called more than once. Close the cache before its pool.
+func (c *Cache) Close() error {
+	c.pipe.Close()
+	return nil
+}
+
+// opError is a failed operation. It matches its cause and, if there is one,
+// the sentinel that the cause amounts to.
+type opError struct {
+	op    string
+	is    error // may be nil
+	cause error
+}
+
+func (e *opError) Error() string {
+	text := "rediscache: " + e.op + ": "
+	if e.is != nil {
+		text += strings.TrimPrefix(e.is.Error(), "rediscache: ") + ": "
+	}
+	return text + strings.TrimPrefix(e.cause.Error(), "rediscache: ")
+}
+
+func (e *opError) Unwrap() []error {
+	if e.is == nil {
+		return []error{e.cause}
+	}
+	return []error{e.is, e.cause}
+}
+
+var errReply = errors.New("a reply of another form than the command's")
+
+// fault counts an error, and says which of the sentinels it amounts to.
+func (c *Cache) fault(op string, err error) error {
+	c.counts.errs.Add(1)
+	return &opError{op: op, is: sentinel(err), cause: err}
+}
+
+func sentinel(err error) error {
+	for _, known := range []error{
+		ErrUnavailable, ErrPoolExhausted, ErrOutcomeUnknown, ErrClosed,
+		context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, known) {
+			return nil
+		}
+	}
+	var answer redis.Error
+	switch {
+	case errors.Is(err, redis.ErrPoolExhausted):
+		return ErrPoolExhausted
+	case !errors.As(err, &answer):
+		return ErrUnavailable
+	case strings.HasPrefix(string(answer), "WRONGTYPE"):
+		return ErrWrongType
+	}
+	for _, p := range []string{
+		"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "OOM",
+		"NOREPLICAS", "MISCONF", "ERR max number of clients",
+	} {
+		if strings.HasPrefix(string(answer), p) {
+			return ErrUnavailable
+		}
+	}
+	return nil // a refusal for good: NOAUTH, NOPERM and the like
+}

@@ -1,0 +1,204 @@
+package pipeline
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rediscache/rediscache/internal/resp"
+)
+
+// A Call is one command and, later, its outcome. It is encoded while it is
+// built, so that nothing of the caller's is read after that.
+//
+// Its state word holds a generation and one of the states below. Whoever moves
+// it on by compare-and-swap owns what follows, so a call has one outcome: the
+// lane's, by queued -> claimed -> ended, or its caller's or the clock's, by
+// queued -> unlinked or claimed -> abandoned. A call that was left so is never
+// used again. The generation lets the clock look at one that may have been
+// answered and used anew meanwhile.
+type Call struct {
+	name  string
+	req   []byte // the command in RESP
+	value int    // which argument is a value, not a key or an option; 0: none
+	argc  int
+	write bool // whether a repetition could do harm
+
+	state atomic.Uint64 // generation << 3 | state
+	since int64         // the pipeline's clock when it was first queued; 0: not yet
+	done  chan struct{} // holds one
+	reply resp.Reply
+	err   error
+}
+
+const (
+	queued    = iota // only the lane's queue knows it
+	claimed          // by the writer: it may be on the wire
+	ended            // reply and err are set
+	unlinked         // left while queued: never sent
+	abandoned        // left while claimed: its reply is read and dropped
+)
+
+var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
+
+// Read begins a command of n arguments that may be repeated.
+func Read(name string, n int) *Call { return begin(name, n, false) }
+
+// Write begins a command of n arguments that is never repeated once it may
+// have been received.
+func Write(name string, n int) *Call { return begin(name, n, true) }
+
+func begin(name string, n int, write bool) *Call {
+	c := calls.Get().(*Call)
+	c.name, c.write, c.value, c.argc, c.since = name, write, 0, 0, 0
+	c.req = resp.AppendBulk(resp.AppendArray(c.req[:0], n+1), name)
+	return c
+}
+
+// Key appends an argument made of two parts.
+func (c *Call) Key(prefix, key string) *Call {
+	c.argc++
+	c.req = resp.AppendJoined(c.req, prefix, key)
+	return c
+}
+
+// String appends an argument.
+func (c *Call) String(s string) *Call { return c.Key("", s) }
+
+// Value appends an argument. At most one of a call's arguments is a value.
+func (c *Call) Value(p []byte) *Call {
+	c.argc++
+	c.value = c.argc
+	c.req = resp.AppendBulk(c.req, p)
+	return c
+}
+
+// Int appends an argument.
+func (c *Call) Int(n int64) *Call {
+	c.argc++
+	c.req = resp.AppendInt(c.req, n)
+	return c
+}
+
+// args splits the command again, for redigo. Strings are copied, the value is
+// part of the call.
+func (c *Call) args(into []any) []any {
+	rest := c.req
+	for i := range c.argc + 2 { // the head, the name, the arguments
+		arg, after := splitArg(rest)
+		rest = after
+		switch {
+		case i < 2:
+		case i-1 == c.value:
+			into = append(into, arg)
+		default:
+			into = append(into, string(arg))
+		}
+	}
+	return into
+}
+
+// splitArg cuts the head or an argument from a command of our own making.
+func splitArg(req []byte) (arg, rest []byte) {
+	n, i := 0, 1
+	for ; req[i] != '\r'; i++ {
+		n = n*10 + int(req[i]-'0')
+	}
+	body := req[i+2:]
+	if req[0] == '*' {
+		return nil, body
+	}
+	return body[:n:n], body[n+2:]
+}
+
+// release gives a call back that no lane knows any more.
+func (c *Call) release() {
+	c.reply, c.err = resp.Reply{}, nil
+	if cap(c.req) <= maxKept {
+		calls.Put(c)
+	}
+}
+
+// maxKept is the size above which a buffer is not kept for the next call.
+const maxKept = 16 << 10
+
+// queue makes the call new for a lane. Nobody else knows it now.
+func (c *Call) queue(now int64) entry {
+	gen := c.state.Load()>>3 + 1
+	c.state.Store(gen<<3 | queued)
+	if c.since == 0 {
+		c.since = now
+	}
+	return entry{call: c, gen: gen, since: c.since}
+}
+
+// leave moves the call on in its caller's stead. It reports false if it has
+// ended, or if the clock was first: then done is sent.
+func (c *Call) leave() bool {
+	e := entry{call: c, gen: c.state.Load() >> 3}
+	return e.move(queued, unlinked) || e.move(claimed, abandoned)
+}
+
+func (c *Call) in(state uint64) bool { return c.state.Load()&7 == state }
+
+// lostError is a call without a reply. If it was not sent it was not applied.
+type lostError struct {
+	cause error
+	sent  bool
+	left  bool // for the caller's reasons, not the connection's
+}
+
+func (e *lostError) Error() string { return e.cause.Error() }
+func (e *lostError) Unwrap() error { return e.cause }
+
+// entry is a lane's hold on a call.
+type entry struct {
+	call  *Call
+	gen   uint64
+	since int64 // the pipeline's clock when it was first queued
+}
+
+func (e entry) move(from, to uint64) bool {
+	return e.call.state.CompareAndSwap(e.gen<<3|from, e.gen<<3|to)
+}
+
+// end gives a call its outcome, unless it was left.
+func (e entry) end(from uint64, reply resp.Reply, err error) {
+	c := e.call
+	if c.state.Load() != e.gen<<3|from {
+		return
+	}
+	// Only a leaver can come between, and one that leaves reads neither.
+	c.reply, c.err = reply, err
+	if e.move(from, ended) {
+		c.done <- struct{}{}
+	}
+}
+
+// expire leaves a call in its caller's stead.
+func (e entry) expire() {
+	if e.move(queued, unlinked) || e.move(claimed, abandoned) {
+		e.call.done <- struct{}{}
+	}
+}
+
+// refusal knows the answers which prove that nothing was done and that a later
+// try may be served.
+func refusal(text string) bool {
+	for _, p := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"} {
+		if strings.HasPrefix(text, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// farewell knows the answers after which the connection is of no use.
+func farewell(text string) bool {
+	for _, p := range []string{"NOAUTH", "READONLY", "MASTERDOWN", "ERR max number of clients"} {
+		if strings.HasPrefix(text, p) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,388 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rediscache/rediscache/internal/resp"
+)
+
+// A lane is one borrowed connection that callers share. A caller appends its
+// call to the queue; if nobody is writing it becomes the writer, which claims
+// all that is queued, writes it at once, and hands it to the reader.
+//
+// One reader goroutine leases the connection, receives in order, and hands the
+// connection back when the lane is over: when the writer has left and all that
+// was claimed has ended. The calls that it has not ended are, in the order of
+// their replies, batch[pos:], flight, what the writer has claimed, and queue.
+type lane struct {
+	p    *Pipeline
+	wake chan struct{} // holds one
+
+	// Read by anyone, to choose a lane; in and over are written under mu.
+	in   atomic.Int64 // calls queued
+	out  atomic.Int64 // calls ended before batch
+	pos  atomic.Int64 // how many of batch have ended; the reader's
+	over atomic.Bool  // takes no more calls
+
+	mu      sync.Mutex // guards all below
+	wire    wire       // nil until leased
+	queue   []entry
+	writing bool
+	flight  []entry
+	batch   []entry // the reader's; changed by it under mu, read by the clock
+	parked  bool    // the reader waits for wake
+	err     error   // why it broke
+	unsent  int     // how many of those claimed last the server cannot have received
+	spent   bool    // its connection is not to be lent again
+	spare   []entry // queue's other slice
+
+	opened, active int64 // the clock when it began, when it last had something to do
+	progress, at   int64 // of the wire, and the clock when that was seen first
+}
+
+var (
+	errStalled = errors.New("rediscache: no reply within the read timeout")
+	errExtra   = errors.New("rediscache: a reply that nobody asked for")
+	errQuiet   = errors.New("rediscache: the server closed an idle connection")
+)
+
+// load is how many calls have not ended.
+func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
+
+// enqueue takes all calls or, if the lane is over or full, none. If write is
+// true then the caller is the writer now.
+func (l *lane) enqueue(calls []*Call) (ok, write bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, load := l.p.clock.Load(), l.load()
+	if l.over.Load() || load >= maxQueued {
+		return false, false
+	}
+	if load == 0 && !l.writing && l.wire != nil && now-l.active > quietTicks && !l.wire.quiet() {
+		l.breakLocked(errQuiet)
+		return false, false
+	}
+	l.active = now
+	for _, c := range calls {
+		l.queue = append(l.queue, c.queue(now))
+	}
+	l.in.Add(int64(len(calls)))
+	if l.writing || l.wire == nil {
+		return true, false
+	}
+	l.writing = true
+	return true, true
+}
+
+// write is the writer. It lets callers that are ready join, and goes on until
+// the queue is empty. A caller, own, that writes for others too stops once its
+// own call has ended, or when the socket takes no more: then a goroutine goes
+// on, for which the lane waits as writing stays set.
+func (l *lane) write(own *Call) {
+	for {
+		runtime.Gosched()
+		w, mine := l.claim()
+		if len(mine) == 0 {
+			return
+		}
+		size := 0
+		var err error
+		for _, e := range mine {
+			if err = w.put(e.call); err != nil {
+				break
+			}
+			size += len(e.call.req)
+		}
+		early := size > maxUnannounced
+		if early { // or neither side might read while both write
+			l.announce(mine)
+		}
+		var whole bool
+		if err == nil {
+			whole, err = w.flush()
+		}
+		if err == nil && !whole {
+			if !early {
+				l.announce(mine)
+			}
+			go func() {
+				if l.flushed(w, mine, true, w.flushRest()) {
+					l.write(nil)
+				}
+			}()
+			return
+		}
+		if !l.flushed(w, mine, early, err) {
+			return
+		}
+		if own != nil && !own.in(queued) && !own.in(claimed) {
+			go l.write(nil)
+			return
+		}
+	}
+}
+
+// claim takes the calls of the queue that were not left. If there is none the
+// writer leaves.
+func (l *lane) claim() (wire, []entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		l.leaveLocked()
+		return nil, nil
+	}
+	mine := l.queue[:0]
+	for _, e := range l.queue {
+		if e.move(queued, claimed) {
+			mine = append(mine, e)
+		}
+	}
+	l.in.Add(int64(len(mine) - len(l.queue)))
+	l.queue, l.spare = l.spare[:0], mine
+	if len(mine) == 0 {
+		l.leaveLocked()
+	}
+	return l.wire, mine
+}
+
+// leaveLocked ends the writer. If the lane is over the reader waits for that.
+func (l *lane) leaveLocked() {
+	l.writing = false
+	if l.over.Load() {
+		l.wakeLocked()
+	}
+}
+
+// announce hands claimed calls to the reader.
+func (l *lane) announce(mine []entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flight = append(l.flight, mine...)
+	l.wakeLocked()
+}
+
+// flushed hands claimed calls to the reader, unless it has them already. It
+// reports whether the writer goes on.
+func (l *lane) flushed(w wire, mine []entry, announced bool, err error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !announced {
+		l.flight = append(l.flight, mine...)
+	}
+	if err != nil {
+		l.unsent = unsent(mine, w.written())
+		l.breakLocked(err)
+	}
+	if l.err != nil || len(l.queue) == 0 {
+		l.writing = false
+	}
+	l.wakeLocked()
+	return l.writing
+}
+
+// unsent counts the calls of which the server has not received the last byte.
+func unsent(mine []entry, written int) int {
+	for i, e := range mine {
+		if written -= len(e.call.req); written < 0 {
+			return len(mine) - i
+		}
+	}
+	return 0
+}
+
+// breakLocked ends the lane, with an error.
+func (l *lane) breakLocked(err error) {
+	if l.err == nil {
+		l.err = err
+	}
+	l.over.Store(true)
+	if l.wire != nil {
+		l.wire.cut()
+	}
+	l.wakeLocked()
+}
+
+func (l *lane) wakeLocked() {
+	if l.parked {
+		l.parked = false
+		l.wake <- struct{}{}
+	}
+}
+
+// run is the reader's goroutine, one of the pipeline's wait group.
+func (l *lane) run(ctx context.Context) {
+	err := l.lease(ctx)
+	for err == nil {
+		err = l.read()
+	}
+	if err == errOver {
+		l.wire.giveBack(false, l.spent)
+		l.p.forget(l)
+		return
+	}
+	l.fail(err)
+}
+
+var errOver = errors.New("over")
+
+// lease borrows the connection while calls are being queued.
+func (l *lane) lease(ctx context.Context) error {
+	c, err := l.p.cfg.Lease(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	l.wire = newWire(c, l.p.cfg.ReadTimeout)
+	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
+	if len(l.queue) > 0 {
+		l.writing = true
+		go l.write(nil)
+	}
+	return nil
+}
+
+// read receives what is in flight, and waits if nothing is.
+func (l *lane) read() error {
+	batch, err := l.next()
+	for i, e := range batch {
+		var reply resp.Reply
+		if reply, err = l.wire.receive(); err != nil {
+			return err
+		}
+		if reply.Kind == resp.Error && farewell(reply.Text) {
+			l.retire()
+		}
+		l.pos.Store(int64(i) + 1)
+		e.end(claimed, reply, nil)
+	}
+	return err
+}
+
+// next waits for a batch.
+func (l *lane) next() ([]entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		l.out.Add(int64(len(l.batch)))
+		l.pos.Store(0)
+		l.batch, l.flight = l.flight, l.batch[:0]
+		l.p.room()
+		switch {
+		case l.err != nil:
+			return nil, l.err
+		case len(l.batch) > 0:
+			return l.batch, nil
+		case !l.writing && l.wire.extra():
+			return nil, errExtra
+		case l.over.Load() && !l.writing && len(l.queue) == 0:
+			return nil, errOver
+		}
+		l.waitLocked()
+	}
+}
+
+// waitLocked waits for wake without the lock.
+func (l *lane) waitLocked() {
+	l.parked = true
+	l.mu.Unlock()
+	<-l.wake
+	l.mu.Lock()
+}
+
+// retire lets the lane end in order, and its connection with it.
+func (l *lane) retire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.spent = true
+	l.over.Store(true)
+}
+
+// finish lets the lane end in order.
+func (l *lane) finish() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.finishLocked()
+}
+
+func (l *lane) finishLocked() {
+	l.over.Store(true)
+	l.wakeLocked()
+}
+
+func (l *lane) leasing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.wire == nil
+}
+
+// fail ends a broken lane and its calls, once the writer has left.
+func (l *lane) fail(err error) {
+	l.mu.Lock()
+	if l.err == nil {
+		l.breakLocked(err)
+	}
+	for l.writing {
+		l.waitLocked()
+	}
+	err, leased, sent := l.err, l.wire != nil, len(l.batch)+len(l.flight)-int(l.pos.Load())-l.unsent
+	flying := append(append([]entry(nil), l.batch[l.pos.Load():]...), l.flight...)
+	waiting := l.queue
+	l.batch, l.flight, l.queue = nil, nil, nil
+	l.pos.Store(0)
+	l.mu.Unlock()
+
+	if leased {
+		l.wire.giveBack(true, true)
+		err = &lostError{cause: err}
+	}
+	l.p.forget(l)
+	for i, e := range flying {
+		e.end(claimed, resp.Reply{}, &lostError{cause: l.err, sent: i < sent})
+	}
+	for _, e := range waiting {
+		e.end(queued, resp.Reply{}, err)
+	}
+}
+
+// tick is the clock's: it ends calls whose time is over, breaks a lane without
+// progress, and ends one that nobody uses or that has had its time.
+func (l *lane) tick(now int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	flying := l.batch[l.pos.Load():]
+	for _, entries := range [][]entry{flying, l.flight, l.queue} {
+		l.expireLocked(entries, now)
+	}
+	if l.wire == nil || l.err != nil {
+		return
+	}
+	if l.load() > 0 || l.writing {
+		l.active = now
+	}
+	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && !l.writing {
+		l.progress, l.at = p, now
+	} else if now-l.at > l.p.stallTicks {
+		l.breakLocked(errStalled)
+	}
+	if !l.over.Load() && (now-l.active >= idleTicks || now-l.opened >= heldTicks || !l.wire.wanted()) {
+		l.finishLocked()
+	}
+}
+
+// expireLocked looks from the oldest on.
+func (l *lane) expireLocked(entries []entry, now int64) {
+	if l.p.timeoutTicks == 0 {
+		return
+	}
+	for _, e := range entries {
+		if now-e.since < l.p.timeoutTicks {
+			return
+		}
+		e.expire()
+	}
+}

@@ -1,0 +1,427 @@
+// Package pipeline lets many callers share few connections, full duplex.
+//
+// A [Call] has exactly one outcome. One whose caller leaves costs nothing but
+// its reply, which is read and dropped. When a lane breaks, a call that was
+// not written is sent on another, one that only reads is sent once more, and
+// any other has an outcome that nobody knows.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+
+	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/warm"
+)
+
+// ErrOutcomeUnknown is given to users under the same name.
+var ErrOutcomeUnknown = errors.New("rediscache: outcome unknown")
+
+const (
+	maxShared      = 64   // calls in a lane before the next one is opened
+	maxQueued      = 8192 // calls in a lane before callers wait
+	maxUnannounced = 64 << 10
+	largeCall      = 64 << 10 // bytes of a command that gets a connection of its own
+
+	maxTries   = 4 // of a call that was not sent
+	minBackoff = 2 * time.Millisecond
+	maxBackoff = 100 * time.Millisecond
+
+	tick       = 10 * time.Millisecond
+	quietTicks = 2   // after which a look at the socket is worth it
+	idleTicks  = 100 // a lane without calls ends
+	heldTicks  = 500 // a lane ends, so that the pool's rules reach its connection
+	maxStep    = 5   // ticks that one turn of the clock may count
+)
+
+// Config is what a pipeline is made of.
+type Config struct {
+	// Lease borrows a connection.
+	Lease func(ctx context.Context) (redis.Conn, error)
+	// Late says why a call is over, for cause, before a connection was leased;
+	// nil: for cause.
+	Late func(cause error) error
+
+	Lanes       int           // 0: each call borrows a connection of its own
+	Timeout     time.Duration // of a call; 0: its context's
+	ReadTimeout time.Duration // without any progress
+}
+
+// Pipeline sends calls. All methods are safe for concurrent use.
+type Pipeline struct {
+	cfg          Config             // immutable
+	timeoutTicks int64              // immutable
+	stallTicks   int64              // immutable
+	start        func(*lane)        // immutable; its goroutine is one of wg
+	stop         context.CancelFunc // immutable; ends leases under way
+	clock        atomic.Int64       // ticks, while there is a lane
+	lanes        atomic.Pointer[[]*lane]
+	waiting      atomic.Int64 // callers that wait for changed
+	wg           sync.WaitGroup
+
+	mu      sync.Mutex    // guards below, and the replacement of lanes
+	changed chan struct{} // closed when there is room in a lane, or for one
+	closed  bool
+	ticking bool // keepTime runs
+}
+
+// New makes a pipeline, which borrows nothing before it is used.
+func New(cfg Config) *Pipeline {
+	ctx, stop := context.WithCancel(context.Background())
+	p := &Pipeline{cfg: cfg, stop: stop, changed: make(chan struct{})}
+	if cfg.Late == nil {
+		p.cfg.Late = func(cause error) error { return cause }
+	}
+	p.timeoutTicks = ticks(cfg.Timeout)
+	p.stallTicks = ticks(cfg.ReadTimeout)
+	p.lanes.Store(new([]*lane))
+	p.clock.Store(1) // 0 is no time
+	p.start = func(l *lane) { p.wg.Go(func() { l.run(ctx) }) }
+	return p
+}
+
+// ticks rounds up, and counts the tick that has begun.
+func ticks(d time.Duration) int64 {
+	if d <= 0 {
+		return 0
+	}
+	return int64((d+tick-1)/tick) + 1
+}
+
+// Do sends a call and returns its reply, which is never of kind Error: that is
+// a redis.Error. The call is the pipeline's from here on. An error of a Write
+// matches ErrOutcomeUnknown if it may have been applied, and means that it was
+// not if it does not match.
+func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
+	if err := ctx.Err(); err != nil {
+		c.release()
+		return resp.Reply{}, err
+	}
+	reply, err := p.once(ctx, c)
+	if err == nil && reply.Kind != resp.Error {
+		c.release()
+		return reply, nil
+	}
+	return p.settle(ctx, c, reply, err)
+}
+
+// DoAll sends calls together, and waits for all. The outcomes are in the order
+// of the calls.
+func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []error) {
+	replies, errs := make([]resp.Reply, len(calls)), make([]error, len(calls))
+	together := calls
+	for _, c := range calls {
+		if p.cfg.Lanes == 0 || len(c.req) >= largeCall {
+			together = nil
+		}
+	}
+	err := ctx.Err()
+	var l *lane
+	if err == nil && together != nil {
+		l, err = p.send(ctx, together)
+	}
+	for i, c := range calls {
+		switch {
+		case err != nil:
+			errs[i] = err
+		case l == nil:
+			replies[i], errs[i] = p.Do(ctx, c)
+		default:
+			reply, err := p.wait(ctx, l, c)
+			replies[i], errs[i] = p.settle(ctx, c, reply, err)
+		}
+	}
+	return replies, errs
+}
+
+// once tries a call one time.
+func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
+	if p.cfg.Lanes == 0 || len(c.req) >= largeCall {
+		return p.borrow(ctx, c)
+	}
+	one := [1]*Call{c}
+	l, err := p.send(ctx, one[:])
+	if err != nil {
+		return resp.Reply{}, err
+	}
+	return p.wait(ctx, l, c)
+}
+
+// wait is for the outcome of a call that a lane has.
+func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call) (resp.Reply, error) {
+	if ctx.Done() == nil {
+		<-c.done
+	} else {
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			if !c.leave() {
+				<-c.done
+			}
+		}
+	}
+	if c.in(ended) {
+		return c.reply, c.err
+	}
+	cause := ctx.Err()
+	if cause == nil {
+		cause = context.DeadlineExceeded
+	}
+	if l.leasing() {
+		cause = p.cfg.Late(cause)
+	}
+	return resp.Reply{}, &lostError{cause: cause, sent: c.in(abandoned), left: true}
+}
+
+// settle tries again what may be tried again, and says what came of the call.
+func (p *Pipeline) settle(ctx context.Context, c *Call, reply resp.Reply, err error) (resp.Reply, error) {
+	var give time.Time // up
+	repeated := false
+	for try := 1; ; try++ {
+		var lost *lostError
+		switch {
+		case err == nil && reply.Kind == resp.Error && refusal(reply.Text):
+			if give.IsZero() {
+				give = p.deadline(ctx, c)
+			}
+			if !pause(ctx, give, try) {
+				c.release()
+				return resp.Reply{}, redis.Error(reply.Text)
+			}
+		case err == nil && reply.Kind == resp.Error:
+			c.release()
+			return resp.Reply{}, redis.Error(reply.Text)
+		case err == nil:
+			c.release()
+			return reply, nil
+		case !errors.As(err, &lost):
+			return resp.Reply{}, err
+		case lost.left || ctx.Err() != nil:
+			return resp.Reply{}, c.verdict(lost)
+		case !lost.sent && try < maxTries:
+		case lost.sent && !c.write && !repeated:
+			repeated = true
+		default:
+			return resp.Reply{}, c.verdict(lost)
+		}
+		reply, err = p.once(ctx, c)
+	}
+}
+
+// verdict is what a caller hears of a call without a reply.
+func (c *Call) verdict(lost *lostError) error {
+	if lost.sent && c.write {
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, lost.cause)
+	}
+	return lost.cause
+}
+
+// deadline is when a call that is refused now is given up.
+func (p *Pipeline) deadline(ctx context.Context, c *Call) time.Time {
+	d := p.cfg.ReadTimeout
+	if p.cfg.Timeout > 0 {
+		d = p.remaining(c)
+	}
+	give := time.Now().Add(d)
+	if own, ok := ctx.Deadline(); ok && own.Before(give) {
+		return own
+	}
+	return give
+}
+
+// pause waits before the next try, unless that would come too late.
+func pause(ctx context.Context, give time.Time, try int) bool {
+	d := min(minBackoff<<min(try, 10), maxBackoff)
+	d = d/2 + rand.N(d/2)
+	if time.Until(give) < 2*d {
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// send gives the calls to a lane, and waits while none has room.
+func (p *Pipeline) send(ctx context.Context, calls []*Call) (*lane, error) {
+	if l := p.offer(calls); l != nil {
+		return l, nil
+	}
+	p.waiting.Add(1) // from before the look that finds no room
+	defer p.waiting.Add(-1)
+	for {
+		changed, err := p.open()
+		if err != nil {
+			return nil, err
+		}
+		if l := p.offer(calls); l != nil {
+			return l, nil
+		}
+		if err := p.await(ctx, changed, calls[0]); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// offer gives the calls to the first lane that is not shared by many yet or,
+// if there cannot be another lane, to the one that is shared by the fewest.
+func (p *Pipeline) offer(calls []*Call) *lane {
+	var best *lane
+	var least int64 = maxQueued
+	lanes := *p.lanes.Load()
+	for _, l := range lanes {
+		if l.over.Load() {
+			continue
+		}
+		if load := l.load(); load < least {
+			best, least = l, load
+		}
+		if least < maxShared {
+			break
+		}
+	}
+	if best == nil || least >= maxShared && len(lanes) < p.cfg.Lanes {
+		return nil
+	}
+	ok, write := best.enqueue(calls)
+	if !ok {
+		return nil
+	}
+	if write {
+		best.write(calls[0])
+	}
+	return best
+}
+
+// open adds a lane if there may be one more. The channel is closed at the next
+// change after that.
+func (p *Pipeline) open() (changed <-chan struct{}, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, warm.ErrClosed
+	}
+	lanes := *p.lanes.Load()
+	if len(lanes) >= p.cfg.Lanes {
+		return p.changed, nil
+	}
+	now := p.clock.Load()
+	l := &lane{p: p, wake: make(chan struct{}, 1), opened: now, active: now, at: now}
+	more := append(append([]*lane(nil), lanes...), l)
+	p.lanes.Store(&more)
+	if !p.ticking {
+		p.ticking = true
+		p.wg.Go(p.keepTime)
+	}
+	p.start(l)
+	return p.changed, nil
+}
+
+// forget takes out a lane that is over.
+func (p *Pipeline) forget(gone *lane) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var rest []*lane
+	for _, l := range *p.lanes.Load() {
+		if l != gone {
+			rest = append(rest, l)
+		}
+	}
+	p.lanes.Store(&rest)
+	p.changedLocked()
+}
+
+// room tells callers that wait, if any, that a lane has less to do.
+func (p *Pipeline) room() {
+	if p.waiting.Load() > 0 {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.changedLocked()
+	}
+}
+
+func (p *Pipeline) changedLocked() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// await waits for a change, under the context and the timeout of c.
+func (p *Pipeline) await(ctx context.Context, changed <-chan struct{}, c *Call) error {
+	if c.since == 0 {
+		c.since = p.clock.Load()
+	}
+	var late <-chan time.Time
+	if p.cfg.Timeout > 0 {
+		t := time.NewTimer(p.remaining(c))
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-changed:
+		return nil
+	case <-late:
+		return context.DeadlineExceeded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// remaining is what is left of the timeout of c, which is not zero.
+func (p *Pipeline) remaining(c *Call) time.Duration {
+	if c.since == 0 {
+		return p.cfg.Timeout
+	}
+	return p.cfg.Timeout - time.Duration(p.clock.Load()-c.since)*tick
+}
+
+// keepTime is the clock, one of wg: it runs while there is a lane. A pause of
+// the whole process counts as a few ticks, so that nothing expires for it.
+func (p *Pipeline) keepTime() {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	last := time.Now()
+	for range t.C {
+		lanes := *p.lanes.Load()
+		if len(lanes) == 0 && p.mayStop() {
+			return
+		}
+		now := time.Now()
+		at := p.clock.Add(min(max(int64((now.Sub(last)+tick/2)/tick), 1), maxStep))
+		last = now
+		for _, l := range lanes {
+			l.tick(at)
+		}
+	}
+}
+
+func (p *Pipeline) mayStop() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ticking = len(*p.lanes.Load()) > 0
+	return !p.ticking
+}
+
+// Close takes no more calls, lets those that were sent end, and waits until
+// the connections are handed back. It may be called more than once.
+func (p *Pipeline) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.changedLocked()
+	p.mu.Unlock()
+	p.stop()
+	for _, l := range *p.lanes.Load() {
+		l.finish()
+	}
+	p.wg.Wait()
+}

@@ -1,0 +1,163 @@
+package pipeline
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+
+	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/warm"
+)
+
+// A wire is what a lane writes commands to and reads replies from: one
+// goroutine may put and flush while another receives.
+type wire interface {
+	// put buffers a claimed command.
+	put(c *Call) error
+	// flush writes what was put, as much as goes without waiting. It returns
+	// false when bytes are left for flushRest, which waits.
+	flush() (bool, error)
+	flushRest() error
+	// written tells how many bytes of what was put since the last flush the
+	// server can have received.
+	written() int
+
+	receive() (resp.Reply, error)
+	// progress changes while something arrives.
+	progress() int64
+	// extra tells that more arrived than was asked for.
+	extra() bool
+
+	// quiet looks at a wire that was not in use for a while: false means that
+	// the server has closed it or sent what nobody asked for.
+	quiet() bool
+	// wanted is false once the pool wants the connection back.
+	wanted() bool
+	// cut makes flush and receive return.
+	cut()
+	// giveBack ends the loan; nobody uses the wire any more. One that broke by
+	// itself takes the like with it, one that is spent is lent no more.
+	giveBack(broken, spent bool)
+}
+
+func newWire(c redis.Conn, timeout time.Duration) wire {
+	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
+		return newSocketWire(l)
+	}
+	return &redigoWire{conn: c, timeout: timeout}
+}
+
+// redigoWire goes through redigo's Send, Flush and Receive, which any pool's
+// connections have. They may wait, for as long as the connection's own
+// timeouts let them.
+type redigoWire struct {
+	conn    redis.Conn
+	timeout time.Duration
+	scratch []any
+	failed  bool // in writing
+}
+
+func (w *redigoWire) put(c *Call) error {
+	w.scratch = c.args(w.scratch[:0])
+	return w.note(w.conn.Send(c.name, w.scratch...))
+}
+
+func (w *redigoWire) flush() (bool, error) { return true, w.note(w.conn.Flush()) }
+func (w *redigoWire) flushRest() error     { return nil }
+
+func (w *redigoWire) note(err error) error {
+	w.failed = w.failed || err != nil
+	return err
+}
+
+// written cannot tell, and says all.
+func (w *redigoWire) written() int { return 1 << 62 }
+
+func (w *redigoWire) receive() (_ resp.Reply, err error) {
+	defer func() {
+		if r := recover(); r != nil { // redigo on a length that no memory holds
+			err = fmt.Errorf("redigo panicked on a reply: %v", r)
+		}
+	}()
+	reply, err := receiveWithTimeout(w.conn, w.timeout)
+	return fromRedigo(reply, err)
+}
+
+func receiveWithTimeout(c redis.Conn, timeout time.Duration) (any, error) {
+	if t, ok := c.(redis.ConnWithTimeout); ok {
+		if reply, err := t.ReceiveWithTimeout(timeout); !unsupported(err) {
+			return reply, err
+		}
+	}
+	return c.Receive()
+}
+
+// unsupported knows what redigo's pool says, having done nothing, for a
+// connection that has no timeouts. The error has no name.
+func unsupported(err error) bool {
+	return err != nil && err.Error() == "redis: connection does not support ConnWithTimeout"
+}
+
+func (w *redigoWire) progress() int64 { return time.Now().UnixNano() } // its own timeout watches
+func (w *redigoWire) extra() bool     { return false }
+func (w *redigoWire) quiet() bool     { return w.conn.Err() == nil }
+func (w *redigoWire) wanted() bool {
+	l, ok := w.conn.(*warm.Conn)
+	return !ok || l.Wanted()
+}
+
+// cut can only wait for redigo's own timeouts where the pool hides the socket.
+func (w *redigoWire) cut() {
+	if l, ok := w.conn.(*warm.Conn); ok {
+		l.Cut()
+	}
+}
+
+func (w *redigoWire) giveBack(broken, spent bool) {
+	end(w.conn, broken, spent)
+}
+
+// end hands a connection back. A pool that is not ours cannot be told more than
+// what the connection's Err says.
+func end(c redis.Conn, broken, spent bool) {
+	if l, ok := c.(*warm.Conn); ok {
+		if broken {
+			l.Fail()
+		} else if spent {
+			l.Retire()
+		}
+	}
+	c.Close()
+}
+
+// fromRedigo turns a reply of redigo's into ours.
+func fromRedigo(reply any, err error) (resp.Reply, error) {
+	if re, ok := err.(redis.Error); ok {
+		return resp.Reply{Kind: resp.Error, Text: string(re)}, nil
+	}
+	if err != nil {
+		return resp.Reply{}, err
+	}
+	switch v := reply.(type) {
+	case nil:
+		return resp.Reply{Kind: resp.Nil}, nil
+	case []byte:
+		return resp.Reply{Kind: resp.Bulk, Bytes: v}, nil
+	case string:
+		return resp.Reply{Kind: resp.Status, Text: v}, nil
+	case int64:
+		return resp.Reply{Kind: resp.Int, Int: v}, nil
+	case redis.Error:
+		return resp.Reply{Kind: resp.Error, Text: string(v)}, nil
+	case []any:
+		r := resp.Reply{Kind: resp.Array, Elems: make([]resp.Reply, len(v))}
+		for i, e := range v {
+			if r.Elems[i], err = fromRedigo(e, nil); err != nil {
+				return resp.Reply{}, err
+			}
+		}
+		return r, nil
+	}
+	return resp.Reply{}, fmt.Errorf("a reply of type %T", reply)
+}

@@ -1,0 +1,92 @@
+package warm
+
+import "time"
+
+// janitor looks after the idle connections while nobody asks. It ends when
+// the store closes.
+func (s *Store) janitor() {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-t.C:
+			s.sweep(time.Now())
+			for s.probeOne(time.Now()) {
+			}
+		}
+	}
+}
+
+// sweep closes the idle connections that are dead, too old, or above the
+// floor and not wanted for long, the least recently used first.
+func (s *Store) sweep(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	spare := len(s.idle) + s.probing
+	s.keepIdleLocked(func(c *Conn) *int64 {
+		reason := s.staleLocked(c, now, spare)
+		if reason != nil {
+			spare--
+		}
+		return reason
+	})
+	s.fillLocked()
+}
+
+// staleLocked returns the counter of the reason to close an idle connection,
+// or nil. A peek does not wait, so it may happen under the lock.
+func (s *Store) staleLocked(c *Conn, now time.Time, spare int) *int64 {
+	switch idle := s.cfg.IdleTimeout; {
+	case c.Dead():
+		return &s.stats.Closed.Broken
+	case c.expired(now):
+		return &s.stats.Closed.Lifetime
+	case idle > 0 && spare > s.cfg.MinIdle && now.Sub(c.idleSince) >= idle:
+		return &s.stats.Closed.Idle
+	}
+	return nil
+}
+
+// probeOne sends a PING on one cold connection and reports whether there was
+// one. Its place among the idle ones stays: only borrowers make it warmer.
+func (s *Store) probeOne(now time.Time) bool {
+	c := s.takeCold(now)
+	if c == nil {
+		return false
+	}
+	_ = c.noteError(c.ping(s.cfg.ReadTimeout))
+	now = time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.probing--
+	c.probed = false
+	if reason := s.unfitLocked(c, now); reason != nil {
+		s.discardLocked(c, reason)
+		s.dropOlderLocked(c.failed)
+		s.fillLocked()
+		s.failWaitersIfDownLocked()
+		return true
+	}
+	c.seen = now
+	s.giveLocked(c)
+	return true
+}
+
+func (s *Store) takeCold(now time.Time) *Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.HealthCheckAfter == 0 || s.closed {
+		return nil
+	}
+	for i, c := range s.idle {
+		if now.Sub(c.seen) >= s.cfg.HealthCheckAfter {
+			s.idle = append(s.idle[:i], s.idle[i+1:]...)
+			s.probing++
+			c.probed = true
+			return c
+		}
+	}
+	return nil
+}

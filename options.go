@@ -1,0 +1,342 @@
+package rediscache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"path"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+)
+
+// Defaults of the options. Each is what the constructor uses when its option
+// is absent.
+const (
+	DefaultMinIdle          = 10
+	DefaultMaxActive        = 50
+	DefaultIdleTimeout      = 5 * time.Minute
+	DefaultMaxConnLifetime  = 30 * time.Minute
+	DefaultHealthCheckAfter = time.Second
+	DefaultDialTimeout      = 5 * time.Second
+	DefaultReadTimeout      = 3 * time.Second
+	DefaultWriteTimeout     = 3 * time.Second
+
+	DefaultTimeout       = time.Second
+	DefaultPipelineConns = 2
+
+	DefaultBasePath      = "/cache"
+	DefaultMaxValueBytes = 1 << 20
+	DefaultMaxTTL        = 365 * 24 * time.Hour
+)
+
+// PoolOption configures [NewPool].
+type PoolOption struct{ apply func(*poolConfig) }
+
+type poolConfig struct {
+	minIdle, maxActive        int
+	idleTimeout               time.Duration
+	maxConnLifetime           time.Duration
+	healthCheckAfter          time.Duration
+	dialTimeout               time.Duration
+	readTimeout, writeTimeout time.Duration
+	clientName                string
+	credentials               func(context.Context) (user, password string, err error)
+	dialOptions               []redis.DialOption
+	dial                      func(context.Context) (redis.Conn, error)
+}
+
+func newPoolConfig(opts []PoolOption) (poolConfig, error) {
+	c := poolConfig{
+		minIdle:          DefaultMinIdle,
+		maxActive:        DefaultMaxActive,
+		idleTimeout:      DefaultIdleTimeout,
+		maxConnLifetime:  DefaultMaxConnLifetime,
+		healthCheckAfter: DefaultHealthCheckAfter,
+		dialTimeout:      DefaultDialTimeout,
+		readTimeout:      DefaultReadTimeout,
+		writeTimeout:     DefaultWriteTimeout,
+	}
+	for _, o := range opts {
+		if o.apply != nil {
+			o.apply(&c)
+		}
+	}
+	return c, c.validate()
+}
+
+// validate reports every fault, not the first.
+func (c *poolConfig) validate() error {
+	var f faults
+	f.check(c.minIdle >= 0, "WithMinIdle: %d is negative", c.minIdle)
+	f.check(c.maxActive >= 1, "WithMaxActive: %d is below one", c.maxActive)
+	f.check(c.minIdle <= c.maxActive || c.maxActive < 1,
+		"WithMinIdle: %d is above the maximum of %d", c.minIdle, c.maxActive)
+	f.check(c.idleTimeout >= 0, "WithIdleTimeout: %v is negative", c.idleTimeout)
+	f.check(c.maxConnLifetime >= 0, "WithMaxConnLifetime: %v is negative", c.maxConnLifetime)
+	f.check(c.healthCheckAfter >= 0, "WithHealthCheckAfter: %v is negative", c.healthCheckAfter)
+	f.check(c.dialTimeout > 0, "WithDialTimeout: %v is not positive", c.dialTimeout)
+	f.check(c.readTimeout > 0, "WithReadTimeout: %v is not positive", c.readTimeout)
+	f.check(c.writeTimeout > 0, "WithWriteTimeout: %v is not positive", c.writeTimeout)
+	f.check(validClientName(c.clientName),
+		"WithClientName: a name has no spaces and no control characters")
+	return f.join()
+}
+
+// validClientName says whether Redis takes name: printable ASCII without
+// spaces.
+func validClientName(name string) bool {
+	for _, b := range []byte(name) {
+		if b < '!' || b > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// WithMinIdle keeps at least n connections open and spare, whether or not
+// anybody asks for one; when so many are borrowed that the maximum leaves
+// fewer, fewer. Zero keeps none, negative or above the maximum is an error.
+func WithMinIdle(n int) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.minIdle = n }}
+}
+
+// WithMaxActive never has more than n connections open, idle ones and those
+// being dialled or closed included. Below one is an error.
+func WithMaxActive(n int) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.maxActive = n }}
+}
+
+// WithIdleTimeout closes a connection above the minimum that nobody borrowed
+// for d. Zero keeps them all, negative is an error.
+func WithIdleTimeout(d time.Duration) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.idleTimeout = d }}
+}
+
+// WithMaxConnLifetime replaces a connection at the age of d, less up to 10 %
+// at random so that connections dialled together do not end together. A
+// borrowed one is replaced when it comes back. Zero is for ever, negative is
+// an error.
+func WithMaxConnLifetime(d time.Duration) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.maxConnLifetime = d }}
+}
+
+// WithHealthCheckAfter sends a PING in the background, one connection at a
+// time, to each idle connection that was silent for d. It keeps a server's
+// own idle timeout and the firewalls between from closing it, at the price of
+// one PING per idle connection and d. No borrower waits for one. Zero sends
+// none, negative is an error.
+func WithHealthCheckAfter(d time.Duration) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.healthCheckAfter = d }}
+}
+
+// WithDialTimeout bounds a dial up to the first answered PING: TCP, TLS,
+// authentication and all. It must be positive. Dials have this bound alone:
+// no borrower's context ends one.
+func WithDialTimeout(d time.Duration) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.dialTimeout = d }}
+}
+
+// WithReadTimeout bounds the wait for a reply. It must be positive. A
+// connection whose reply did not come in time is closed.
+func WithReadTimeout(d time.Duration) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.readTimeout = d }}
+}
+
+// WithWriteTimeout bounds the sending of a command. It must be positive.
+func WithWriteTimeout(d time.Duration) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.writeTimeout = d }}
+}
+
+// WithClientName names each connection, so that CLIENT LIST tells whose it is.
+// A name is printable ASCII without spaces; empty sets none.
+func WithClientName(name string) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.clientName = name }}
+}
+
+// WithCredentials asks f for the user and the password at each dial, so that
+// passwords can rotate; connections already open stay as they are until their
+// lifetime ends. It wins over the URL's. An empty user is Redis's default
+// user; an empty password sends no AUTH. An error of f fails the dial. f must
+// honour its context.
+func WithCredentials(f func(ctx context.Context) (user, password string, err error)) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.credentials = f }}
+}
+
+// WithDialOptions adds redigo's own dial options, a TLS configuration for
+// example. They win over the URL and over the other options. Two of them,
+// DialNetDial and DialContextFunc, hide the socket: the pool then cannot look
+// at an idle socket before it lends it, nor wait at a close until the server
+// is done with it.
+func WithDialOptions(opts ...redis.DialOption) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.dialOptions = append(c.dialOptions, opts...) }}
+}
+
+// WithDialFunc dials with f instead: the URL is then not used and may be
+// empty, and so are the client name, the credentials and the dial options. f
+// must honour its context, and the connection's Close must be safe while
+// another goroutine waits in Do, as that of redigo's connections is.
+func WithDialFunc(f func(ctx context.Context) (redis.Conn, error)) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.dial = f }}
+}
+
+// Option configures [New].
+type Option struct{ apply func(*cacheConfig) }
+
+type cacheConfig struct {
+	prefix        string
+	ttl           time.Duration
+	timeout       time.Duration
+	pipelineConns int
+}
+
+func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
+	c := cacheConfig{ttl: NoExpiry, timeout: DefaultTimeout}
+	switch pool.(type) {
+	case *WarmPool, *redis.Pool:
+		c.pipelineConns = DefaultPipelineConns
+	}
+	for _, o := range opts {
+		if o.apply != nil {
+			o.apply(&c)
+		}
+	}
+	var f faults
+	f.check(c.ttl == NoExpiry || c.ttl >= time.Millisecond,
+		"WithTTL: %v is neither a millisecond or more nor NoExpiry", c.ttl)
+	f.check(c.timeout >= 0, "WithTimeout: %v is negative", c.timeout)
+	f.check(c.pipelineConns >= 0, "WithPipelineConns: %d is negative", c.pipelineConns)
+	f.check(pool != nil, "the pool is nil")
+	return c, f.join()
+}
+
+// WithPrefix puts prefix before every key. Empty, the default, puts nothing.
+func WithPrefix(prefix string) Option {
+	return Option{func(c *cacheConfig) { c.prefix = prefix }}
+}
+
+// WithTTL sets how long a value lives that is stored with [DefaultTTL]. It is
+// a millisecond or more, or [NoExpiry], which is the default; anything else is
+// an error.
+func WithTTL(d time.Duration) Option {
+	return Option{func(c *cacheConfig) { c.ttl = d }}
+}
+
+// WithTimeout bounds each operation, the wait for a connection included, as a
+// deadline of the caller's context would; the earlier of the two counts. Zero
+// leaves it to the context and to the connection's own timeouts, negative is
+// an error.
+func WithTimeout(d time.Duration) Option {
+	return Option{func(c *cacheConfig) { c.timeout = d }}
+}
+
+// WithPipelineConns lets the cache's callers share at most n connections,
+// which it borrows while there is something to do. Zero borrows a connection
+// for each command, for pools whose connections cannot be shared: one goroutine
+// must be able to Send and Flush while another Receives. The default is
+// [DefaultPipelineConns] for a [*WarmPool] and redigo's *redis.Pool, and zero
+// for any other pool. Negative is an error.
+func WithPipelineConns(n int) Option {
+	return Option{func(c *cacheConfig) { c.pipelineConns = n }}
+}
+
+// HandlerOption configures [NewHandler].
+type HandlerOption struct{ apply func(*handlerConfig) }
+
+type handlerConfig struct {
+	basePath      string
+	maxValueBytes int64
+	maxTTL        time.Duration
+	keyFunc       func(r *http.Request, key string) (string, error)
+	logger        *slog.Logger
+}
+
+func newHandlerConfig(opts []HandlerOption) (handlerConfig, error) {
+	c := handlerConfig{
+		basePath:      DefaultBasePath,
+		maxValueBytes: DefaultMaxValueBytes,
+		maxTTL:        DefaultMaxTTL,
+		keyFunc:       func(_ *http.Request, key string) (string, error) { return key, nil },
+		logger:        slog.Default(),
+	}
+	for _, o := range opts {
+		if o.apply != nil {
+			o.apply(&c)
+		}
+	}
+	return c, c.validate()
+}
+
+// validate reports every fault, not the first.
+func (c *handlerConfig) validate() error {
+	var f faults
+	f.check(validBasePath(c.basePath),
+		"WithBasePath: %q is neither empty nor a clean escaped path without a slash at its end", c.basePath)
+	f.check(c.maxValueBytes > 0, "WithMaxValueBytes: %d is not positive", c.maxValueBytes)
+	f.check(c.maxTTL >= time.Millisecond, "WithMaxTTL: %v is below a millisecond", c.maxTTL)
+	f.check(c.keyFunc != nil, "WithKeyFunc: the function is nil")
+	f.check(c.logger != nil, "WithLogger: the logger is nil")
+	return f.join()
+}
+
+// validBasePath says whether requests can arrive under p as it is written: a
+// mux cleans their paths, and an escape has more than one spelling.
+func validBasePath(p string) bool {
+	if p == "" {
+		return true
+	}
+	return p != "/" && p[0] == '/' && path.Clean(p) == p && (&url.URL{Path: p}).EscapedPath() == p
+}
+
+// WithBasePath serves keys under p + "/" instead of [DefaultBasePath]. Empty
+// serves them at the root. Any other p begins with a slash, does not end with
+// one, has no empty, "." or ".." segment and nothing that needs escaping; what
+// is not so is an error.
+func WithBasePath(p string) HandlerOption {
+	return HandlerOption{func(c *handlerConfig) { c.basePath = p }}
+}
+
+// WithMaxValueBytes refuses values of more than n bytes with 413, whatever it
+// takes to write them in a form or in JSON. It must be positive.
+func WithMaxValueBytes(n int64) HandlerOption {
+	return HandlerOption{func(c *handlerConfig) { c.maxValueBytes = n }}
+}
+
+// WithMaxTTL refuses a ttl above d with 422. It bounds what clients ask for: a
+// request without a ttl gets the store's own. Below a millisecond, zero and
+// negative included, is an error.
+func WithMaxTTL(d time.Duration) HandlerOption {
+	return HandlerOption{func(c *handlerConfig) { c.maxTTL = d }}
+}
+
+// WithKeyFunc lets f turn the key that a client named into the one that the
+// store sees, or refuse the request: a tenant's prefix, a permission. An error
+// of f refuses with 403, or as a [*RefusedError] in it says; its text goes to
+// the logger at level Debug and never to the client, who sees no key but its
+// own either. Two clients meet on a value where f returns the same key for
+// both. Without this option the two keys are the same; a nil f is an error.
+func WithKeyFunc(f func(r *http.Request, key string) (string, error)) HandlerOption {
+	return HandlerOption{func(c *handlerConfig) { c.keyFunc = f }}
+}
+
+// WithLogger sends the causes of failures to l, at level Error for what an
+// operator must mend (500), Warn for 409, 503 and 504, and Debug for refusals
+// and clients that left. Without this option that is what [slog.Default]
+// returned when the handler was made; nil is an error.
+func WithLogger(l *slog.Logger) HandlerOption {
+	return HandlerOption{func(c *handlerConfig) { c.logger = l }}
+}
+
+// faults gathers what is wrong with a configuration.
+type faults []error
+
+func (f *faults) check(ok bool, format string, args ...any) {
+	if !ok {
+		*f = append(*f, fmt.Errorf("rediscache: "+format, args...))
+	}
+}
+
+func (f faults) join() error { return errors.Join(f...) }
