@@ -1,0 +1,43 @@
+package resp
+
+import "strconv"
+
+// AppendArray appends the head of a command of n arguments, its name included. The caller appends
+// exactly n arguments after it.
+func AppendArray(b []byte, n int) []byte {
+	return appendHead(b, '*', n)
+}
+
+// AppendBulk appends one argument. It copies s and keeps no reference to it.
+func AppendBulk[T ~string | ~[]byte](b []byte, s T) []byte {
+	b = appendHead(b, '$', len(s))
+	b = append(b, s...)
+	return append(b, '\r', '\n')
+}
+
+// AppendInt appends one argument, n in decimal.
+func AppendInt(b []byte, n int64) []byte {
+	var digits [20]byte // of the smallest int64, sign included
+	return AppendBulk(b, strconv.AppendInt(digits[:0], n, 10))
+}
+
+// appendHead writes short lengths itself: nearly all names, keys and counts are below 100.
+func appendHead(b []byte, kind byte, n int) []byte {
+	switch {
+	case 0 <= n && n < 10:
+		return append(b, kind, '0'+byte(n), '\r', '\n')
+	case 10 <= n && n < 100:
+		return append(b, kind, '0'+byte(n/10), '0'+byte(n%10), '\r', '\n')
+	}
+	b = append(b, kind)
+	b = strconv.AppendInt(b, int64(n), 10)
+	return append(b, '\r', '\n')
+}
+
+// AppendJoined appends one argument that is made of two parts.
+func AppendJoined(b []byte, head, tail string) []byte {
+	b = appendHead(b, '$', len(head)+len(tail))
+	b = append(b, head...)
+	b = append(b, tail...)
+	return append(b, '\r', '\n')
+}

@@ -1,0 +1,348 @@
+package resp
+
+import (
+	"bytes"
+	"errors"
+	"io"
+)
+
+// The defaults of [Limits].
+const (
+	// DefaultMaxBulk is Redis' own proto-max-bulk-len: it stores no longer string.
+	DefaultMaxBulk = 512 << 20
+	// DefaultMaxArray is what Redis allowed as the arguments of one command until 7.0 raised it. A
+	// reply of so many elements takes 80 MiB besides their values.
+	DefaultMaxArray = 1 << 20
+	// DefaultMaxDepth takes what data commands reply. Of Redis 7.0, XREAD nests 5 arrays, 6 in an
+	// EXEC, XINFO STREAM FULL 7 and COMMAND 8; only COMMAND DOCS, 12, and scripts go beyond.
+	DefaultMaxDepth = 8
+	// DefaultMaxLine is Redis' own bound on an inline command. Lengths take a few bytes and errors
+	// a few hundred.
+	DefaultMaxLine = 64 << 10
+)
+
+const (
+	// bufferSize holds the replies to some 600 GETs of 100 bytes: one read of the socket for all
+	// that a full house of callers has in flight.
+	bufferSize = 64 << 10
+	// firstBytes and firstElems are the most that is allocated on a peer's word alone, for a bulk
+	// string and for one array. Up to here a value costs one exact allocation.
+	firstBytes = 1 << 20
+	firstElems = 1 << 10
+	// growth bounds what is allocated beyond that: at most this many times what really came.
+	growth = 4
+	// maxEmptyReads is bufio's: a source that returns nothing so often is taken to be broken.
+	maxEmptyReads = 100
+)
+
+// Limits bounds one reply. Zero means the default; a negative limit makes [NewReader] panic.
+type Limits struct {
+	// MaxBulk bounds the length of a bulk string.
+	MaxBulk int
+	// MaxArray bounds the elements of a whole reply, nested arrays included: they do not multiply.
+	MaxArray int
+	// MaxDepth bounds nesting: 1 allows an array, 2 an array in an array.
+	MaxDepth int
+	// MaxLine bounds the line of a status, an error, an integer or a length, type and CRLF included.
+	MaxLine int
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.MaxBulk < 0 || l.MaxArray < 0 || l.MaxDepth < 0 || l.MaxLine < 0 {
+		panic("rediscache: negative limit of a reply")
+	}
+	orDefault := func(p *int, d int) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	orDefault(&l.MaxBulk, DefaultMaxBulk)
+	orDefault(&l.MaxArray, DefaultMaxArray)
+	orDefault(&l.MaxDepth, DefaultMaxDepth)
+	orDefault(&l.MaxLine, DefaultMaxLine)
+	return l
+}
+
+// Reader reads replies through a buffer of its own. It is not safe for concurrent use.
+//
+// What it allocates is bounded by a constant and by a multiple of the bytes that really came,
+// whatever lengths the peer claims.
+type Reader struct {
+	src io.Reader // immutable
+	lim Limits    // immutable
+
+	buf        []byte // never shorter than MaxLine, so that a line always fits
+	start, end int    // buf[start:end] is read and not yet parsed
+	left       int    // elements that the reply being read may still have
+
+	srcErr error // came with the last bytes of src; returned once they are used up
+	err    error // the first failure; the Reader is broken for good
+}
+
+// NewReader reads replies from src, at least 64 KiB at a time where they are there to be read.
+//
+// src is asked only when what is buffered does not hold a whole reply. So a caller that wants a
+// deadline passes a src of its own whose Read arms it: once for a read of the socket, not once for
+// a reply. A src that times out and is to be asked again must do so itself, because an error breaks
+// the Reader.
+func NewReader(src io.Reader, lim Limits) *Reader {
+	lim = lim.withDefaults()
+	return &Reader{src: src, lim: lim, buf: make([]byte, max(bufferSize, lim.MaxLine))}
+}
+
+// Read returns the next reply and waits for it as long as the source does.
+//
+// An error is a [*ProtocolError]; [io.EOF] where the stream ended between two replies and
+// [io.ErrUnexpectedEOF] where it ended within one; or what the source returned. Every later Read
+// returns the same error.
+func (r *Reader) Read() (reply Reply, err error) {
+	if r.err != nil {
+		return Reply{}, r.err
+	}
+	if r.start == r.end {
+		if err = r.fill(); err != nil {
+			return Reply{}, r.fail(err)
+		}
+	}
+	r.left = r.lim.MaxArray
+	if err = r.read(&reply, 0); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return Reply{}, r.fail(err)
+	}
+	return reply, nil
+}
+
+// Buffered returns how many bytes came from the source and are not yet part of a returned reply.
+// When no reply is expected they are an intruder's: the peer sent more than it was asked for.
+func (r *Reader) Buffered() int {
+	return r.end - r.start
+}
+
+func (r *Reader) fail(err error) error {
+	r.err = err
+	return err
+}
+
+// read reads one reply, which lies in depth arrays.
+func (r *Reader) read(dst *Reply, depth int) error {
+	if r.start == r.end {
+		if err := r.fill(); err != nil {
+			return err
+		}
+	}
+	switch r.buf[r.start] {
+	case '$':
+		return r.readBulk(dst)
+	case '+':
+		return r.readText(dst, Status)
+	case ':':
+		return r.readInt(dst)
+	case '*':
+		return r.readArray(dst, depth)
+	case '-':
+		return r.readText(dst, Error)
+	case '_', '#', ',', '(', '!', '=', '%', '~', '>', '|':
+		return errRESP3
+	}
+	return errType
+}
+
+func (r *Reader) readText(dst *Reply, kind Kind) error {
+	line, err := r.readLine()
+	if err != nil {
+		return err
+	}
+	dst.Kind, dst.Text = kind, text(line)
+	return nil
+}
+
+func (r *Reader) readInt(dst *Reply) error {
+	line, err := r.readLine()
+	if err != nil {
+		return err
+	}
+	dst.Kind = Int
+	dst.Int, err = parseInt(line)
+	return err
+}
+
+func (r *Reader) readBulk(dst *Reply) error {
+	n, err := r.readLen(r.lim.MaxBulk, errBulkLimit)
+	if err != nil {
+		return err
+	}
+	if n < 0 {
+		dst.Kind = Nil
+		return nil
+	}
+	dst.Kind = Bulk
+	if n <= r.Buffered() {
+		p := make([]byte, n) // with the copy right behind it, it is not zeroed
+		copy(p, r.buf[r.start:r.end])
+		dst.Bytes = p
+		r.start += n
+	} else if dst.Bytes, err = r.readLong(n); err != nil {
+		return err
+	}
+	return r.readTerminator()
+}
+
+// readLong reads a bulk string of n bytes that is not buffered as a whole.
+func (r *Reader) readLong(n int) ([]byte, error) {
+	p := make([]byte, 0, min(n, firstBytes))
+	for len(p) < n {
+		if len(p) == cap(p) {
+			p = append(make([]byte, 0, grow(len(p), n)), p...)
+		}
+		m, err := r.readInto(p[len(p):cap(p)])
+		if err != nil {
+			return nil, err
+		}
+		p = p[:len(p)+m]
+	}
+	return p, nil
+}
+
+// readInto reads at least one byte into p: past the buffer where p could take a whole one, else
+// through it, so that what follows p comes with the same read.
+func (r *Reader) readInto(p []byte) (int, error) {
+	if r.start == r.end {
+		if len(p) >= len(r.buf) {
+			return r.readSource(p)
+		}
+		if err := r.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.buf[r.start:r.end])
+	r.start += n
+	return n, nil
+}
+
+func (r *Reader) readArray(dst *Reply, depth int) error {
+	n, err := r.readLen(r.left, errArrayLimit)
+	if err != nil {
+		return err
+	}
+	if depth == r.lim.MaxDepth {
+		return errDepthLimit
+	}
+	if n < 0 {
+		dst.Kind = Nil
+		return nil
+	}
+	r.left -= n
+	dst.Kind = Array
+	dst.Elems, err = r.readElems(n, depth+1)
+	return err
+}
+
+func (r *Reader) readElems(n, depth int) ([]Reply, error) {
+	a := make([]Reply, 0, min(n, firstElems))
+	for len(a) < n {
+		if len(a) == cap(a) {
+			a = append(make([]Reply, 0, grow(len(a), n)), a...)
+		}
+		a = a[:len(a)+1]
+		if err := r.read(&a[len(a)-1], depth); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// readLen reads the length of a bulk string or an array, -1 for nil.
+func (r *Reader) readLen(limit int, beyond error) (int, error) {
+	line, err := r.readLine()
+	if err != nil {
+		return 0, err
+	}
+	if len(line) == 2 && line[0] == '-' && line[1] == '1' {
+		return -1, nil
+	}
+	n, err := parseDigits(line, uint64(limit), beyond)
+	return int(n), err
+}
+
+// readLine reads a line and returns it without its type and CRLF. The line lies in the buffer and
+// stands until the next fill. A caller has seen that its first byte is there.
+func (r *Reader) readLine() ([]byte, error) {
+	scanned := 0
+	for {
+		i := bytes.IndexByte(r.buf[r.start+scanned:r.end], '\n')
+		if i >= 0 {
+			return r.takeLine(scanned + i)
+		}
+		if scanned = r.Buffered(); scanned >= r.lim.MaxLine {
+			return nil, errLineLimit
+		}
+		if err := r.fill(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// takeLine takes the line whose '\n' is its byte i.
+func (r *Reader) takeLine(i int) ([]byte, error) {
+	if i >= r.lim.MaxLine {
+		return nil, errLineLimit
+	}
+	line := r.buf[r.start : r.start+i]
+	if i < 2 || line[i-1] != '\r' { // byte 0 is the type
+		return nil, errTerminator
+	}
+	r.start += i + 1
+	return line[1 : i-1], nil
+}
+
+// readTerminator reads the CRLF after a bulk string.
+func (r *Reader) readTerminator() error {
+	for r.Buffered() < 2 {
+		if err := r.fill(); err != nil {
+			return err
+		}
+	}
+	if r.buf[r.start] != '\r' || r.buf[r.start+1] != '\n' {
+		return errTerminator
+	}
+	r.start += 2
+	return nil
+}
+
+// fill reads at least one byte more into the buffer. What is moved to its front is at most a part
+// of a line: bulk strings leave the buffer as they come.
+func (r *Reader) fill() error {
+	r.end = copy(r.buf, r.buf[r.start:r.end])
+	r.start = 0
+	n, err := r.readSource(r.buf[r.end:])
+	r.end += n
+	return err
+}
+
+// readSource reads at least one byte or fails.
+func (r *Reader) readSource(p []byte) (int, error) {
+	if r.srcErr != nil {
+		return 0, r.srcErr
+	}
+	for range maxEmptyReads {
+		n, err := r.src.Read(p)
+		if n > 0 {
+			r.srcErr = err
+			return n, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return 0, io.ErrNoProgress
+}
+
+// grow returns the capacity after have, on the way to want. The last step is want itself.
+func grow(have, want int) int {
+	if have >= want/growth {
+		return want
+	}
+	return have * growth
+}

@@ -1,0 +1,60 @@
+// Package resp speaks RESP2, the protocol of Redis: it appends commands to a byte slice and reads
+// replies that are bounded in every direction.
+//
+// It is made for a pipeline: a writer appends many commands into one reused slice and writes them
+// at once, a reader takes the replies from the same socket in order. A GET costs one allocation,
+// its value; +OK, integers and nil cost none.
+package resp
+
+// Kind says what a [Reply] is. Zero is no kind, so that a reply which was never read is not taken
+// for a nil one.
+type Kind uint8
+
+// The kinds of RESP2. Nil stands for both the nil bulk string and the nil array.
+const (
+	Nil Kind = iota + 1
+	Status
+	Error
+	Int
+	Bulk
+	Array
+)
+
+// Reply is one reply of the server. Only the field that its Kind names is set. The caller owns all
+// of it: nothing in it is shared with the [Reader] or with another reply.
+type Reply struct {
+	Kind Kind
+	// Int is set for Int.
+	Int int64
+	// Text is set for Status and Error, without the leading sign.
+	Text string
+	// Bytes is set for Bulk: not nil even when empty, and its capacity is its length.
+	Bytes []byte
+	// Elems is set for Array: not nil even when empty. An element may itself be an Error.
+	Elems []Reply
+}
+
+// ProtocolError means that the peer sent something that is not RESP2 or that is beyond a limit. The
+// stream cannot be trusted after it: close the connection. A server's "-ERR" is no such error but a
+// [Reply] of Kind [Error].
+type ProtocolError struct {
+	text string
+}
+
+// Error never holds a byte of what was received, which may be users' data.
+func (e *ProtocolError) Error() string {
+	return "rediscache: bad reply: " + e.text
+}
+
+// Reasons for a ProtocolError.
+var (
+	errType       = &ProtocolError{"unknown type"}
+	errRESP3      = &ProtocolError{"a type of RESP3 on a RESP2 connection"}
+	errTerminator = &ProtocolError{"no CRLF where one belongs"}
+	errNumber     = &ProtocolError{"malformed number"}
+	errIntRange   = &ProtocolError{"integer beyond 64 bits"}
+	errLineLimit  = &ProtocolError{"line beyond the limit"}
+	errBulkLimit  = &ProtocolError{"bulk string beyond the limit"}
+	errArrayLimit = &ProtocolError{"array elements beyond the limit"}
+	errDepthLimit = &ProtocolError{"arrays nested beyond the limit"}
+)
