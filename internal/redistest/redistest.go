@@ -1,0 +1,77 @@
+// Package redistest gives the tests of this module a Redis to run against and the means to break
+// it: [Each] for tests that must hold on miniredis and on a real server alike, [Start] for a
+// redis-server that can be killed, paused and restarted, [Proxy] for a bad network, [Script] for a
+// server that misbehaves, and [NoLeaks] for what is left behind.
+//
+// Everything that it starts ends with the test that started it. Where there is no redis-server on
+// the PATH the tests that need one are skipped, or fail when REDISCACHE_REQUIRE_SERVER is set.
+package redistest
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+)
+
+// patience bounds every wait for something that must happen soon.
+const patience = 5 * time.Second
+
+// Each runs f as two subtests, "miniredis" and "redis-server", each with a server of its own. One
+// starts in milliseconds, so nothing is shared and the subtests of f may be parallel.
+func Each(t *testing.T, f func(t *testing.T, s *Server)) {
+	t.Helper()
+	t.Run("miniredis", func(t *testing.T) { f(t, StartMini(t)) })
+	t.Run("redis-server", func(t *testing.T) { f(t, Start(t)) })
+}
+
+// StartMini starts a miniredis that ends with the test.
+func StartMini(tb testing.TB) *Server {
+	tb.Helper()
+	mini, err := miniredis.Run()
+	if err != nil {
+		tb.Fatalf("miniredis: %v", err)
+	}
+	tb.Cleanup(mini.Close)
+	s := &Server{Addr: mini.Addr(), Mini: mini, t: tb}
+	tb.Cleanup(s.closeAdmin)
+	return s
+}
+
+// Eventually fails the test unless cond holds within five seconds. It is the one place where a
+// test may wait for time to pass.
+func Eventually(tb testing.TB, cond func() bool, format string, args ...any) {
+	tb.Helper()
+	if !poll(patience, cond) {
+		tb.Fatalf("not within "+patience.String()+": "+format, args...)
+	}
+}
+
+// poll asks cond every two milliseconds until it holds or d has passed, and reports whether it held.
+func poll(d time.Duration, cond func() bool) bool {
+	for end := time.Now().Add(d); ; time.Sleep(2 * time.Millisecond) {
+		if cond() {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+}
+
+// binary returns the path of redis-server. Without one the test is skipped, or fails where
+// REDISCACHE_REQUIRE_SERVER is set.
+func binary(tb testing.TB) string {
+	tb.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err == nil {
+		return path
+	}
+	if os.Getenv("REDISCACHE_REQUIRE_SERVER") != "" {
+		tb.Fatalf("REDISCACHE_REQUIRE_SERVER is set: %v", err)
+	}
+	tb.Skipf("no real server: %v", err)
+	return ""
+}
