@@ -1,0 +1,438 @@
+package rediscache
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/gomodule/redigo/redis"
+)
+
+const (
+	maxKeyBytes = 512
+
+	jsonType    = "application/json"
+	problemType = "application/problem+json"
+	rawType     = "application/octet-stream"
+	textType    = "text/plain"
+	formType    = "application/x-www-form-urlencoded"
+
+	allowedMethods = "GET, HEAD, POST, DELETE, OPTIONS"
+	postableTypes  = jsonType + ", " + rawType + ", " + textType + ", " + formType
+)
+
+// Store is what the handler needs of a cache; a [Cache] is one. Its errors
+// tell the handler what happened by matching the errors of this package, the
+// context's, or a redis.Error.
+type Store interface {
+	// Get returns the value of key, or an error that matches ErrNotFound.
+	Get(ctx context.Context, key string) ([]byte, error)
+	// Set stores value under key for ttl, which is DefaultTTL when the client
+	// names none.
+	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
+	// Delete removes the keys and returns how many of them existed.
+	Delete(ctx context.Context, keys ...string) (int, error)
+}
+
+var _ Store = (*Cache)(nil)
+
+// RefusedError is what a function given to [WithKeyFunc] returns to say how a
+// request is refused. Any other error of it refuses with 403.
+type RefusedError struct {
+	// Status is 401 or 403. Any other value, zero included, counts as 403.
+	Status int
+	// Challenge is the WWW-Authenticate header of a 401. A 401 should have one;
+	// empty sends none. A 403 has none.
+	Challenge string
+}
+
+// Error says no more than that the request was refused.
+func (e *RefusedError) Error() string { return "rediscache: request refused" }
+
+// NewHandler returns a handler for the three routes of a cache: POST, GET (and
+// HEAD) and DELETE of base path + "/" + key, where the base path is "/cache"
+// unless [WithBasePath] says otherwise. It panics, as a mux does on a bad
+// pattern, when s is nil or an option is wrong, and the panic names all faults.
+//
+// It mounts with one line:
+//
+//	mux.Handle("/cache/", h)
+//	mux.Handle("/api/", http.StripPrefix("/api", h))
+//
+// The key is one path segment, unescaped from the path as the client sent it:
+// a%2Fb is the key "a/b" behind any router, and a/b is no route. A key has 1 to
+// 512 bytes of UTF-8 without control characters and is neither "." nor "..".
+//
+// A request is judged in this order: its path (404), its key (400, 422), its
+// method (204 for OPTIONS, 405), the function of WithKeyFunc (401, 403), the
+// conditions of a write (412), what it carries (400, 413, 415, 422), what the
+// store says, and for a hit whether the client accepts what there is (406) and
+// has it already (304). So OPTIONS never asks the function of WithKeyFunc: a
+// preflight has no credentials.
+//
+// POST takes the value from the query or a form (value=), from a JSON object's
+// "value", or as a whole body of type application/octet-stream or text/plain; a
+// body without a type is octets too. An empty body counts as none, unless its
+// type is one of the last two: then it is the empty value. The time to live is
+// "ttl" in the query, the form or the object: whole seconds or a Go duration.
+//
+// A value that is not UTF-8 appears in JSON as base64 with "encoding":"base64",
+// in what GET returns and in what POST repeats. A write with If-Match or
+// If-None-Match is refused, as the store cannot promise to honour it.
+//
+// Nothing that the store or WithKeyFunc puts into an error reaches the client;
+// it goes to the logger, without the key and the value. The handler is safe for
+// concurrent use if the store is, and starts no goroutine.
+func NewHandler(s Store, opts ...HandlerOption) http.Handler {
+	c, err := newHandlerConfig(opts)
+	if s == nil {
+		err = errors.Join(errors.New("rediscache: NewHandler: the store is nil"), err)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return &handler{store: s, prefix: c.basePath + "/", handlerConfig: c}
+}
+
+// handler is immutable.
+type handler struct {
+	store  Store
+	prefix string // what comes before the key in an escaped path
+	handlerConfig
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	key, p := h.key(r.URL)
+	if p != nil {
+		writeProblem(w, r, p)
+		return
+	}
+	var serve func(w http.ResponseWriter, r *http.Request, key, stored string)
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		serve = h.get
+	case http.MethodPost:
+		serve = h.post
+	case http.MethodDelete:
+		serve = h.delete
+	case http.MethodOptions:
+		w.Header().Set("Allow", allowedMethods)
+		w.WriteHeader(http.StatusNoContent)
+		return
+	default:
+		writeProblem(w, r, methodNotAllowed)
+		return
+	}
+	stored, err := h.keyFunc(r, key)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	serve(w, r, key, stored)
+}
+
+// key takes the key from the path as it came over the wire. Routers disagree
+// on what they decode; u.EscapedPath is the same under all of them.
+func (h *handler) key(u *url.URL) (string, *problem) {
+	segment, ok := strings.CutPrefix(u.EscapedPath(), h.prefix)
+	if !ok || segment == "" || strings.Contains(segment, "/") {
+		return "", noSuchRoute
+	}
+	key, err := url.PathUnescape(segment)
+	if err != nil {
+		return "", badPath
+	}
+	if len(key) > maxKeyBytes || key == "." || key == ".." || !utf8.ValidString(key) ||
+		strings.ContainsFunc(key, unicode.IsControl) {
+		return "", invalidKey
+	}
+	return key, nil
+}
+
+func (h *handler) get(w http.ResponseWriter, r *http.Request, key, stored string) {
+	value, err := h.store.Get(r.Context(), stored)
+	if err != nil {
+		h.storeFailed(w, r, err)
+		return
+	}
+	raw, ok := wantsRaw(r)
+	if !ok {
+		writeProblem(w, r, notAcceptable)
+		return
+	}
+	tag := etag(value, raw)
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Add("Vary", "Accept")
+	w.Header().Set("ETag", tag)
+	switch {
+	case listsTag(r.Header.Values("If-None-Match"), tag):
+		w.WriteHeader(http.StatusNotModified)
+	case raw:
+		writeBody(w, r, http.StatusOK, rawType, value)
+	default:
+		out := reply{Key: key}
+		out.show(value)
+		writeJSON(w, r, http.StatusOK, jsonType, out)
+	}
+}
+
+func (h *handler) post(w http.ResponseWriter, r *http.Request, key, stored string) {
+	if conditional(r) {
+		writeProblem(w, r, preconditionFailed)
+		return
+	}
+	in, p := h.read(w, r)
+	if p != nil {
+		writeProblem(w, r, p)
+		return
+	}
+	if err := h.store.Set(r.Context(), stored, in.value, in.ttl); err != nil {
+		h.storeFailed(w, r, err)
+		return
+	}
+	out := reply{Message: "Data cached successfully", Key: key}
+	if !in.raw {
+		out.show(in.value)
+	}
+	writeJSON(w, r, http.StatusOK, jsonType, out)
+}
+
+func (h *handler) delete(w http.ResponseWriter, r *http.Request, key, stored string) {
+	if conditional(r) {
+		writeProblem(w, r, preconditionFailed)
+		return
+	}
+	n, err := h.store.Delete(r.Context(), stored)
+	switch {
+	case err != nil:
+		h.storeFailed(w, r, err)
+	case n == 0:
+		writeMissing(w, r)
+	default:
+		out := reply{Message: "Data with key " + key + " deleted successfully"}
+		writeJSON(w, r, http.StatusOK, jsonType, out)
+	}
+}
+
+// etag names a representation, not a value: the two of a value differ, so a
+// strong tag of one must not match the other.
+func etag(value []byte, raw bool) string {
+	sum := sha256.Sum256(value)
+	tag := hex.EncodeToString(sum[:16])
+	if raw {
+		tag += "-raw"
+	}
+	return `"` + tag + `"`
+}
+
+// reply is the body of a success; the order of its fields is the wire's.
+type reply struct {
+	Message  string  `json:"message,omitempty"`
+	Key      string  `json:"key,omitempty"` // no key is empty
+	Value    *string `json:"value,omitempty"`
+	Encoding string  `json:"encoding,omitempty"`
+}
+
+// show puts value into the reply, as base64 where JSON would have to replace
+// bytes of it.
+func (o *reply) show(value []byte) {
+	text := string(value)
+	if !utf8.ValidString(text) {
+		text, o.Encoding = base64.StdEncoding.EncodeToString(value), "base64"
+	}
+	o.Value = &text
+}
+
+// refuse answers for a function of WithKeyFunc that returned err.
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	p := forbidden
+	if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused != nil &&
+		refused.Status == http.StatusUnauthorized {
+		p = unauthorized
+		if refused.Challenge != "" {
+			w.Header().Set("WWW-Authenticate", refused.Challenge)
+		}
+	}
+	h.log(r, slog.LevelDebug, p.code, err)
+	writeProblem(w, r, p)
+}
+
+// storeFailed answers for a store that returned err.
+func (h *handler) storeFailed(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, ErrNotFound) {
+		writeMissing(w, r)
+		return
+	}
+	if errors.Is(r.Context().Err(), context.Canceled) {
+		// The client is gone and reads nothing. The status is for a server that
+		// cancelled the request itself: net/http would send 200 for silence.
+		h.log(r, slog.LevelDebug, "client_gone", err)
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	p, level := storeProblem(err), slog.LevelWarn
+	if p.status == http.StatusInternalServerError {
+		level = slog.LevelError
+	}
+	h.log(r, level, p.code, err)
+	writeProblem(w, r, p)
+}
+
+func (h *handler) log(r *http.Request, level slog.Level, code string, cause error) {
+	h.logger.LogAttrs(r.Context(), level, "rediscache: request failed",
+		slog.String("method", r.Method), slog.String("code", code), slog.Any("cause", cause))
+}
+
+// storeProblem finds the answer to an error of the store. The order decides
+// when several match: a refused login is this server's fault whatever it made
+// of the pool, a write of unknown outcome must not be answered with what is
+// said of one that was not applied, a full pool is no slow Redis although its
+// caller timed out, and a Redis that says why it does not serve is no slow one
+// either.
+func storeProblem(err error) *problem {
+	word := replyWord(err)
+	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+	switch {
+	case word == "NOAUTH", word == "WRONGPASS", word == "NOPERM":
+		return internalError
+	case errors.Is(err, ErrWrongType), word == "WRONGTYPE":
+		return wrongType
+	case errors.Is(err, ErrOutcomeUnknown) && timedOut:
+		return unknownTimeout
+	case errors.Is(err, ErrOutcomeUnknown):
+		return outcomeUnknown
+	case errors.Is(err, ErrPoolExhausted), refusals[word]:
+		return cacheUnavailable
+	case timedOut:
+		return cacheTimeout
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
+		return cacheUnavailable
+	}
+	return internalError
+}
+
+// refusals are the first words of Redis's errors that pass with time.
+var refusals = map[string]bool{
+	"OOM": true, "LOADING": true, "READONLY": true, "MASTERDOWN": true, "CLUSTERDOWN": true,
+	"TRYAGAIN": true, "BUSY": true, "NOREPLICAS": true, "MISCONF": true, maxClients: true,
+}
+
+// maxClients begins the one such error that has no word of its own.
+const maxClients = "ERR max number of clients"
+
+// replyWord returns the first word of the Redis error in err, which is its
+// kind, or maxClients. It is empty where there is none.
+func replyWord(err error) string {
+	var e redis.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	if strings.HasPrefix(string(e), maxClients) {
+		return maxClients
+	}
+	word, _, _ := strings.Cut(string(e), " ")
+	return word
+}
+
+// problem is an error as the client sees it: a status, a stable code and a
+// fixed text.
+type problem struct {
+	status       int
+	code, detail string
+}
+
+var (
+	noSuchRoute        = &problem{404, "no_such_route", "There is no such route."}
+	badPath            = &problem{400, "bad_request", "The path is not correctly escaped."}
+	invalidKey         = &problem{422, "invalid_key", "A key has 1 to 512 bytes of UTF-8, no control characters, and is neither . nor .. by itself."}
+	methodNotAllowed   = &problem{405, "method_not_allowed", "The method is not supported here."}
+	unauthorized       = &problem{401, "unauthorized", "The request needs credentials."}
+	forbidden          = &problem{403, "forbidden", "The request is not permitted."}
+	preconditionFailed = &problem{412, "precondition_failed", "A write cannot be conditional; nothing was changed."}
+	notAcceptable      = &problem{406, "not_acceptable", "A value is served as application/json or application/octet-stream."}
+
+	badQuery      = &problem{400, "bad_request", "The query is malformed."}
+	badForm       = &problem{400, "bad_request", "The form is malformed."}
+	badJSON       = &problem{400, "bad_request", "The body is not a JSON object in UTF-8."}
+	unknownField  = &problem{400, "bad_request", "The JSON object has a field other than value and ttl."}
+	badBody       = &problem{400, "bad_request", "The body could not be read."}
+	valueTwice    = &problem{400, "bad_request", "The value is given twice."}
+	ttlTwice      = &problem{400, "bad_request", "The ttl is given twice."}
+	tooLarge      = &problem{413, "value_too_large", "The value is too large."}
+	wrongMedia    = &problem{415, "unsupported_media_type", "The body is of a type, a charset or a coding that is not supported."}
+	valueRequired = &problem{422, "value_required", "A value is required."}
+	invalidValue  = &problem{422, "invalid_value", "The value is not a string."}
+	invalidTTL    = &problem{422, "invalid_ttl", "The ttl is not a number of seconds or a duration that is allowed."}
+
+	wrongType        = &problem{409, "wrong_type", "The key holds something that is not a cached value."}
+	cacheUnavailable = &problem{503, "cache_unavailable", "The cache is not available now."}
+	cacheTimeout     = &problem{504, "cache_timeout", "The cache did not answer in time."}
+	outcomeUnknown   = &problem{503, "outcome_unknown", "The connection was lost; the change may have been made or not."}
+	unknownTimeout   = &problem{504, "outcome_unknown", "The cache did not answer in time; the change may have been made or not."}
+	internalError    = &problem{500, "internal", "The cache cannot be used as this server is set up."}
+)
+
+// writeProblem answers with p, as problem+json (RFC 9457) where Accept names that.
+func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
+	switch p.status {
+	case http.StatusMethodNotAllowed:
+		w.Header().Set("Allow", allowedMethods)
+	case http.StatusUnsupportedMediaType:
+		w.Header().Set("Accept-Post", postableTypes)
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+	}
+	if namesProblem(r) {
+		writeJSON(w, r, p.status, problemType, struct {
+			Title  string `json:"title"`
+			Status int    `json:"status"`
+			Detail string `json:"detail"`
+			Error  string `json:"error"`
+		}{http.StatusText(p.status), p.status, p.detail, p.code})
+		return
+	}
+	writeJSON(w, r, p.status, jsonType, struct {
+		Error  string `json:"error"`
+		Detail string `json:"detail"`
+	}{p.code, p.detail})
+}
+
+// writeMissing answers for a key without a value, always with the same body.
+func writeMissing(w http.ResponseWriter, r *http.Request) {
+	writeJSON(w, r, http.StatusNotFound, jsonType, reply{Message: "Key not found"})
+}
+
+// writeJSON writes compact JSON that leaves <, > and & as they are.
+func writeJSON(w http.ResponseWriter, r *http.Request, status int, contentType string, v any) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // a struct of strings and numbers, which cannot fail
+	writeBody(w, r, status, contentType, bytes.TrimSuffix(b.Bytes(), []byte("\n")))
+}
+
+// writeBody answers with body, or for HEAD with what body's headers would be. An
+// error of Write means that the client is gone, which leaves nothing to do.
+func writeBody(w http.ResponseWriter, r *http.Request, status int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body)
+	}
+}
