@@ -369,7 +369,7 @@ func (l *lane) tick(now int64) {
 	} else if now-l.at > l.p.stallTicks {
 		l.breakLocked(errStalled)
 	}
-	if !l.over.Load() && (now-l.active >= idleTicks || now-l.opened >= heldTicks || !l.wire.wanted()) {
+	if !l.over.Load() && (now-l.active >= idleTicks || now-l.opened >= heldTicks || l.wire.wanted()) {
 		l.finishLocked()
 	}
 }

@@ -116,6 +116,9 @@ func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
 // of the calls.
 func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []error) {
 	replies, errs := make([]resp.Reply, len(calls)), make([]error, len(calls))
+	if len(calls) == 0 {
+		return replies, errs
+	}
 	together := calls
 	for _, c := range calls {
 		if p.cfg.Lanes == 0 || len(c.req) >= largeCall {

@@ -32,7 +32,7 @@ type wire interface {
 	// quiet looks at a wire that was not in use for a while: false means that
 	// the server has closed it or sent what nobody asked for.
 	quiet() bool
-	// wanted is false once the pool wants the connection back.
+	// wanted says that the pool wants the connection back.
 	wanted() bool
 	// cut makes flush and receive return.
 	cut()
@@ -102,9 +102,10 @@ func unsupported(err error) bool {
 func (w *redigoWire) progress() int64 { return time.Now().UnixNano() } // its own timeout watches
 func (w *redigoWire) extra() bool     { return false }
 func (w *redigoWire) quiet() bool     { return w.conn.Err() == nil }
+
 func (w *redigoWire) wanted() bool {
 	l, ok := w.conn.(*warm.Conn)
-	return !ok || l.Wanted()
+	return ok && l.Wanted()
 }
 
 // cut can only wait for redigo's own timeouts where the pool hides the socket.
