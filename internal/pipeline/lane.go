@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -13,6 +14,9 @@ import (
 // A lane is one borrowed connection that callers share. A caller appends its
 // call to the queue; if nobody is writing it becomes the writer, which claims
 // all that is queued, writes it at once, and hands it to the reader.
+//
+// A caller that is alone reads its reply itself, which saves two switches from
+// goroutine to goroutine; the clock sends it off when that takes long.
 //
 // One reader goroutine leases the connection, receives in order, and hands the
 // connection back when the lane is over: when the writer has left and all that
@@ -27,14 +31,19 @@ type lane struct {
 	out  atomic.Int64 // calls ended before batch
 	pos  atomic.Int64 // how many of batch have ended; the reader's
 	over atomic.Bool  // takes no more calls
+	slow atomic.Bool  // a large reply is arriving
 
 	mu      sync.Mutex // guards all below
 	wire    wire       // nil until leased
+	alone   ownReader  // wire, if a caller may read from it
 	queue   []entry
 	writing bool
 	flight  []entry
 	batch   []entry // the reader's; changed by it under mu, read by the clock
 	parked  bool    // the reader waits for wake
+	own     bool    // a caller reads its own reply: the reader stays parked
+	ownAt   int64   // the clock when that began
+	kicked  bool    // that caller is sent off
 	err     error   // why it broke
 	unsent  int     // how many of those claimed last the server cannot have received
 	spent   bool    // its connection is not to be lent again
@@ -49,6 +58,14 @@ var (
 	errExtra   = errors.New("rediscache: a reply that nobody asked for")
 	errQuiet   = errors.New("rediscache: the server closed an idle connection")
 )
+
+// ownReader is what a wire must do for a caller that reads its own reply.
+type ownReader interface {
+	fill() error
+	whole() bool
+	kick()
+	unkick()
+}
 
 // load is how many calls have not ended.
 func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
@@ -81,14 +98,16 @@ func (l *lane) enqueue(calls []*Call) (ok, write bool) {
 // write is the writer. It lets callers that are ready join, and goes on until
 // the queue is empty. A caller, own, that writes for others too stops once its
 // own call has ended, or when the socket takes no more: then a goroutine goes
-// on, for which the lane waits as writing stays set.
-func (l *lane) write(own *Call) {
+// on, for which the lane waits as writing stays set. If it returns true then
+// own has ended without a word on its channel.
+func (l *lane) write(own *Call) (answered bool) {
 	for {
 		runtime.Gosched()
 		w, mine := l.claim()
 		if len(mine) == 0 {
-			return
+			return false
 		}
+		first := mine[0] // mine is the next writer's once this one has left
 		size := 0
 		var err error
 		for _, e := range mine {
@@ -105,7 +124,8 @@ func (l *lane) write(own *Call) {
 		if err == nil {
 			whole, err = w.flush()
 		}
-		if err == nil && !whole {
+		switch {
+		case err == nil && !whole:
 			if !early {
 				l.announce(mine)
 			}
@@ -114,15 +134,70 @@ func (l *lane) write(own *Call) {
 					l.write(nil)
 				}
 			}()
-			return
-		}
-		if !l.flushed(w, mine, early, err) {
-			return
-		}
-		if own != nil && !own.in(queued) && !own.in(claimed) {
+			return false
+		case err == nil && own == first.call && l.mayReadOwn(len(mine)):
+			return l.readOwn(first)
+		case !l.flushed(w, mine, early, err):
+			return false
+		case own != nil && !own.in(queued) && !own.in(claimed):
 			go l.write(nil)
-			return
+			return false
 		}
+	}
+}
+
+// mayReadOwn ends the writer if its own call is all that there is.
+func (l *lane) mayReadOwn(claimed int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.alone == nil || l.own || !l.parked || claimed > 1 || len(l.flight) > 0 || len(l.queue) > 0 {
+		return false
+	}
+	l.writing, l.own, l.ownAt = false, true, l.p.clock.Load()
+	return true
+}
+
+// readOwn receives the reply to the caller's own call, unless more is to come
+// or the clock sends it off: then the call is the reader's. The others, which
+// may have joined meanwhile, are the reader's anyway.
+func (l *lane) readOwn(e entry) (answered bool) {
+	var reply resp.Reply
+	if l.alone.fill() == nil && l.alone.whole() {
+		var err error
+		reply, err = l.wire.receive()
+		answered = err == nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.own = false
+	if l.kicked {
+		l.kicked = false
+		l.alone.unkick()
+	}
+	if !answered {
+		l.flight = slices.Insert(l.flight, 0, e)
+		l.wakeLocked()
+		return false
+	}
+	l.out.Add(1)
+	e.call.reply, e.call.err = reply, nil
+	e.move(claimed, ended) // nobody else knows of it
+	l.judgeLocked(reply)
+	if len(l.flight) == 0 && !l.writing && l.wire.extra() {
+		l.breakLocked(errExtra)
+	}
+	if len(l.flight) > 0 || l.over.Load() {
+		l.wakeLocked()
+	}
+	return true
+}
+
+// judgeLocked lets the lane end in order, and its connection with it, after an
+// answer that says that it is of no use.
+func (l *lane) judgeLocked(reply resp.Reply) {
+	if reply.Kind == resp.Error && farewell(reply.Text) {
+		l.spent = true
+		l.over.Store(true)
 	}
 }
 
@@ -207,7 +282,7 @@ func (l *lane) breakLocked(err error) {
 }
 
 func (l *lane) wakeLocked() {
-	if l.parked {
+	if l.parked && !l.own {
 		l.parked = false
 		l.wake <- struct{}{}
 	}
@@ -237,7 +312,8 @@ func (l *lane) lease(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.wire = newWire(c, l.p.cfg.ReadTimeout)
+	l.wire = newWire(c, l.p.cfg.ReadTimeout, &l.slow)
+	l.alone, _ = l.wire.(ownReader)
 	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
 	if len(l.queue) > 0 {
 		l.writing = true
@@ -249,18 +325,32 @@ func (l *lane) lease(ctx context.Context) error {
 // read receives what is in flight, and waits if nothing is.
 func (l *lane) read() error {
 	batch, err := l.next()
+	if err != nil {
+		return err
+	}
 	for i, e := range batch {
-		var reply resp.Reply
-		if reply, err = l.wire.receive(); err != nil {
+		reply, err := l.wire.receive()
+		if err != nil {
 			return err
 		}
-		if reply.Kind == resp.Error && farewell(reply.Text) {
-			l.retire()
+		if reply.Kind == resp.Error || i == len(batch)-1 && l.wire.extra() {
+			l.judge(reply, i == len(batch)-1)
 		}
 		l.pos.Store(int64(i) + 1)
 		e.end(claimed, reply, nil)
 	}
-	return err
+	return nil
+}
+
+// judge looks, before a caller that hears of the reply can send more, whether
+// there is more than was asked for. That cannot be told while others write.
+func (l *lane) judge(reply resp.Reply, last bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.judgeLocked(reply)
+	if last && len(l.flight) == 0 && !l.writing && l.wire.extra() {
+		l.breakLocked(errExtra)
+	}
 }
 
 // next waits for a batch.
@@ -277,8 +367,6 @@ func (l *lane) next() ([]entry, error) {
 			return nil, l.err
 		case len(l.batch) > 0:
 			return l.batch, nil
-		case !l.writing && l.wire.extra():
-			return nil, errExtra
 		case l.over.Load() && !l.writing && len(l.queue) == 0:
 			return nil, errOver
 		}
@@ -292,14 +380,6 @@ func (l *lane) waitLocked() {
 	l.mu.Unlock()
 	<-l.wake
 	l.mu.Lock()
-}
-
-// retire lets the lane end in order, and its connection with it.
-func (l *lane) retire() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.spent = true
-	l.over.Store(true)
 }
 
 // finish lets the lane end in order.
@@ -364,7 +444,11 @@ func (l *lane) tick(now int64) {
 	if l.load() > 0 || l.writing {
 		l.active = now
 	}
-	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && !l.writing {
+	if l.own && !l.kicked && now-l.ownAt > 1 {
+		l.kicked = true
+		l.alone.kick()
+	}
+	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && !l.writing && !l.own {
 		l.progress, l.at = p, now
 	} else if now-l.at > l.p.stallTicks {
 		l.breakLocked(errStalled)

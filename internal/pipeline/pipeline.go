@@ -127,8 +127,9 @@ func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []e
 	}
 	err := ctx.Err()
 	var l *lane
+	var answered bool
 	if err == nil && together != nil {
-		l, err = p.send(ctx, together)
+		l, answered, err = p.send(ctx, together)
 	}
 	for i, c := range calls {
 		switch {
@@ -137,7 +138,7 @@ func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []e
 		case l == nil:
 			replies[i], errs[i] = p.Do(ctx, c)
 		default:
-			reply, err := p.wait(ctx, l, c)
+			reply, err := p.wait(ctx, l, c, answered)
 			replies[i], errs[i] = p.settle(ctx, c, reply, err)
 		}
 	}
@@ -150,18 +151,20 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 		return p.borrow(ctx, c)
 	}
 	one := [1]*Call{c}
-	l, err := p.send(ctx, one[:])
+	l, answered, err := p.send(ctx, one[:])
 	if err != nil {
 		return resp.Reply{}, err
 	}
-	return p.wait(ctx, l, c)
+	return p.wait(ctx, l, c, answered)
 }
 
-// wait is for the outcome of a call that a lane has.
-func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call) (resp.Reply, error) {
-	if ctx.Done() == nil {
+// wait is for the outcome of a call that a lane has, which may be there.
+func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (resp.Reply, error) {
+	switch {
+	case answered:
+	case ctx.Done() == nil:
 		<-c.done
-	} else {
+	default:
 		select {
 		case <-c.done:
 		case <-ctx.Done():
@@ -256,30 +259,32 @@ func pause(ctx context.Context, give time.Time, try int) bool {
 	}
 }
 
-// send gives the calls to a lane, and waits while none has room.
-func (p *Pipeline) send(ctx context.Context, calls []*Call) (*lane, error) {
-	if l := p.offer(calls); l != nil {
-		return l, nil
+// send gives the calls to a lane, and waits while none has room. A single call
+// may be answered when it returns.
+func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered bool, err error) {
+	if l, answered = p.offer(calls); l != nil {
+		return l, answered, nil
 	}
 	p.waiting.Add(1) // from before the look that finds no room
 	defer p.waiting.Add(-1)
 	for {
 		changed, err := p.open()
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if l := p.offer(calls); l != nil {
-			return l, nil
+		if l, answered = p.offer(calls); l != nil {
+			return l, answered, nil
 		}
 		if err := p.await(ctx, changed, calls[0]); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 }
 
 // offer gives the calls to the first lane that is not shared by many yet or,
 // if there cannot be another lane, to the one that is shared by the fewest.
-func (p *Pipeline) offer(calls []*Call) *lane {
+// One in which a large reply is arriving counts as shared by many more.
+func (p *Pipeline) offer(calls []*Call) (_ *lane, answered bool) {
 	var best *lane
 	var least int64 = maxQueued
 	lanes := *p.lanes.Load()
@@ -287,7 +292,11 @@ func (p *Pipeline) offer(calls []*Call) *lane {
 		if l.over.Load() {
 			continue
 		}
-		if load := l.load(); load < least {
+		load := l.load()
+		if l.slow.Load() {
+			load += maxQueued / 2
+		}
+		if load < least {
 			best, least = l, load
 		}
 		if least < maxShared {
@@ -295,16 +304,16 @@ func (p *Pipeline) offer(calls []*Call) *lane {
 		}
 	}
 	if best == nil || least >= maxShared && len(lanes) < p.cfg.Lanes {
-		return nil
+		return nil, false
 	}
 	ok, write := best.enqueue(calls)
 	if !ok {
-		return nil
+		return nil, false
 	}
 	if write {
-		best.write(calls[0])
+		answered = best.write(calls[0])
 	}
-	return best
+	return best, answered
 }
 
 // open adds a lane if there may be one more. The channel is closed at the next

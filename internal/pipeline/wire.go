@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -41,9 +42,11 @@ type wire interface {
 	giveBack(broken, spent bool)
 }
 
-func newWire(c redis.Conn, timeout time.Duration) wire {
+// newWire chooses the maker. slow is set while a large reply is arriving,
+// where that can be seen.
+func newWire(c redis.Conn, timeout time.Duration, slow *atomic.Bool) wire {
 	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
-		return newSocketWire(l)
+		return newSocketWire(l, slow)
 	}
 	return &redigoWire{conn: c, timeout: timeout}
 }

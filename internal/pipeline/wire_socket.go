@@ -20,12 +20,14 @@ type socketWire struct {
 	out  []byte // the writer's
 	sent int    // of out
 
-	in  *resp.Reader // the receiver's
-	got atomic.Int64 // bytes
+	in   *resp.Reader // the receiver's
+	size int          // bytes that came for the reply that is being received
+	slow *atomic.Bool // set while that is large
+	got  atomic.Int64 // bytes in all
 }
 
-func newSocketWire(c *warm.Conn) *socketWire {
-	w := &socketWire{conn: c, socket: c.Socket()}
+func newSocketWire(c *warm.Conn, slow *atomic.Bool) *socketWire {
+	w := &socketWire{conn: c, socket: c.Socket(), slow: slow}
 	w.try = nonblocking(w.socket)
 	w.in = resp.NewReader(w, resp.Limits{})
 	_ = w.socket.SetDeadline(time.Time{}) // redigo's; if it fails, so does the next read
@@ -36,8 +38,28 @@ func newSocketWire(c *warm.Conn) *socketWire {
 func (w *socketWire) Read(p []byte) (int, error) {
 	n, err := w.socket.Read(p)
 	w.got.Add(int64(n))
+	if w.size += n; w.size > largeReply {
+		w.slow.Store(true)
+	}
 	return n, err
 }
+
+func (w *socketWire) receive() (resp.Reply, error) {
+	reply, err := w.in.Read()
+	if w.size > largeReply {
+		w.slow.Store(false)
+	}
+	w.size = 0
+	return reply, err
+}
+
+// For a caller that reads the reply to its own call: fill waits for the first
+// bytes of it, whole tells whether that was all, and kick ends the wait and
+// costs nothing.
+func (w *socketWire) fill() error { return w.in.Fill() }
+func (w *socketWire) whole() bool { return w.in.Whole() }
+func (w *socketWire) kick()       { _ = w.socket.SetReadDeadline(time.Unix(1, 0)) }
+func (w *socketWire) unkick()     { _ = w.socket.SetReadDeadline(time.Time{}) }
 
 func (w *socketWire) put(c *Call) error {
 	w.out = append(w.out, c.req...)
@@ -71,14 +93,16 @@ func (w *socketWire) rewind() {
 	w.out = w.out[:0]
 }
 
+// largeReply is the size from which a reply holds up those behind it.
+const largeReply = 256 << 10
+
 // maxOut is the size above which the buffer is not kept for the next batch.
 const maxOut = 1 << 20
 
-func (w *socketWire) written() int                 { return w.sent }
-func (w *socketWire) receive() (resp.Reply, error) { return w.in.Read() }
-func (w *socketWire) progress() int64              { return w.got.Load() }
-func (w *socketWire) extra() bool                  { return w.in.Buffered() > 0 }
-func (w *socketWire) quiet() bool                  { return !w.conn.Dead() }
-func (w *socketWire) wanted() bool                 { return w.conn.Wanted() }
-func (w *socketWire) cut()                         { w.conn.Cut() }
-func (w *socketWire) giveBack(broken, spent bool)  { end(w.conn, broken, spent) }
+func (w *socketWire) written() int                { return w.sent }
+func (w *socketWire) progress() int64             { return w.got.Load() }
+func (w *socketWire) extra() bool                 { return w.in.Buffered() > 0 }
+func (w *socketWire) quiet() bool                 { return !w.conn.Dead() }
+func (w *socketWire) wanted() bool                { return w.conn.Wanted() }
+func (w *socketWire) cut()                        { w.conn.Cut() }
+func (w *socketWire) giveBack(broken, spent bool) { end(w.conn, broken, spent) }

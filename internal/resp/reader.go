@@ -114,6 +114,29 @@ func (r *Reader) Read() (reply Reply, err error) {
 	return reply, nil
 }
 
+// Fill asks the source once if nothing is buffered. Unlike that of Read, its error leaves the Reader
+// as it was.
+func (r *Reader) Fill() error {
+	if r.err != nil || r.Buffered() > 0 {
+		return r.err
+	}
+	return r.fill()
+}
+
+// Whole reports that Read will not have to ask the source. Of an array it does not know.
+func (r *Reader) Whole() bool {
+	b := r.buf[r.start:r.end]
+	i := bytes.IndexByte(b, '\n')
+	switch {
+	case i < 2 || b[0] == '*':
+		return false
+	case b[0] != '$':
+		return true
+	}
+	n, err := parseDigits(b[1:i-1], uint64(r.lim.MaxBulk), errBulkLimit)
+	return err != nil || len(b)-i-1 >= int(n)+len("\r\n") // nil, or a fault that shows without waiting
+}
+
 // Buffered returns how many bytes came from the source and are not yet part of a returned reply.
 // When no reply is expected they are an intruder's: the peer sent more than it was asked for.
 func (r *Reader) Buffered() int {

@@ -1,0 +1,486 @@
+package rediscache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// tally counts what callers were told of their writes.
+type tally struct{ applied, unknown, refused atomic.Int64 }
+
+func (y *tally) add(err error) {
+	switch {
+	case err == nil:
+		y.applied.Add(1)
+	case errors.Is(err, rediscache.ErrOutcomeUnknown):
+		y.unknown.Add(1)
+	default:
+		y.refused.Add(1)
+	}
+}
+
+// requireNoRepetition compares what the server applied with what was said.
+func (y *tally) requireNoRepetition(t *testing.T, received int) {
+	t.Helper()
+	require.GreaterOrEqual(t, received, int(y.applied.Load()), "what was applied was received")
+	require.LessOrEqual(t, received, int(y.applied.Load()+y.unknown.Load()), "nothing was sent twice")
+}
+
+// TestACutAfterEveryByteGivesEachCallerOneOutcome plays a batch of reads and
+// writes through a proxy that breaks off after byte n, for every n.
+func TestACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
+	redistest.NoLeaks(t)
+	const callers, most = 6, 420 // more bytes than a batch has in either direction
+	for _, dir := range []redistest.Direction{redistest.Up, redistest.Down} {
+		var told tally
+		server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+			if c.Name() == "GET" {
+				return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(c.Args[1]), c.Args[1]), false
+			}
+			return redistest.Default(c), false
+		})
+		proxy := redistest.NewProxy(t, server.Addr)
+		for _, open := range []func() rediscache.Pool{
+			func() rediscache.Pool {
+				return newPool(t, "redis://"+proxy.Addr, rediscache.WithMinIdle(2), rediscache.WithHealthCheckAfter(0))
+			},
+			func() rediscache.Pool {
+				return &redis.Pool{MaxIdle: 4, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", proxy.Addr) }}
+			},
+		} {
+			pool := open()
+			c := newCache(t, pool)
+			for n := 0; n < most; n += 1 + n%3 {
+				require.NoError(t, c.Ping(t.Context()))
+				if warm, ok := pool.(*rediscache.WarmPool); ok { // or the cut might hit a dial
+					redistest.Eventually(t, func() bool {
+						s := warm.Stats()
+						return s.Idle == 2 && s.Open == s.Idle+s.InUse
+					}, "the pool is at rest")
+				}
+				proxy.Cut(dir, n, n%2 == 0)
+				var wg sync.WaitGroup
+				for i := range callers {
+					wg.Go(func() {
+						if i%2 == 0 {
+							told.add(c.Set(t.Context(), "key", []byte("value"), 0))
+							return
+						}
+						key := fmt.Sprint("caller", n, i)
+						got, err := c.Get(t.Context(), key)
+						if err != nil || string(got) != key {
+							t.Errorf("cut after %d: %q: %v", n, got, err)
+						}
+					})
+				}
+				wg.Wait()
+				proxy.Heal()
+			}
+			require.NoError(t, c.Close())
+			require.NoError(t, pool.Close())
+		}
+		told.requireNoRepetition(t, server.Count("SET"))
+		require.Positive(t, told.unknown.Load(), "some were cut on the wire")
+		require.Zero(t, told.refused.Load(), "what was not sent was sent elsewhere")
+	}
+}
+
+func TestKillingEveryClientFailsNoRead(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	pool := newPool(t, s.URL())
+	c := newCache(t, pool)
+	require.NoError(t, pool.Ready(t.Context()))
+	for i := range 64 {
+		require.NoError(t, c.Set(t.Context(), fmt.Sprint("k", i), fmt.Append(nil, "k", i), 0))
+	}
+	var told tally
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			key := fmt.Sprint("k", i)
+			for n := 0; !done.Load(); n++ {
+				if n%10 == 0 {
+					told.add(c.Set(t.Context(), key, []byte(key), 0))
+				}
+				if got, err := c.Get(t.Context(), key); err != nil || string(got) != key {
+					t.Errorf("get: %q, %v", got, err)
+					return
+				}
+			}
+		})
+	}
+	for range 20 {
+		time.Sleep(50 * time.Millisecond) // the rate of the fault, not a wait for anything
+		s.KillClients()
+	}
+	done.Store(true)
+	wg.Wait()
+	require.Zero(t, told.refused.Load(), "a write fails only as unknown")
+	t.Logf("%d writes applied, %d unknown", told.applied.Load(), told.unknown.Load())
+}
+
+func TestAKilledServerFailsFastAndItsReturnIsSeen(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	pool := newPool(t, s.URL())
+	c := newCache(t, pool)
+	require.NoError(t, c.Set(t.Context(), "k", nil, 0))
+	s.Kill()
+	redistest.Eventually(t, func() bool { return c.Ping(t.Context()) != nil }, "the kill is seen")
+	before := pool.Stats().Dials
+	var worst atomic.Int64
+	var wg sync.WaitGroup
+	end := time.Now().Add(time.Second)
+	for range 64 {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				began := time.Now()
+				_, err := c.Get(t.Context(), "k")
+				if !errors.Is(err, rediscache.ErrUnavailable) {
+					t.Errorf("get: %v", err)
+					return
+				}
+				if took := int64(time.Since(began)); took > worst.Load() {
+					worst.Store(took)
+				}
+				runtime.Gosched()
+			}
+		})
+	}
+	wg.Wait()
+	require.LessOrEqual(t, pool.Stats().Dials-before, int64(20))
+	t.Logf("worst call %v, %d dials", time.Duration(worst.Load()), pool.Stats().Dials-before)
+	s.Restart()
+	began := time.Now()
+	redistest.Eventually(t, func() bool { return c.Ping(t.Context()) == nil }, "the restart is seen")
+	t.Logf("back after %v", time.Since(began))
+}
+
+func TestAStoppedServerIsTimedOutAndGoesOnWithTheSameConnections(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	pool := newPool(t, s.URL(), rediscache.WithClientName("stopped"))
+	c := newCache(t, pool, rediscache.WithTimeout(100*time.Millisecond))
+	require.NoError(t, c.Ping(t.Context()))
+	s.Stop()
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			began := time.Now()
+			_, err := c.Get(ctx, "k")
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 2*time.Second {
+				t.Errorf("own deadline: %v after %v", err, time.Since(began))
+			}
+			began = time.Now()
+			err = c.Set(t.Context(), "k", nil, 0)
+			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, rediscache.ErrOutcomeUnknown) ||
+				time.Since(began) > 2*time.Second {
+				t.Errorf("the cache's timeout: %v after %v", err, time.Since(began))
+			}
+		})
+	}
+	wg.Wait()
+	dials := pool.Stats().Dials
+	s.Cont()
+	require.NoError(t, c.Ping(t.Context()))
+	require.Equal(t, dials, pool.Stats().Dials, "neither a cancel nor a deadline costs a connection")
+}
+
+func TestALaneWithoutProgressIsReplaced(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	proxy := redistest.NewProxy(t, s.Addr)
+	pool := newPool(t, "redis://"+proxy.Addr, rediscache.WithReadTimeout(200*time.Millisecond),
+		rediscache.WithHealthCheckAfter(time.Minute))
+	c := newCache(t, pool, rediscache.WithTimeout(0))
+	require.NoError(t, c.Ping(t.Context()))
+	proxy.Blackhole()
+	require.ErrorIs(t, c.Set(t.Context(), "k", nil, 0), rediscache.ErrOutcomeUnknown)
+	proxy.Heal()
+	redistest.Eventually(t, func() bool { return c.Ping(t.Context()) == nil }, "it is replaced")
+}
+
+func TestRefusalsAreTriedAgainInsideTheDeadline(t *testing.T) {
+	for _, refusal := range []string{
+		"LOADING Redis is loading the dataset in memory", "READONLY You can't write against a read only replica.",
+		"MASTERDOWN Link with MASTER is down", "CLUSTERDOWN The cluster is down", "TRYAGAIN Multiple keys request",
+	} {
+		t.Run(strings.Fields(refusal)[0], func(t *testing.T) {
+			redistest.NoLeaks(t)
+			var left atomic.Int64
+			s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+				if c.Name() != "PING" && left.Add(-1) >= 0 {
+					return []byte("-" + refusal + "\r\n"), false
+				}
+				return redistest.Default(c), false
+			})
+			for _, conns := range []int{0, 1} {
+				pool := newPool(t, s.URL(), rediscache.WithMinIdle(1))
+				c := newCache(t, pool, rediscache.WithPipelineConns(conns), rediscache.WithTimeout(500*time.Millisecond))
+				left.Store(3)
+				require.NoError(t, c.Set(t.Context(), "k", nil, 0), "it is over after three")
+				left.Store(1 << 30)
+				err := c.Set(t.Context(), "k", nil, 0)
+				require.ErrorIs(t, err, rediscache.ErrUnavailable)
+				require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown)
+				require.NotErrorIs(t, err, context.DeadlineExceeded, "it is given up in time")
+				require.ErrorContains(t, err, refusal)
+				require.NoError(t, c.Close())
+				require.NoError(t, pool.Close())
+			}
+		})
+	}
+}
+
+func TestAnAnswerOfNoUseRetiresTheConnection(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" && c.Conn < 3 {
+			return []byte("-NOAUTH Authentication required.\r\n"), false
+		}
+		return redistest.Default(c), false
+	})
+	c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(1)))
+	redistest.Eventually(t, func() bool {
+		_, err := c.Get(t.Context(), "k")
+		return errors.Is(err, rediscache.ErrNotFound)
+	}, "a new connection does better")
+}
+
+func TestAReplyThatNobodyAskedForReachesNobody(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			return fmt.Appendf(nil, "$%d\r\n%s\r\n$5\r\nintru\r\n", len(c.Args[1]), c.Args[1]), false
+		}
+		return redistest.Default(c), false
+	})
+	c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(1)))
+	for i := range 50 {
+		key := fmt.Sprint("key", i)
+		got, err := c.Get(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, key, string(got))
+	}
+}
+
+func TestACallThatLeavesBeforeItIsSentIsNeverSent(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
+	pool := newPool(t, s.URL(), rediscache.WithMinIdle(0), rediscache.WithMaxActive(1))
+	c := newCache(t, pool)
+	held, err := pool.GetContext(t.Context())
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	err = c.Set(ctx, "k", nil, 0)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, rediscache.ErrPoolExhausted)
+	require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown, "it was not sent, and the error says so")
+	require.NoError(t, held.Close())
+	require.NoError(t, c.Ping(t.Context()))
+	require.Zero(t, s.Count("SET"))
+}
+
+// TestAValueMayChangeOnceSetHasReturned is for the race detector.
+func TestAValueMayChangeOnceSetHasReturned(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	for name, way := range pools {
+		c := newCache(t, way.open(t, s), way.opts...)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				value := make([]byte, 1000)
+				for range 50 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(300))*time.Microsecond)
+					_ = c.Set(ctx, "k", value, 0)
+					cancel()
+					for i := range value {
+						value[i]++
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.NoError(t, c.Close(), name)
+	}
+}
+
+func TestManyCallersThatCancelLeaveNothing(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	callers, length := 2000, time.Second
+	if soak > 0 {
+		callers, length = 10000, soak
+	}
+	pool := newPool(t, s.URL(), rediscache.WithClientName("cancelled"))
+	c := newCache(t, pool)
+	require.NoError(t, pool.Ready(t.Context()))
+	end := time.Now().Add(length)
+	var most int
+	var wg, watch sync.WaitGroup
+	stop := make(chan struct{})
+	watch.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				most = max(most, pool.Stats().InUse)
+				runtime.Gosched()
+			}
+		}
+	})
+	for i := range callers {
+		wg.Go(func() {
+			key := fmt.Sprint("k", i)
+			for time.Now().Before(end) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(20_000))*time.Microsecond)
+				if i%3 == 0 {
+					go cancel()
+				}
+				err := c.Set(ctx, key, []byte(key), time.Minute)
+				if err == nil {
+					var got []byte
+					if got, err = c.Get(ctx, key); err == nil && string(got) != key {
+						t.Errorf("%s: %q", key, got)
+					}
+				}
+				if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v", err)
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	close(stop)
+	watch.Wait()
+	require.LessOrEqual(t, most, rediscache.DefaultPipelineConns)
+	redistest.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, "idle lanes go back")
+	require.Equal(t, rediscache.DefaultMinIdle+rediscache.DefaultPipelineConns, int(pool.Stats().Dials),
+		"no cancel and no deadline cost a connection")
+	require.NoError(t, c.Ping(t.Context()))
+}
+
+func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	pool := newPool(t, s.URL(), rediscache.WithMinIdle(1), rediscache.WithMaxActive(2))
+	c := newCache(t, pool)
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			for !done.Load() {
+				if err := c.Ping(t.Context()); err != nil && !errors.Is(err, rediscache.ErrClosed) {
+					t.Errorf("ping: %v", err)
+				}
+			}
+		})
+	}
+	for range 20 { // borrowers get their turn although the lanes never rest
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		conn, err := pool.GetContext(ctx)
+		require.NoError(t, err)
+		_, err = conn.Do("PING")
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		cancel()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	require.NoError(t, pool.Shutdown(ctx), "the lanes hand their connections back")
+	done.Store(true)
+	wg.Wait()
+	require.ErrorIs(t, c.Ping(t.Context()), rediscache.ErrClosed)
+	require.Zero(t, pool.Stats().Open)
+}
+
+func TestCloseFinishesWhatIsInFlight(t *testing.T) {
+	redistest.NoLeaks(t)
+	release := make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "SET" {
+			select {
+			case <-release:
+			case <-c.Done:
+			}
+		}
+		return redistest.Default(c), false
+	})
+	pool := newPool(t, s.URL(), rediscache.WithMinIdle(1))
+	c := newCache(t, pool, rediscache.WithTimeout(10*time.Second))
+	sets, closed := make(chan error, 8), make(chan struct{})
+	for range cap(sets) {
+		go func() { sets <- c.Set(t.Context(), "k", nil, 0) }()
+	}
+	redistest.Eventually(t, func() bool { return s.Count("SET") > 0 }, "a set is under way")
+	redistest.Eventually(t, func() bool { return pool.Stats().InUse > 0 }, "on a lane")
+	go func() { c.Close(); close(closed) }()
+	redistest.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		return errors.Is(c.Ping(ctx), rediscache.ErrClosed)
+	}, "no new calls")
+	close(release)
+	applied := 0
+	for range cap(sets) {
+		if err := <-sets; err == nil {
+			applied++
+		} else {
+			require.ErrorIs(t, err, rediscache.ErrClosed)
+		}
+	}
+	<-closed
+	require.Equal(t, s.Count("SET"), applied, "what was sent was answered")
+	require.Zero(t, pool.Stats().InUse)
+}
+
+func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	s := redistest.Start(t)
+	for _, test := range []struct {
+		name string
+		pool rediscache.Pool
+		get  float64
+		set  float64
+	}{
+		{"warm pool", warmPool(t, s), 1, 0},
+		{"redigo's pool", redigoPool(t, s), 4, 6},
+	} {
+		c, ctx, value := newCache(t, test.pool, rediscache.WithPrefix("p:")), t.Context(), make([]byte, 100)
+		require.NoError(t, c.Set(ctx, "k", value, 0))
+		require.LessOrEqual(t, testing.AllocsPerRun(500, func() {
+			if _, err := c.Get(ctx, "k"); err != nil {
+				t.Error(err)
+			}
+		}), test.get, "%s: get", test.name)
+		require.LessOrEqual(t, testing.AllocsPerRun(500, func() {
+			if err := c.Set(ctx, "k", value, time.Minute); err != nil {
+				t.Error(err)
+			}
+		}), test.set, "%s: set", test.name)
+	}
+}
