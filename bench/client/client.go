@@ -1,0 +1,94 @@
+// Package client puts the Redis clients of the comparison behind one small
+// interface, one file for each library. Every configuration is tuned as the
+// library's own documentation says; the comment in front of it names the place.
+package client
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// Client is what the load needs of a Redis client. It is safe for concurrent
+// use.
+type Client interface {
+	// Get returns the value of key, in memory that the caller owns. A missing
+	// key is an error or an empty value.
+	Get(ctx context.Context, key string) ([]byte, error)
+	// Set stores value under key without expiry. It keeps nothing of value after
+	// it returned.
+	Set(ctx context.Context, key string, value []byte) error
+	// Close ends the client and its connections.
+	Close() error
+}
+
+// Config is a client in one configuration.
+type Config struct {
+	// Name is what tables, plots and the -clients flag call it.
+	Name string
+	// Module is the path of the library's module.
+	Module string
+	// About says in one line what was set.
+	About string
+	// Open connects to the Redis at addr, a host and a port.
+	Open func(ctx context.Context, addr string) (Client, error)
+}
+
+// Own is the name of this library's one configuration.
+const Own = "rediscache"
+
+// poolSize is the number of connections of every pool that takes a size: what
+// the tutorial behind this library configured (maxsize=50) and this library's
+// own default.
+const poolSize = 50
+
+// All returns every configuration, this library's first.
+func All() []Config {
+	all := []Config{rediscacheConfig, redigoConfig}
+	all = append(all, goRedisConfigs...)
+	all = append(all, rueidisConfigs...)
+	return append(all, radixConfigs...)
+}
+
+// Choose returns the configurations whose names a comma-separated list holds,
+// in the order of [All]. The empty list means all; a name ending in * means all
+// that begin so.
+func Choose(list string) ([]Config, error) {
+	if list == "" {
+		return All(), nil
+	}
+	wanted := map[string]bool{}
+	for name := range strings.SplitSeq(list, ",") {
+		found := false
+		for _, c := range All() {
+			if matches(c.Name, strings.TrimSpace(name)) {
+				wanted[c.Name], found = true, true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("bench: no client is called %q; there are %s", name, names())
+		}
+	}
+	var chosen []Config
+	for _, c := range All() {
+		if wanted[c.Name] {
+			chosen = append(chosen, c)
+		}
+	}
+	return chosen, nil
+}
+
+func matches(name, pattern string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(name, prefix)
+	}
+	return name == pattern
+}
+
+func names() string {
+	var all []string
+	for _, c := range All() {
+		all = append(all, c.Name)
+	}
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,69 @@
+package report
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// rate writes a number a second with three digits: "875 k".
+func rate(n float64) string {
+	switch {
+	case n <= 0:
+		return "-"
+	case n >= 1e6:
+		return digits(n/1e6) + " M"
+	case n >= 1e3:
+		return digits(n/1e3) + " k"
+	}
+	return digits(n)
+}
+
+// took writes a duration in nanoseconds with three digits.
+func took(ns float64) string {
+	switch {
+	case ns <= 0:
+		return "-"
+	case ns >= 1e6:
+		return digits(ns/1e6) + " ms"
+	case ns >= 1e3:
+		return digits(ns/1e3) + " us"
+	}
+	return digits(ns) + " ns"
+}
+
+// digits writes n with about three digits and no exponent.
+func digits(n float64) string {
+	decimals := 0
+	switch {
+	case n < 9.995:
+		decimals = 2
+	case n < 99.95:
+		decimals = 1
+	}
+	return strconv.FormatFloat(n, 'f', decimals, 64)
+}
+
+// spread writes a statistic as "median (min - max)".
+func spread(s Stat, write func(float64) string) string {
+	if s.Median <= 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%s (%s - %s)", write(s.Median), write(s.Min), write(s.Max))
+}
+
+// size writes a value's size: "100 B", "10 kB".
+func size(n int) string {
+	if n >= 1000 && n%1000 == 0 {
+		return fmt.Sprintf("%d kB", n/1000)
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// rtt writes a round trip; zero is what the machine itself takes.
+func rtt(d time.Duration) string {
+	if d == 0 {
+		return "0"
+	}
+	return d.String()
+}

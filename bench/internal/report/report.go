@@ -1,0 +1,159 @@
+// Package report turns what was measured into Markdown and SVG.
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rediscache/rediscache/bench/client"
+)
+
+// Report is a whole run.
+type Report struct {
+	Machine  Machine
+	Redis    string // the server's version
+	Command  string // what was typed
+	Started  time.Time
+	Took     time.Duration
+	Rounds   int
+	Slice    time.Duration
+	Warmup   time.Duration
+	Keys     int
+	Clients  []client.Config
+	Versions map[string]string               // by module path
+	Measured map[time.Duration]time.Duration // the round trip of a PING, by what was asked for
+	Rows     []Row
+	HTTP     []HTTPLine
+	Limit    []LimitLine
+	LimitCmd string   // how Limit was measured
+	Notes    []string // what the reader must know first
+	Plots    []Plot
+}
+
+// HTTPLine is what one HTTP handler did.
+type HTTPLine struct {
+	Name     string
+	PerSec   Stat
+	P50, P99 Stat
+	Errors   int64
+	First    string // the first error
+}
+
+// LimitLine is one test of redis-benchmark.
+type LimitLine struct {
+	Test   string
+	PerSec float64
+}
+
+// Plot is a picture beside the report.
+type Plot struct{ Title, File string }
+
+// Write writes the report as Markdown.
+func (r *Report) Write(w io.Writer) error {
+	var b strings.Builder
+	r.header(&b)
+	r.clients(&b)
+	r.errors(&b)
+	r.glance(&b)
+	for _, group := range r.groups() {
+		r.group(&b, group)
+	}
+	r.http(&b)
+	r.limit(&b)
+	r.details(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (r *Report) header(b *strings.Builder) {
+	fmt.Fprintf(b, "# rediscache beside its peers\n\n")
+	for _, note := range r.Notes {
+		fmt.Fprintf(b, "**%s**\n\n", note)
+	}
+	fmt.Fprintf(b, "- Machine: %s, %d CPUs for Go, %s\n", r.Machine.CPU, r.Machine.Cores, r.Machine.OS)
+	fmt.Fprintf(b, "- Go %s, Redis %s on the same machine, over loopback TCP\n",
+		strings.TrimPrefix(r.Machine.Go, "go"), cmp.Or(r.Redis, "of unknown version"))
+	fmt.Fprintf(b, "- %s, took %s, load average before it: %s\n", r.Started.UTC().Format("2006-01-02 15:04 MST"),
+		r.Took.Round(time.Second), cmp.Or(r.Machine.Load, "unknown"))
+	fmt.Fprintf(b, "- Command: `%s`\n", r.Command)
+	fmt.Fprintf(b, "- %d rounds; in each, every client once, in rotated order, on fresh connections: %v of warm-up, then %v counted\n",
+		r.Rounds, r.Warmup, r.Slice)
+	fmt.Fprintf(b, "- %d keys, all present, drawn evenly; each GET checks that its own key's value came back\n", r.Keys)
+	for _, asked := range slices.Sorted(maps.Keys(r.Measured)) {
+		fmt.Fprintf(b, "- A round trip of %v is made by a delay proxy in a process of its own; a PING through it took %v\n",
+			asked, r.Measured[asked].Round(10*time.Microsecond))
+	}
+	fmt.Fprintf(b, "\nOps/s, p50 and p99 are the median of the rounds, with (min - max) where there is room. "+
+		"Allocations, bytes and CPU an operation are the client process's, the load itself included, "+
+		"except for the server's CPU.\n")
+	for _, p := range r.Plots {
+		fmt.Fprintf(b, "\n![%s](%s)\n", p.Title, p.File)
+	}
+}
+
+func (r *Report) clients(b *strings.Builder) {
+	fmt.Fprintf(b, "\n## Clients\n\n| name | module | version | configuration |\n|---|---|---|---|\n")
+	for _, c := range r.Clients {
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", c.Name, c.Module, cmp.Or(r.Versions[c.Module], "-"), c.About)
+	}
+}
+
+// errors lists whatever went wrong, in front of the numbers.
+func (r *Report) errors(b *strings.Builder) {
+	var lines []string
+	for _, row := range r.Rows {
+		for _, c := range row.Cells {
+			if n, first := c.errors(); n > 0 {
+				lines = append(lines, fmt.Sprintf("%s, %s: %d errors, such as `%s`", c.Client, row.Condition, n, first))
+			}
+			if c.Failed != "" {
+				lines = append(lines, fmt.Sprintf("%s, %s: %s", c.Client, row.Condition, c.Failed))
+			}
+		}
+	}
+	fmt.Fprintf(b, "\n## Errors\n\n")
+	if len(lines) == 0 {
+		fmt.Fprintf(b, "None: every operation of every client was answered, and every GET with its own key's value.\n")
+	}
+	for _, l := range lines {
+		fmt.Fprintf(b, "- %s\n", l)
+	}
+}
+
+// String writes the condition as one phrase.
+func (c Condition) String() string {
+	return fmt.Sprintf("%s, %s", c.group(), c.callers())
+}
+
+// callers writes how many there are.
+func (c Condition) callers() string {
+	if c.Callers == 1 {
+		return "1 caller"
+	}
+	return fmt.Sprintf("%d callers", c.Callers)
+}
+
+// group is the condition without the callers.
+func (c Condition) group() string {
+	return fmt.Sprintf("round trip %s, %s, %s", rtt(c.RTT), size(c.ValueSize), c.Mix)
+}
+
+// groups returns the rows by condition without the callers, in their order.
+func (r *Report) groups() [][]Row {
+	var groups [][]Row
+	at := map[string]int{}
+	for _, row := range r.Rows {
+		g := row.group()
+		if _, ok := at[g]; !ok {
+			at[g] = len(groups)
+			groups = append(groups, nil)
+		}
+		groups[at[g]] = append(groups[at[g]], row)
+	}
+	return groups
+}
