@@ -25,11 +25,16 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 	if err != nil {
 		return resp.Reply{}, err
 	}
-	defer conn.Close()
 	if err := ctx.Err(); err != nil {
+		conn.Close()
 		return resp.Reply{}, err
 	}
-	reply, err := fromRedigo(p.do(ctx, conn, c))
+	reply, err := fromRedigo(guard(func() (any, error) { return p.do(ctx, conn, c) }))
+	if _, ours := conn.(*warm.Conn); ours {
+		conn.Close() // it has seen for itself
+	} else {
+		end(conn, err != nil, reply.Kind == resp.Error && farewell(reply.Text))
+	}
 	if err == nil {
 		return reply, nil
 	}
@@ -45,12 +50,7 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 
 // do ends with the context where the connection allows that without a hold on
 // what the call is made of; redigo's own is bounded by the deadline alone.
-func (p *Pipeline) do(ctx context.Context, conn redis.Conn, c *Call) (_ any, err error) {
-	defer func() {
-		if r := recover(); r != nil { // redigo on a length that no memory holds
-			err = fmt.Errorf("redigo panicked on a reply: %v", r)
-		}
-	}()
+func (p *Pipeline) do(ctx context.Context, conn redis.Conn, c *Call) (any, error) {
 	args := c.args(nil)
 	if l, ok := conn.(*warm.Conn); ok {
 		return l.DoContext(ctx, c.name, args...)

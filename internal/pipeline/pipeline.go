@@ -147,7 +147,7 @@ func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []e
 
 // once tries a call one time.
 func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
-	if p.cfg.Lanes == 0 || len(c.req) >= largeCall {
+	if p.cfg.Lanes == 0 || len(c.req) >= largeCall || p.heldUp() {
 		return p.borrow(ctx, c)
 	}
 	one := [1]*Call{c}
@@ -156,6 +156,17 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 		return resp.Reply{}, err
 	}
 	return p.wait(ctx, l, c, answered)
+}
+
+// heldUp reports that a large reply is arriving in every lane that there may be.
+func (p *Pipeline) heldUp() bool {
+	lanes := *p.lanes.Load()
+	for _, l := range lanes {
+		if !l.slow.Load() {
+			return false
+		}
+	}
+	return len(lanes) >= p.cfg.Lanes
 }
 
 // wait is for the outcome of a call that a lane has, which may be there.

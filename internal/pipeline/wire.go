@@ -77,14 +77,8 @@ func (w *redigoWire) note(err error) error {
 // written cannot tell, and says all.
 func (w *redigoWire) written() int { return 1 << 62 }
 
-func (w *redigoWire) receive() (_ resp.Reply, err error) {
-	defer func() {
-		if r := recover(); r != nil { // redigo on a length that no memory holds
-			err = fmt.Errorf("redigo panicked on a reply: %v", r)
-		}
-	}()
-	reply, err := receiveWithTimeout(w.conn, w.timeout)
-	return fromRedigo(reply, err)
+func (w *redigoWire) receive() (resp.Reply, error) {
+	return fromRedigo(guard(func() (any, error) { return receiveWithTimeout(w.conn, w.timeout) }))
 }
 
 func receiveWithTimeout(c redis.Conn, timeout time.Duration) (any, error) {
@@ -122,17 +116,40 @@ func (w *redigoWire) giveBack(broken, spent bool) {
 	end(w.conn, broken, spent)
 }
 
-// end hands a connection back. A pool that is not ours cannot be told more than
-// what the connection's Err says.
+// end hands a connection back.
 func end(c redis.Conn, broken, spent bool) {
-	if l, ok := c.(*warm.Conn); ok {
-		if broken {
-			l.Fail()
-		} else if spent {
-			l.Retire()
-		}
+	l, ours := c.(*warm.Conn)
+	switch {
+	case ours && broken:
+		l.Fail()
+	case ours && spent:
+		l.Retire()
+	case broken || spent:
+		spoil(c)
 	}
 	c.Close()
+}
+
+// spoil makes a connection of a pool that is not ours fail, so that the pool
+// closes it: it receives, without time to, until that is an error. What was
+// buffered, which may make redigo panic once more, comes first.
+func spoil(c redis.Conn) {
+	for range 4096 { // as many as redigo's buffer can hold, and more
+		if c.Err() != nil {
+			return
+		}
+		_, _ = guard(func() (any, error) { return redis.ReceiveWithTimeout(c, 1) })
+	}
+}
+
+// guard makes an error of the panic of redigo on a length that no memory holds.
+func guard(receive func() (any, error)) (_ any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("redigo panicked on a reply: %v", r)
+		}
+	}()
+	return receive()
 }
 
 // fromRedigo turns a reply of redigo's into ours.

@@ -1,0 +1,241 @@
+package pipeline_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache/internal/pipeline"
+	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/warm"
+)
+
+// open makes a pipeline of lanes on a store for addr.
+func open(t testing.TB, addr string, lanes int, timeout time.Duration) *pipeline.Pipeline {
+	t.Helper()
+	store := warm.New(warm.Config{
+		MaxActive: 10, DialTimeout: time.Second, ReadTimeout: time.Second,
+		Dial: func(ctx context.Context) (warm.Dialed, error) {
+			raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+			if err != nil {
+				return warm.Dialed{}, err
+			}
+			socket := warm.NewSocket(raw)
+			return warm.Dialed{Conn: redis.NewConn(socket, time.Second, time.Second), Socket: socket, Plain: true}, nil
+		},
+	})
+	t.Cleanup(store.Close)
+	p := pipeline.New(pipeline.Config{
+		Lease:       func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) },
+		Lanes:       lanes,
+		Timeout:     timeout,
+		ReadTimeout: timeout,
+	})
+	t.Cleanup(p.Close)
+	return p
+}
+
+func get(ctx context.Context, p *pipeline.Pipeline, key string) (resp.Reply, error) {
+	return p.Do(ctx, pipeline.Read("GET", 1).Key("", key))
+}
+
+// bulk answers a GET with its key.
+func bulk(key string) []byte { return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(key), key) }
+
+func TestALargeReplyHoldsUpNobody(t *testing.T) {
+	redistest.NoLeaks(t)
+	var large sync.Map // connections that have half of one to come
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if _, busy := large.Load(c.Conn); busy {
+			<-c.Done
+		}
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case c.Args[1] == "large":
+			large.Store(c.Conn, true)
+			return append([]byte("$1048576\r\n"), make([]byte, 1<<19)...), false
+		}
+		return bulk(c.Args[1]), false
+	})
+	p := open(t, s.Addr, 2, 10*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
+	small := func() error {
+		short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := get(short, p, "small")
+		return err
+	}
+	var wg sync.WaitGroup
+	for lane := range 2 {
+		wg.Go(func() {
+			if _, err := get(ctx, p, "large"); !errors.Is(err, context.Canceled) {
+				t.Errorf("large: %v", err)
+			}
+		})
+		redistest.Eventually(t, func() bool {
+			_, busy := large.Load(lane)
+			return busy && small() == nil
+		}, "a small one goes past %d large ones", lane+1)
+	}
+	for range 100 {
+		require.NoError(t, small())
+	}
+	cancel()
+	wg.Wait()
+	s.HangUp()
+}
+
+func TestInFlightIsBounded(t *testing.T) {
+	redistest.NoLeaks(t)
+	const bound = 8192
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			return nil, false
+		}
+		return redistest.Default(c), false
+	})
+	p := open(t, s.Addr, 1, 20*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range bound + 500 {
+		wg.Go(func() {
+			if _, err := get(ctx, p, "k"); !errors.Is(err, context.Canceled) {
+				t.Errorf("get: %v", err)
+			}
+		})
+	}
+	redistest.Eventually(t, func() bool { return s.Count("GET") == bound }, "as many as the bound are sent")
+	cancel()
+	wg.Wait()
+	require.Equal(t, bound, s.Count("GET"), "the rest waited, and left unsent")
+	s.HangUp()
+}
+
+func TestACallWaitsForRoomAndGetsIt(t *testing.T) {
+	redistest.NoLeaks(t)
+	hold, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			once.Do(func() { close(hold); <-release })
+			return bulk(c.Args[1]), false
+		}
+		return redistest.Default(c), false
+	})
+	p := open(t, s.Addr, 1, 20*time.Second)
+	var wg sync.WaitGroup
+	var answered atomic.Int64
+	for range 9000 {
+		wg.Go(func() {
+			if _, err := get(t.Context(), p, "k"); err != nil {
+				t.Errorf("get: %v", err)
+				return
+			}
+			answered.Add(1)
+		})
+	}
+	<-hold
+	close(release)
+	wg.Wait()
+	require.EqualValues(t, 9000, answered.Load())
+}
+
+func TestACancelledCallersReplyIsDropped(t *testing.T) {
+	redistest.NoLeaks(t)
+	release := make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() != "GET" {
+			return redistest.Default(c), false
+		}
+		if c.Args[1] == "slow" {
+			<-release
+		}
+		return bulk(c.Args[1]), false
+	})
+	p := open(t, s.Addr, 1, 10*time.Second)
+	_, err := get(t.Context(), p, "warm up")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	left, answered := make(chan error), make(chan string)
+	go func() { _, err := get(ctx, p, "slow"); left <- err }()
+	redistest.Eventually(t, func() bool { return s.Count("GET") == 2 }, "it is on the wire")
+	go func() {
+		reply, _ := get(t.Context(), p, "next")
+		answered <- string(reply.Bytes)
+	}()
+	cancel()
+	require.ErrorIs(t, <-left, context.Canceled)
+	close(release)
+	require.Equal(t, "next", <-answered)
+	require.Equal(t, 1, s.Accepted(), "it cost no connection")
+}
+
+func TestRedigosPanicBreaksOnlyTheLane(t *testing.T) {
+	redistest.NoLeaks(t)
+	var bad atomic.Bool
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" && bad.Load() {
+			return []byte("$9223372036854775807\r\n$7\r\nnot you\r\n+OK\r\n"), false
+		}
+		return redistest.Default(c), false
+	})
+	for _, lanes := range []int{0, 1} {
+		pool := &redis.Pool{MaxIdle: 1, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }}
+		p := pipeline.New(pipeline.Config{Lease: pool.GetContext, Lanes: lanes, Timeout: time.Second, ReadTimeout: time.Second})
+		bad.Store(true)
+		_, err := get(t.Context(), p, "k")
+		require.Error(t, err)
+		bad.Store(false)
+		_, err = get(t.Context(), p, "k")
+		require.NoError(t, err, "nothing of it is left in the pool")
+		p.Close()
+		pool.Close()
+	}
+}
+
+// FuzzLane answers with arbitrary bytes.
+func FuzzLane(f *testing.F) {
+	for _, seed := range []string{
+		"$5\r\nhello\r\n", "$-1\r\n", "-ERR no\r\n", ":1\r\n", "*1\r\n$1\r\nx\r\n", "+OK\r\n+OK\r\n",
+		"$9223372036854775807\r\n", "*1000000000\r\n", "$5\r\nhel", "", "\r\n", "-LOADING\r\n", "-NOAUTH\r\n",
+		"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n", ">1\r\n:1\r\n", "_\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	var answer atomic.Pointer[[]byte]
+	s := redistest.NewScript(f, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			return *answer.Load(), true
+		}
+		return redistest.Default(c), false
+	})
+	p := open(f, s.Addr, 1, time.Second)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		answer.Store(&b)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		reply, err := get(t.Context(), p, "k")
+		runtime.ReadMemStats(&after)
+		if err == nil && reply.Kind == resp.Bulk && !bytes.Contains(b, reply.Bytes) {
+			t.Errorf("%q became %q", b, reply.Bytes)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 16<<20 {
+			t.Errorf("%d bytes allocated for %d", took, len(b))
+		}
+		if _, err := p.Do(t.Context(), pipeline.Read("PING", 0)); err != nil {
+			t.Errorf("the lane was not replaced: %v", err)
+		}
+	})
+}
