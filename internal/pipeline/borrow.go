@@ -12,32 +12,98 @@ import (
 )
 
 // borrow sends a call on a connection of its own.
-func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
+func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err error) {
+	leaseErr := p.borrowed(ctx, c, func(ctx context.Context, conn redis.Conn) (spent bool, failed error) {
+		reply, err = fromRedigo(guard(func() (any, error) { return p.do(ctx, conn, c) }))
+		if err != nil {
+			err = lost(ctx, err)
+		}
+		return reply.Kind == resp.Error && farewell(reply.Text), err
+	})
+	if leaseErr != nil {
+		return resp.Reply{}, leaseErr
+	}
+	return reply, err
+}
+
+// borrowAll sends calls together on a connection of their own, and returns
+// what tells the outcome of each, in their order.
+func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (resp.Reply, error) {
+	replies := make([]resp.Reply, 0, len(calls))
+	var broken error
+	leaseErr := p.borrowed(ctx, calls[0], func(ctx context.Context, conn redis.Conn) (spent bool, failed error) {
+		w := &redigoWire{conn: conn}
+		for _, c := range calls {
+			if broken == nil {
+				broken = w.put(c)
+			}
+		}
+		if broken == nil {
+			_, broken = w.flush()
+		}
+		for range calls {
+			if broken != nil {
+				break
+			}
+			w.timeout = p.patience(ctx)
+			var reply resp.Reply
+			if reply, broken = w.receive(); broken == nil {
+				replies = append(replies, reply)
+				spent = spent || reply.Kind == resp.Error && farewell(reply.Text)
+			}
+		}
+		if broken != nil {
+			broken = lost(ctx, broken)
+		}
+		return spent, broken
+	})
+	next := 0
+	return func(*Call) (resp.Reply, error) {
+		next++
+		switch {
+		case leaseErr != nil:
+			return resp.Reply{}, leaseErr
+		case next > len(replies):
+			return resp.Reply{}, broken
+		}
+		return replies[next-1], nil
+	}
+}
+
+// borrowed lends a connection to use, under the timeout of c. It returns an
+// error only if use was not called.
+func (p *Pipeline) borrowed(
+	ctx context.Context, c *Call, use func(context.Context, redis.Conn) (spent bool, failed error),
+) error {
 	if p.cfg.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, p.remaining(c))
 		defer cancel()
 	}
 	if p.closing() {
-		return resp.Reply{}, warm.ErrClosed
+		return warm.ErrClosed
 	}
 	conn, err := p.cfg.Lease(ctx)
 	if err != nil {
-		return resp.Reply{}, err
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		conn.Close()
-		return resp.Reply{}, err
+		return err
 	}
-	reply, err := fromRedigo(guard(func() (any, error) { return p.do(ctx, conn, c) }))
-	if _, ours := conn.(*warm.Conn); ours {
-		conn.Close() // it has seen for itself
-	} else {
-		end(conn, err != nil, reply.Kind == resp.Error && farewell(reply.Text))
+	stop := func() bool { return true }
+	l, ours := conn.(*warm.Conn)
+	if ours {
+		stop = context.AfterFunc(ctx, l.Cut) // a write has no other bound
 	}
-	if err == nil {
-		return reply, nil
-	}
+	spent, failed := use(ctx, conn)
+	spent = !stop() || spent
+	end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+	return nil
+}
+
+// lost is a call whose connection failed, or whose context ended it.
+func lost(ctx context.Context, err error) error {
 	left := ctx.Err()
 	if deadline, ok := ctx.Deadline(); ok && left == nil && !time.Now().Before(deadline) {
 		left = context.DeadlineExceeded // the socket's timer was first
@@ -45,26 +111,27 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 	if left != nil {
 		err = fmt.Errorf("%w: %w", left, err)
 	}
-	return resp.Reply{}, &lostError{cause: err, sent: true, left: left != nil}
+	return &lostError{cause: err, sent: true, left: left != nil}
 }
 
-// do ends with the context where the connection allows that without a hold on
-// what the call is made of; redigo's own is bounded by the deadline alone.
+// do is bounded by the deadline of ctx; args are read by nobody once it has
+// returned.
 func (p *Pipeline) do(ctx context.Context, conn redis.Conn, c *Call) (any, error) {
 	args := c.args(nil)
-	if l, ok := conn.(*warm.Conn); ok {
-		return l.DoContext(ctx, c.name, args...)
-	}
-	timeout := p.cfg.ReadTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		timeout = min(timeout, max(time.Until(deadline), 1))
-	}
 	if t, ok := conn.(redis.ConnWithTimeout); ok {
-		if reply, err := t.DoWithTimeout(timeout, c.name, args...); !unsupported(err) {
+		if reply, err := t.DoWithTimeout(p.patience(ctx), c.name, args...); !unsupported(err) {
 			return reply, err
 		}
 	}
 	return conn.Do(c.name, args...)
+}
+
+// patience is how long a reply may take.
+func (p *Pipeline) patience(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(p.cfg.ReadTimeout, max(time.Until(deadline), 1))
+	}
+	return p.cfg.ReadTimeout
 }
 
 func (p *Pipeline) closing() bool {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/warm"
 )
 
 // A lane is one borrowed connection that callers share. A caller appends its
@@ -114,7 +115,7 @@ func (l *lane) write(own *Call) (answered bool) {
 			if err = w.put(e.call); err != nil {
 				break
 			}
-			size += len(e.call.req)
+			size += e.size
 		}
 		early := size > maxUnannounced
 		if early { // or neither side might read while both write
@@ -150,7 +151,8 @@ func (l *lane) write(own *Call) (answered bool) {
 func (l *lane) mayReadOwn(claimed int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.alone == nil || l.own || !l.parked || claimed > 1 || len(l.flight) > 0 || len(l.queue) > 0 {
+	if l.alone == nil || l.err != nil || l.own || !l.parked ||
+		claimed > 1 || len(l.flight) > 0 || len(l.queue) > 0 {
 		return false
 	}
 	l.writing, l.own, l.ownAt = false, true, l.p.clock.Load()
@@ -262,7 +264,7 @@ func (l *lane) flushed(w wire, mine []entry, announced bool, err error) bool {
 // unsent counts the calls of which the server has not received the last byte.
 func unsent(mine []entry, written int) int {
 	for i, e := range mine {
-		if written -= len(e.call.req); written < 0 {
+		if written -= e.size; written < 0 {
 			return len(mine) - i
 		}
 	}
@@ -309,7 +311,13 @@ func (l *lane) lease(ctx context.Context) error {
 	c, err := l.p.cfg.Lease(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if ctx.Err() != nil {
+		err = warm.ErrClosed
+	}
 	if err != nil {
+		if c != nil {
+			c.Close()
+		}
 		return err
 	}
 	l.wire = newWire(c, l.p.cfg.ReadTimeout, &l.slow)

@@ -112,37 +112,45 @@ func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
 	return p.settle(ctx, c, reply, err)
 }
 
-// DoAll sends calls together, and waits for all. The outcomes are in the order
-// of the calls.
+// DoAll sends calls together, the large ones apart, and waits for all. The
+// outcomes are in the order of the calls.
 func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []error) {
 	replies, errs := make([]resp.Reply, len(calls)), make([]error, len(calls))
-	if len(calls) == 0 {
-		return replies, errs
-	}
-	together := calls
+	together := make([]*Call, 0, len(calls))
 	for _, c := range calls {
-		if p.cfg.Lanes == 0 || len(c.req) >= largeCall {
-			together = nil
+		if len(c.req) < largeCall {
+			together = append(together, c)
 		}
 	}
-	err := ctx.Err()
-	var l *lane
-	var answered bool
-	if err == nil && together != nil {
-		l, answered, err = p.send(ctx, together)
-	}
+	collect := p.sendAll(ctx, together)
 	for i, c := range calls {
-		switch {
-		case err != nil:
-			errs[i] = err
-		case l == nil:
+		if len(c.req) >= largeCall {
 			replies[i], errs[i] = p.Do(ctx, c)
-		default:
-			reply, err := p.wait(ctx, l, c, answered)
-			replies[i], errs[i] = p.settle(ctx, c, reply, err)
+			continue
 		}
+		reply, err := collect(c)
+		replies[i], errs[i] = p.settle(ctx, c, reply, err)
 	}
 	return replies, errs
+}
+
+// sendAll sends calls together, and returns what waits for the outcome of each,
+// in their order.
+func (p *Pipeline) sendAll(ctx context.Context, calls []*Call) func(*Call) (resp.Reply, error) {
+	fail := func(err error) func(*Call) (resp.Reply, error) {
+		return func(*Call) (resp.Reply, error) { return resp.Reply{}, err }
+	}
+	if err := ctx.Err(); err != nil || len(calls) == 0 {
+		return fail(err)
+	}
+	if p.cfg.Lanes == 0 {
+		return p.borrowAll(ctx, calls)
+	}
+	l, answered, err := p.send(ctx, calls)
+	if err != nil {
+		return fail(err)
+	}
+	return func(c *Call) (resp.Reply, error) { return p.wait(ctx, l, c, answered) }
 }
 
 // once tries a call one time.
