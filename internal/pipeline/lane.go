@@ -390,10 +390,11 @@ func (l *lane) waitLocked() {
 	l.mu.Lock()
 }
 
-// finish lets the lane end in order.
-func (l *lane) finish() {
+// finish lets the lane end in order, its connection too if it is spent.
+func (l *lane) finish(spent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.spent = l.spent || spent
 	l.finishLocked()
 }
 
@@ -426,6 +427,7 @@ func (l *lane) fail(err error) {
 
 	if leased {
 		l.wire.giveBack(true, true)
+		l.p.finishAll(true) // what broke it may have broken the others: a second try goes to a new one
 		err = &lostError{cause: err}
 	}
 	l.p.forget(l)

@@ -451,8 +451,14 @@ func (p *Pipeline) Close() {
 	p.changedLocked()
 	p.mu.Unlock()
 	p.stop()
-	for _, l := range *p.lanes.Load() {
-		l.finish()
-	}
+	p.finishAll(false)
 	p.wg.Wait()
+}
+
+// finishAll lets the lanes that there are end in order, their connections too
+// if they are spent.
+func (p *Pipeline) finishAll(spent bool) {
+	for _, l := range *p.lanes.Load() {
+		l.finish(spent)
+	}
 }
