@@ -32,7 +32,7 @@ type Call struct {
 }
 
 const (
-	queued    = iota // only the lane's queue knows it
+	queued    = iota // zero: only the lane's queue knows it
 	claimed          // by the writer: it may be on the wire
 	ended            // reply and err are set
 	unlinked         // left while queued: never sent
@@ -125,7 +125,7 @@ const maxKept = 16 << 10
 // queue makes the call new for a lane. Nobody else knows it now.
 func (c *Call) queue(now int64) entry {
 	gen := c.state.Load()>>3 + 1
-	c.state.Store(gen<<3 | queued)
+	c.state.Store(gen << 3) // queued
 	if c.since == 0 {
 		c.since = now
 	}

@@ -296,7 +296,7 @@ func (l *lane) run(ctx context.Context) {
 	for err == nil {
 		err = l.read()
 	}
-	if err == errOver {
+	if errors.Is(err, errOver) {
 		l.wire.giveBack(false, l.spent)
 		l.p.forget(l)
 		return

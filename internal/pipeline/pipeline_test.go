@@ -97,6 +97,28 @@ func TestALargeReplyHoldsUpNobody(t *testing.T) {
 	s.HangUp()
 }
 
+func TestALargeValueGoesOnAConnectionOfItsOwn(t *testing.T) {
+	redistest.NoLeaks(t)
+	var on [2]atomic.Int64 // the connection of the last GET and of the last SET
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch c.Name() {
+		case "GET":
+			on[0].Store(int64(c.Conn))
+		case "SET":
+			on[1].Store(int64(c.Conn))
+		}
+		return redistest.Default(c), false
+	})
+	p := open(t, s.Addr, 1, 5*time.Second)
+	for size, apart := range map[int]bool{100: false, 64 << 10: true} {
+		_, err := get(t.Context(), p, "k")
+		require.NoError(t, err)
+		_, err = p.Do(t.Context(), pipeline.Write("SET", 2).Key("", "k").Value(make([]byte, size)))
+		require.NoError(t, err)
+		require.Equal(t, apart, on[0].Load() != on[1].Load(), "%d bytes", size)
+	}
+}
+
 func TestInFlightIsBounded(t *testing.T) {
 	redistest.NoLeaks(t)
 	const bound = 8192

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -154,8 +155,9 @@ func guard(receive func() (any, error)) (_ any, err error) {
 
 // fromRedigo turns a reply of redigo's into ours.
 func fromRedigo(reply any, err error) (resp.Reply, error) {
-	if re, ok := err.(redis.Error); ok {
-		return resp.Reply{Kind: resp.Error, Text: string(re)}, nil
+	var answer redis.Error
+	if errors.As(err, &answer) {
+		return resp.Reply{Kind: resp.Error, Text: string(answer)}, nil
 	}
 	if err != nil {
 		return resp.Reply{}, err
