@@ -105,29 +105,33 @@ func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
 // other ttl is an error. The value is not kept: it may be changed once Set has
 // returned, whatever it returned.
 func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	call, err := c.set(key, value, ttl)
+	ttl, err := c.lifetime(ttl)
 	if err != nil {
 		return err
 	}
-	if _, err := c.pipe.Do(ctx, call); err != nil {
+	if _, err := c.pipe.Do(ctx, c.set(key, value, ttl)); err != nil {
 		return c.fault("set", err)
 	}
 	c.counts.sets.Add(1)
 	return nil
 }
 
-func (c *Cache) set(key string, value []byte, ttl time.Duration) (*pipeline.Call, error) {
+// lifetime turns what a caller says into NoExpiry or a time that Redis takes.
+func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
 	if ttl == DefaultTTL {
 		ttl = c.ttl
 	}
-	switch {
-	case ttl == NoExpiry:
-		return pipeline.Write("SET", 2).Key(c.prefix, key).Value(value), nil
-	case ttl < time.Millisecond:
-		return nil, fmt.Errorf("rediscache: set: ttl %v is neither a millisecond or more nor NoExpiry", ttl)
+	if ttl != NoExpiry && ttl < time.Millisecond {
+		return 0, fmt.Errorf("rediscache: set: ttl %v is neither a millisecond or more nor NoExpiry", ttl)
 	}
-	return pipeline.Write("SET", 4).Key(c.prefix, key).Value(value).
-		String("PX").Int(ttl.Milliseconds()), nil
+	return ttl, nil
+}
+
+func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call {
+	if ttl == NoExpiry {
+		return pipeline.Write("SET", 2).Key(c.prefix, key).Value(value)
+	}
+	return pipeline.Write("SET", 4).Key(c.prefix, key).Value(value).String("PX").Int(ttl.Milliseconds())
 }
 
 // Delete removes the keys and returns how many of them existed.
@@ -165,13 +169,15 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	if len(reply.Elems) != len(keys) {
 		return nil, c.fault("get many", errReply)
 	}
+	found := 0 // a key may be asked for twice
 	for i, e := range reply.Elems {
 		if e.Kind == resp.Bulk {
 			hits[keys[i]] = e.Bytes
+			found++
 		}
 	}
-	c.counts.hits.Add(int64(len(hits)))
-	c.counts.misses.Add(int64(len(keys) - len(hits)))
+	c.counts.hits.Add(int64(found))
+	c.counts.misses.Add(int64(len(keys) - found))
 	return hits, nil
 }
 
@@ -179,30 +185,35 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 // transaction: after an error some may have been stored, and the error matches
 // [ErrOutcomeUnknown] if that is unknown of any.
 func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.Duration) error {
+	ttl, err := c.lifetime(ttl)
+	if err != nil || len(items) == 0 {
+		return errors.Join(err, ctx.Err())
+	}
+	var unknown, refused error // the first of each
 	calls := make([]*pipeline.Call, 0, min(len(items), maxTogether))
-	failed := make(map[bool]error) // by whether the outcome is unknown
-	flush := func() {
+	send := func() {
 		_, errs := c.pipe.DoAll(ctx, calls...)
 		for _, err := range errs {
-			if err == nil {
+			switch {
+			case err == nil:
 				c.counts.sets.Add(1)
-			} else if unknown := errors.Is(err, ErrOutcomeUnknown); failed[unknown] == nil {
-				failed[unknown] = c.fault("set many", err)
+			case errors.Is(err, ErrOutcomeUnknown) && unknown == nil:
+				unknown = c.fault("set many", err)
+			case refused == nil:
+				refused = c.fault("set many", err)
 			}
 		}
 		calls = calls[:0]
 	}
 	for key, value := range items {
-		call, err := c.set(key, value, ttl)
-		if err != nil {
-			return err
-		}
-		if calls = append(calls, call); len(calls) == maxTogether {
-			flush()
+		if calls = append(calls, c.set(key, value, ttl)); len(calls) == maxTogether {
+			send()
 		}
 	}
-	flush()
-	return errors.Join(failed[true], failed[false])
+	if len(calls) > 0 {
+		send()
+	}
+	return errors.Join(unknown, refused)
 }
 
 // maxTogether bounds what SetMany sends at once and Clear asks for.

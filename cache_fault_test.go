@@ -66,11 +66,8 @@ func TestACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
 			c := newCache(t, pool)
 			for n := 0; n < most; n += 1 + n%3 {
 				require.NoError(t, c.Ping(t.Context()))
-				if warm, ok := pool.(*rediscache.WarmPool); ok { // or the cut might hit a dial
-					redistest.Eventually(t, func() bool {
-						s := warm.Stats()
-						return s.Idle == 2 && s.Open == s.Idle+s.InUse
-					}, "the pool is at rest")
+				if warm, ok := pool.(*rediscache.WarmPool); ok {
+					rest(t, warm, 2) // or the cut might hit a dial
 				}
 				proxy.Cut(dir, n, n%2 == 0)
 				var wg sync.WaitGroup
@@ -96,6 +93,30 @@ func TestACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
 		told.requireNoRepetition(t, server.Count("SET"))
 		require.Positive(t, told.unknown.Load(), "some were cut on the wire")
 		require.Zero(t, told.refused.Load(), "what was not sent was sent elsewhere")
+	}
+}
+
+// rest waits until a pool has its floor and nothing is being dialled or closed.
+func rest(t *testing.T, p *rediscache.WarmPool, floor int) {
+	t.Helper()
+	redistest.Eventually(t, func() bool {
+		s := p.Stats()
+		return s.Idle == floor && s.Open == s.Idle+s.InUse
+	}, "the pool is at rest")
+}
+
+func TestAWriteThatWasNotSentIsSentElsewhere(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
+	proxy := redistest.NewProxy(t, s.Addr)
+	pool := newPool(t, "redis://"+proxy.Addr, rediscache.WithMinIdle(1))
+	c := newCache(t, pool)
+	for n := range 20 {
+		require.NoError(t, c.Ping(t.Context()))
+		rest(t, pool, 1) // or a dial might be reset
+		proxy.Reset()    // now each write to what was open fails
+		require.NoError(t, c.Set(t.Context(), "k", nil, 0))
+		require.Equal(t, n+1, s.Count("SET"))
 	}
 }
 
@@ -468,7 +489,7 @@ func TestAllocations(t *testing.T) {
 		set  float64
 	}{
 		{"warm pool", warmPool(t, s), 1, 0},
-		{"redigo's pool", redigoPool(t, s), 4, 6},
+		{"redigo's pool", redigoPool(t, s), 4, 7},
 	} {
 		c, ctx, value := newCache(t, test.pool, rediscache.WithPrefix("p:")), t.Context(), make([]byte, 100)
 		require.NoError(t, c.Set(ctx, "k", value, 0))

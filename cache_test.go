@@ -237,6 +237,7 @@ func testSetMany(t *testing.T, _ *redistest.Server, open maker) {
 	require.NoError(t, err)
 	require.Greater(t, left, 59*time.Minute)
 	require.NoError(t, c.SetMany(ctx, nil, 0))
+	require.Error(t, c.SetMany(ctx, nil, -5), "a bad ttl is one without items too")
 }
 
 func testClear(t *testing.T, s *redistest.Server, open maker) {
@@ -301,6 +302,7 @@ func testEndedContext(t *testing.T, s *redistest.Server, open maker) {
 	for want, ctx := range map[error]context.Context{context.Canceled: ended, context.DeadlineExceeded: late} {
 		require.ErrorIs(t, c.Set(ctx, "k", nil, 0), want)
 		require.ErrorIs(t, c.SetMany(ctx, map[string][]byte{"k": nil}, 0), want)
+		require.ErrorIs(t, c.SetMany(ctx, nil, 0), want)
 		_, err := c.Get(ctx, "k")
 		require.ErrorIs(t, err, want)
 		require.NotErrorIs(t, err, rediscache.ErrUnavailable)
@@ -355,11 +357,11 @@ func testStats(t *testing.T, s *redistest.Server, open maker) {
 	require.NoError(t, c.Sub("s").SetMany(ctx, map[string][]byte{"b": nil, "c": nil}, 0))
 	_, _ = c.Get(ctx, "a")
 	_, _ = c.Get(ctx, "none")
-	_, _ = c.GetMany(ctx, "a", "none", "sb")
+	_, _ = c.GetMany(ctx, "a", "none", "sb", "a")
 	_, _ = c.Delete(ctx, "a", "sb", "none")
 	s.Do("LPUSH", "list", "x")
 	_, _ = c.Get(ctx, "list")
-	require.Equal(t, rediscache.Stats{Hits: 3, Misses: 2, Sets: 3, Deletes: 2, Errors: 1}, c.Stats())
+	require.Equal(t, rediscache.Stats{Hits: 4, Misses: 2, Sets: 3, Deletes: 2, Errors: 1}, c.Stats())
 }
 
 func TestFiveErrorsAreFive(t *testing.T) {
@@ -414,8 +416,10 @@ func TestNewNamesEveryFault(t *testing.T) {
 	for _, name := range []string{"WithTTL", "WithTimeout", "WithPipelineConns"} {
 		require.ErrorContains(t, err, name)
 	}
-	_, err = rediscache.New(nil)
-	require.ErrorContains(t, err, "pool is nil")
+	for _, pool := range []rediscache.Pool{nil, (*rediscache.WarmPool)(nil), (*redis.Pool)(nil)} {
+		_, err = rediscache.New(pool)
+		require.ErrorContains(t, err, "pool is nil")
+	}
 	_, err = rediscache.New(pool, rediscache.WithTTL(0))
 	require.ErrorContains(t, err, "WithTTL")
 }

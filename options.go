@@ -195,9 +195,12 @@ type cacheConfig struct {
 
 func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 	c := cacheConfig{ttl: NoExpiry, timeout: DefaultTimeout}
-	switch pool.(type) {
-	case *WarmPool, *redis.Pool:
-		c.pipelineConns = DefaultPipelineConns
+	missing := pool == nil
+	switch p := pool.(type) {
+	case *WarmPool:
+		missing, c.pipelineConns = p == nil, DefaultPipelineConns
+	case *redis.Pool:
+		missing, c.pipelineConns = p == nil, DefaultPipelineConns
 	}
 	for _, o := range opts {
 		if o.apply != nil {
@@ -209,7 +212,7 @@ func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 		"WithTTL: %v is neither a millisecond or more nor NoExpiry", c.ttl)
 	f.check(c.timeout >= 0, "WithTimeout: %v is negative", c.timeout)
 	f.check(c.pipelineConns >= 0, "WithPipelineConns: %d is negative", c.pipelineConns)
-	f.check(pool != nil, "the pool is nil")
+	f.check(!missing, "the pool is nil")
 	return c, f.join()
 }
 

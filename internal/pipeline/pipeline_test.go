@@ -204,6 +204,40 @@ func TestACancelledCallersReplyIsDropped(t *testing.T) {
 	require.Equal(t, 1, s.Accepted(), "it cost no connection")
 }
 
+func TestALoneCallerThatOthersJoinKeepsItsPlace(t *testing.T) {
+	redistest.NoLeaks(t)
+	release := make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case c.Args[1] == "lone":
+			<-release
+		}
+		return bulk(c.Args[1]), false
+	})
+	p := open(t, s.Addr, 1, 10*time.Second)
+	for range 5 {
+		before := s.Count("GET")
+		var wg sync.WaitGroup
+		ask := func(key string) {
+			wg.Go(func() {
+				if reply, err := get(t.Context(), p, key); err != nil || string(reply.Bytes) != key {
+					t.Errorf("%s: %q, %v", key, reply.Bytes, err)
+				}
+			})
+		}
+		ask("lone")
+		redistest.Eventually(t, func() bool { return s.Count("GET") == before+1 }, "it is on the wire")
+		for i := range 5 {
+			ask(fmt.Sprint("other", i))
+		}
+		time.Sleep(50 * time.Millisecond) // longer than the clock lets it read its own reply
+		release <- struct{}{}
+		wg.Wait()
+	}
+}
+
 func TestRedigosPanicBreaksOnlyTheLane(t *testing.T) {
 	redistest.NoLeaks(t)
 	var bad atomic.Bool

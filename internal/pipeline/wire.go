@@ -155,11 +155,11 @@ func guard(receive func() (any, error)) (_ any, err error) {
 
 // fromRedigo turns a reply of redigo's into ours.
 func fromRedigo(reply any, err error) (resp.Reply, error) {
-	var answer redis.Error
-	if errors.As(err, &answer) {
-		return resp.Reply{Kind: resp.Error, Text: string(answer)}, nil
-	}
 	if err != nil {
+		var answer redis.Error
+		if errors.As(err, &answer) {
+			return resp.Reply{Kind: resp.Error, Text: string(answer)}, nil
+		}
 		return resp.Reply{}, err
 	}
 	switch v := reply.(type) {

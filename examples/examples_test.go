@@ -1,0 +1,358 @@
+// Package examples_test runs each example as a user does, as a process of its
+// own, and looks at what it prints, answers and leaves.
+package examples_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// bin is where TestMain puts the built examples.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(buildAndRun(m))
+}
+
+func buildAndRun(m *testing.M) int {
+	var err error
+	if bin, err = os.MkdirTemp("", "examples"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(bin) }() // what is left in the temporary directory fails nothing
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin+string(filepath.Separator), "./...")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v: %v\n%s", build, err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+const (
+	stored  = `{"message":"Data cached successfully","key":"a","value":"hello"}`
+	hit     = `{"key":"a","value":"hello"}`
+	deleted = `{"message":"Data with key a deleted successfully"}`
+	missing = `{"message":"Key not found"}`
+)
+
+// It reads the sources, and the package is imported below, so that no result of
+// these tests is taken from the cache after one of them has changed.
+func TestEveryExampleIsShortAndSaysHowToRunIt(t *testing.T) {
+	sources, err := filepath.Glob("*/main.go")
+	require.NoError(t, err)
+	require.Len(t, sources, 3)
+	for _, name := range sources {
+		source, err := os.ReadFile(name)
+		require.NoError(t, err)
+		require.LessOrEqual(t, strings.Count(string(source), "\n"), 120, name)
+		header, _, _ := strings.Cut(string(source), "\npackage main\n")
+		require.Contains(t, header, "go run ./examples/"+filepath.Dir(name))
+		require.Contains(t, header, "Look at ")
+	}
+}
+
+func TestQuickstartPrintsWhatItDoes(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "run", "./quickstart").CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Equal(t, `the pool is warm: 2 connections wait for the first caller
+set greeting: stored for a minute
+get greeting: hello, with 1m0s left
+delete greeting: 1 existed
+delete greeting: 0 existed
+get greeting: a miss, which is an error of its own: rediscache: not found
+in all: 1 hit, 1 miss, 1 set, 1 deleted
+shut down: 0 connections are left
+`, string(out))
+}
+
+func TestServerAnswersAndFinishesWhatIsUnderWayWhenItIsStopped(t *testing.T) {
+	for _, signal := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		t.Run(signal.String(), func(t *testing.T) {
+			p := start(t, "server", "-addr", "127.0.0.1:0")
+			p.do(t, "POST", "/cache/a?value=hello", 200, stored)
+			p.do(t, "GET", "/cache/a", 200, hit)
+			p.do(t, "DELETE", "/cache/a", 200, deleted)
+			p.do(t, "GET", "/cache/a", 404, missing)
+
+			slow := p.beginPost(t, "/cache/slow", "hello")
+			p.signal(t, signal)
+			redistest.Eventually(t, func() bool { return strings.Contains(p.output(), "stopping") }, "it stops")
+			redistest.Eventually(t, func() bool { return !accepts(p.addr) }, "it refuses connections")
+			slow.end(t, `{"message":"Data cached successfully","key":"slow"}`)
+
+			require.Equal(t, 0, p.wait(t), p.output())
+			require.Regexp(t, `goodbye: requests finished, cache closed, pool shut down\n$`, p.output())
+		})
+	}
+}
+
+func TestServerSaysWhatToCurlAsTheReadmeDoes(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	p := start(t, "server", "-addr", "127.0.0.1:0")
+	lines := regexp.MustCompile(`(?m)^\s*(curl .*)$`).FindAllStringSubmatch(p.output(), -1)
+	require.Len(t, lines, 3, p.output())
+	for _, line := range lines {
+		require.Contains(t, string(readme), "$ "+strings.ReplaceAll(line[1], p.addr, "127.0.0.1:8080")+"\n")
+	}
+}
+
+func TestServerExitsWithOneLineThatSaysWhatIsWrong(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close() //nolint:errcheck // nothing was accepted
+	for name, c := range map[string]struct{ args, want string }{
+		"a typo":              {"-adr 127.0.0.1:0", "flag provided but not defined: -adr"},
+		"a word":              {"start", `unexpected argument "start"`},
+		"no number":           {"-min-idle ten", `invalid value "ten" for flag -min-idle`},
+		"a floor above max":   {"-min-idle 9 -max-active 5", "WithMinIdle: 9 is above the maximum of 5"},
+		"a scheme":            {"-redis http://127.0.0.1", `scheme "http" is none of redis, rediss, valkey, valkeys, unix`},
+		"a URL with a secret": {"-redis redis://:hunter2%@127.0.0.1", "the URL cannot be parsed"},
+		"a port that is busy": {"-addr " + taken.Addr().String(), "address already in use"},
+		"a port that is none": {"-addr 127.0.0.1:http-ish", "http-ish"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := launch(t, "server", strings.Fields(c.args)...)
+			require.Equal(t, 1, p.wait(t))
+			lines := strings.Split(strings.TrimSpace(p.output()), "\n")
+			require.Contains(t, lines[len(lines)-1], "server: ")
+			require.Contains(t, lines[len(lines)-1], c.want)
+			require.NotContains(t, p.output(), "hunter2")
+		})
+	}
+}
+
+func TestServerListsItsFlags(t *testing.T) {
+	p := launch(t, "server", "-h")
+	require.Equal(t, 0, p.wait(t))
+	for _, want := range []string{
+		`-addr string\n.*\(default "127\.0\.0\.1:8080"\)`, `-redis URL\n.*embedded miniredis`,
+		fmt.Sprintf(`-min-idle int\n.*\(default %d\)`, rediscache.DefaultMinIdle),
+		fmt.Sprintf(`-max-active int\n.*\(default %d\)`, rediscache.DefaultMaxActive),
+	} {
+		require.Regexp(t, want, p.output())
+	}
+}
+
+func TestServerStartsWithoutRedisAndSaysWhyItDoesNotAnswer(t *testing.T) {
+	unused, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, unused.Close())
+	p := start(t, "server", "-addr", "127.0.0.1:0", "-redis", "redis://"+unused.Addr().String())
+	require.Regexp(t, `Redis is not ready, .*`+regexp.QuoteMeta(unused.Addr().String())+`.*refused`, p.output())
+	const unavailable = `{"error":"cache_unavailable","detail":"The cache is not available now."}`
+	p.do(t, "GET", "/cache/a", 503, unavailable)
+	p.do(t, "POST", "/cache/a?value=hello", 503, unavailable)
+	require.Regexp(t, `request failed method=GET code=cache_unavailable cause=.*refused`, p.output())
+	p.signal(t, syscall.SIGTERM)
+	require.Equal(t, 0, p.wait(t), p.output())
+}
+
+func TestServerUsesTheRedisAndTheSizesThatItIsGiven(t *testing.T) {
+	s := redistest.Start(t)
+	p := start(t, "server", "-addr", "127.0.0.1:0", "-redis", s.URL(), "-min-idle", "3", "-max-active", "4")
+	clients := func() int {
+		list, err := redis.String(s.Do("CLIENT", "LIST"), nil)
+		require.NoError(t, err)
+		return strings.Count(list, " name=rediscache-server ")
+	}
+	require.Equal(t, 3, clients())
+	p.do(t, "POST", "/cache/a?value=hello", 200, stored)
+	require.Equal(t, []byte("hello"), s.Do("GET", "a"))
+
+	s.Kill()
+	redistest.Eventually(t, func() bool { return p.status("/cache/a") == 503 }, "Redis is gone")
+	s.Restart()
+	redistest.Eventually(t, func() bool { return p.status("/cache/a") == 404 }, "Redis is back, empty")
+	p.signal(t, syscall.SIGTERM)
+	require.Equal(t, 0, p.wait(t), p.output())
+	redistest.Eventually(t, func() bool { return clients() == 0 }, "no connection is left")
+}
+
+func TestExistingKeepsItsRoutesAndItsTenantsApart(t *testing.T) {
+	p := start(t, "existing", "-addr", "127.0.0.1:0")
+	p.do(t, "GET", "/", 200, "") // follows the old redirect to /healthz
+	p.do(t, "GET", "/healthz", 200, "")
+
+	const writer, reader, stranger = "Bearer acme-writer", "Bearer acme-reader", "Bearer globex-writer"
+	p.doAs(t, writer, "POST", "/api/cache/a?value=hello", 200, stored)
+	p.doAs(t, writer, "GET", "/api/cache/a", 200, hit)
+	p.doAs(t, reader, "GET", "/api/cache/a", 200, hit)
+	p.doAs(t, stranger, "GET", "/api/cache/a", 404, missing)
+	p.doAs(t, stranger, "DELETE", "/api/cache/a", 404, missing)
+
+	const forbidden = `{"error":"forbidden","detail":"The request is not permitted."}`
+	p.doAs(t, reader, "DELETE", "/api/cache/a", 403, forbidden)
+	const unauthorized = `{"error":"unauthorized","detail":"The request needs credentials."}`
+	for _, nobody := range []string{"", "acme-writer", "Bearer ", "Bearer x"} {
+		header := p.doAs(t, nobody, "GET", "/api/cache/a", 401, unauthorized)
+		require.Equal(t, `Bearer realm="cache"`, header.Get("WWW-Authenticate"))
+	}
+	p.doAs(t, writer, "GET", "/api/cache/a", 200, hit)
+
+	require.Regexp(t, `(?m) POST /api/cache/a \d+.*s$`, p.output())
+	require.NotContains(t, p.output(), "acme-writer")
+	p.signal(t, syscall.SIGTERM)
+	require.Equal(t, 0, p.wait(t), p.output())
+}
+
+// program is an example that runs.
+type program struct {
+	addr string // where it listens
+	cmd  *exec.Cmd
+
+	mu  sync.Mutex // guards what follows
+	out strings.Builder
+}
+
+// launch starts a built example, which ends with the test at the latest.
+func launch(t *testing.T, name string, args ...string) *program {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("a process cannot be sent SIGTERM there")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // one that does not end is killed
+	t.Cleanup(cancel)
+	p := &program{cmd: exec.CommandContext(ctx, filepath.Join(bin, name), args...)}
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	require.NoError(t, p.cmd.Start())
+	t.Cleanup(func() { _ = p.cmd.Wait() }) // an error where the test has waited itself
+	return p
+}
+
+// start launches an example that serves and waits until it does.
+func start(t *testing.T, name string, args ...string) *program {
+	t.Helper()
+	p := launch(t, name, args...)
+	listening := regexp.MustCompile(`listening on ([\d.]+:\d+)`)
+	redistest.Eventually(t, func() bool { return listening.MatchString(p.output()) }, "%s listens", name)
+	p.addr = listening.FindStringSubmatch(p.output())[1]
+	return p
+}
+
+// Write takes what the program prints, to either stream.
+func (p *program) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(b)
+}
+
+func (p *program) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
+}
+
+func (p *program) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	require.NoError(t, p.cmd.Process.Signal(s))
+}
+
+// wait returns the exit code.
+func (p *program) wait(t *testing.T) int {
+	t.Helper()
+	_ = p.cmd.Wait() // the code says it all
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func (p *program) do(t *testing.T, method, target string, status int, body string) {
+	t.Helper()
+	p.doAs(t, "", method, target, status, body)
+}
+
+// doAs is curl -L -X method, with an Authorization header unless auth is empty.
+func (p *program) doAs(t *testing.T, auth, method, target string, status int, body string) http.Header {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+p.addr+target, http.NoBody)
+	require.NoError(t, err)
+	if auth != "" {
+		r.Header.Set("Authorization", auth)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer resp.Body.Close() //nolint:errcheck // it was read to its end
+	got, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, body, string(got))
+	require.Equal(t, status, resp.StatusCode)
+	require.Equal(t, status == 503, resp.Header.Get("Retry-After") != "")
+	return resp.Header
+}
+
+// status returns that of a GET, or 0.
+func (p *program) status(target string) int {
+	resp, err := http.Get("http://" + p.addr + target)
+	if err != nil {
+		return 0
+	}
+	_ = resp.Body.Close() // only the status counts
+	return resp.StatusCode
+}
+
+func accepts(addr string) bool {
+	conn, err := net.Dial("tcp", addr)
+	if err == nil {
+		_ = conn.Close() // nothing was written
+	}
+	return err == nil
+}
+
+// slowPost is a POST that the server has begun to serve and whose body it waits for.
+type slowPost struct {
+	conn net.Conn
+	r    *bufio.Reader
+	body string
+}
+
+// beginPost sends the header, and returns when the server has asked for the body.
+func (p *program) beginPost(t *testing.T, target, body string) *slowPost {
+	t.Helper()
+	conn, err := net.Dial("tcp", p.addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() }) // end has read all that comes
+	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"+
+		"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n", target, len(body))
+	require.NoError(t, err)
+	r := bufio.NewReader(conn)
+	line, err := r.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "HTTP/1.1 100 Continue\r\n", line)
+	_, err = r.ReadString('\n')
+	require.NoError(t, err)
+	return &slowPost{conn, r, body}
+}
+
+// end sends the body and checks the answer.
+func (s *slowPost) end(t *testing.T, want string) {
+	t.Helper()
+	_, err := io.WriteString(s.conn, s.body)
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(s.r, nil)
+	require.NoError(t, err)
+	defer resp.Body.Close() //nolint:errcheck // it was read to its end
+	got, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, want, string(got))
+	require.Equal(t, 200, resp.StatusCode)
+}

@@ -1,0 +1,119 @@
+// Command server is a cache service: POST, GET and DELETE /cache/{key}.
+//
+//	go run ./examples/server                              # brings its own Redis, miniredis
+//	go run ./examples/server -redis redis://localhost:6379 -min-idle 10 -max-active 50
+//
+// It logs what to curl. Look at how it stops on SIGINT or SIGTERM (requests, cache, pool)
+// and at what it does without Redis: it starts, says why, and serves 503 until there is one.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"github.com/rediscache/rediscache"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		log.Fatal("server: ", err)
+	}
+}
+
+func run(args []string) error {
+	fs := flag.NewFlagSet("server", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // main says what is wrong
+	addr := fs.String("addr", "127.0.0.1:8080", "address to listen on")
+	redisURL := fs.String("redis", "", "`URL` of the Redis to use (default an embedded miniredis)")
+	minIdle := fs.Int("min-idle", rediscache.DefaultMinIdle, "connections to keep open and spare")
+	maxActive := fs.Int("max-active", rediscache.DefaultMaxActive, "connections to have open at most")
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fs.SetOutput(os.Stdout)
+		fs.Usage()
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w (-h lists the flags)", err)
+	case fs.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q (-h lists the flags)", fs.Arg(0))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+
+	if *redisURL == "" {
+		mini, err := miniredis.Run()
+		if err != nil {
+			return err
+		}
+		defer mini.Close()
+		*redisURL = "redis://" + mini.Addr()
+		log.Print("no -redis: an embedded one serves, whose data ends with this program")
+	}
+	pool, err := rediscache.NewPool(*redisURL, rediscache.WithMinIdle(*minIdle),
+		rediscache.WithMaxActive(*maxActive), rediscache.WithClientName("rediscache-server"))
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	cache, err := rediscache.New(pool)
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	listener, err := net.Listen("tcp", *addr)
+	if err != nil {
+		return err
+	}
+	soon, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := pool.Ready(soon); err != nil && ctx.Err() == nil {
+		log.Print("Redis is not ready, requests get 503 until it is: ", err)
+	}
+	return serve(ctx, listener, cache, pool)
+}
+
+func serve(ctx context.Context, listener net.Listener, cache *rediscache.Cache, pool *rediscache.WarmPool) error {
+	mux := http.NewServeMux()
+	mux.Handle("/cache/", rediscache.NewHandler(cache))
+	server := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10, // a longer value goes into the body, not the query
+	}
+	base := "http://" + listener.Addr().String() + "/cache"
+	log.Printf("listening on %s; try\n\tcurl -X POST '%s/a?value=hello'\n\tcurl %s/a\n\tcurl -X DELETE %s/a",
+		listener.Addr(), base, base, base)
+
+	done := make(chan error, 1)
+	unhook := context.AfterFunc(ctx, func() {
+		log.Print("stopping: new requests are refused, those under way are finished")
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		done <- errors.Join(server.Shutdown(grace), cache.Close(), pool.Shutdown(grace)) // in this order
+	})
+	defer unhook()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	if err := <-done; err != nil {
+		return err
+	}
+	log.Print("goodbye: requests finished, cache closed, pool shut down")
+	return nil
+}
