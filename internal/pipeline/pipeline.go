@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -64,6 +65,7 @@ type Pipeline struct {
 	clock        atomic.Int64       // ticks, while there is a lane
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers that wait for changed
+	hints        hints
 	wg           sync.WaitGroup
 
 	mu      sync.Mutex    // guards below, and the replacement of lanes
@@ -155,8 +157,13 @@ func (p *Pipeline) sendAll(ctx context.Context, calls []*Call) func(*Call) (resp
 
 // once tries a call one time.
 func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
-	if p.cfg.Lanes == 0 || len(c.req) >= largeCall || p.heldUp() {
+	if p.cfg.Lanes == 0 || len(c.req) >= largeCall {
 		return p.borrow(ctx, c)
+	}
+	if p.hints.large(c) || p.heldUp() {
+		reply, err := p.borrow(ctx, c)
+		p.hints.forget(c, reply)
+		return reply, err
 	}
 	one := [1]*Call{c}
 	l, answered, err := p.send(ctx, one[:])
@@ -193,6 +200,7 @@ func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (r
 		}
 	}
 	if c.in(ended) {
+		p.hints.learn(c, c.reply)
 		return c.reply, c.err
 	}
 	cause := ctx.Err()
@@ -305,7 +313,7 @@ func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered b
 // One in which a large reply is arriving counts as shared by many more.
 func (p *Pipeline) offer(calls []*Call) (_ *lane, answered bool) {
 	var best *lane
-	var least int64 = maxQueued
+	var least int64 = math.MaxInt64
 	lanes := *p.lanes.Load()
 	for _, l := range lanes {
 		if l.over.Load() {

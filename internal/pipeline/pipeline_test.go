@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -95,6 +96,33 @@ func TestALargeReplyHoldsUpNobody(t *testing.T) {
 	cancel()
 	wg.Wait()
 	s.HangUp()
+}
+
+func TestACommandWithALargeReplyHasItsOwnConnectionTheNextTime(t *testing.T) {
+	redistest.NoLeaks(t)
+	var size, last atomic.Int64
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() != "GET" {
+			return redistest.Default(c), false
+		}
+		last.Store(int64(c.Conn))
+		return bulk(strings.Repeat("x", int(size.Load()))), false
+	})
+	p := open(t, s.Addr, 1, 5*time.Second)
+	on := func(key string, n int) int64 {
+		size.Store(int64(n))
+		reply, err := get(t.Context(), p, key)
+		require.NoError(t, err)
+		require.Len(t, reply.Bytes, n)
+		return last.Load()
+	}
+	const large = 256 << 10
+	lane := on("k", 10)
+	require.Equal(t, lane, on("k", large), "nobody knows that it is large")
+	require.NotEqual(t, lane, on("k", large), "now it is known")
+	require.NotEqual(t, lane, on("k", 10), "it is small again")
+	require.Equal(t, lane, on("k", 10), "and that is known too")
+	require.Equal(t, lane, on("other", 10))
 }
 
 func TestALargeValueGoesOnAConnectionOfItsOwn(t *testing.T) {
