@@ -129,7 +129,7 @@ func (c *Call) queue(now int64) entry {
 	if c.since == 0 {
 		c.since = now
 	}
-	return entry{call: c, gen: gen, since: c.since, size: len(c.req)}
+	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write}
 }
 
 // leave moves the call on in its caller's stead. It reports false if it has
@@ -156,7 +156,9 @@ type entry struct {
 	call  *Call
 	gen   uint64
 	since int64 // the pipeline's clock when it was first queued
-	size  int   // of the command; the call itself may be another by the time it is asked
+	// Of the call, which may be another by the time they are asked for.
+	size  int
+	write bool
 }
 
 func (e entry) move(from, to uint64) bool {

@@ -57,6 +57,7 @@ type lane struct {
 var (
 	errStalled = errors.New("rediscache: no reply within the read timeout")
 	errExtra   = errors.New("rediscache: a reply that nobody asked for")
+	errHeldUp  = errors.New("rediscache: behind a large reply")
 	errQuiet   = errors.New("rediscache: the server closed an idle connection")
 )
 
@@ -320,7 +321,7 @@ func (l *lane) lease(ctx context.Context) error {
 		}
 		return err
 	}
-	l.wire = newWire(c, l.p.cfg.ReadTimeout, &l.slow)
+	l.wire = newWire(c, l.p.cfg.ReadTimeout, l.holdUp)
 	l.alone, _ = l.wire.(ownReader)
 	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
 	if len(l.queue) > 0 {
@@ -348,6 +349,26 @@ func (l *lane) read() error {
 		e.end(claimed, reply, nil)
 	}
 	return nil
+}
+
+// holdUp is called while the reader receives a large reply: the reads behind it
+// go elsewhere, and what comes for them here is dropped.
+func (l *lane) holdUp(slow bool) {
+	l.slow.Store(slow)
+	if !slow {
+		return
+	}
+	l.mu.Lock()
+	var behind []entry
+	if at := int(l.pos.Load()); at < len(l.batch) {
+		behind = append(append(behind, l.batch[at+1:]...), l.flight...)
+	}
+	l.mu.Unlock()
+	for _, e := range behind {
+		if !e.write {
+			e.end(claimed, resp.Reply{}, &lostError{cause: errHeldUp, sent: true})
+		}
+	}
 }
 
 // judge looks, before a caller that hears of the reply can send more, whether

@@ -98,6 +98,45 @@ func TestALargeReplyHoldsUpNobody(t *testing.T) {
 	s.HangUp()
 }
 
+func TestReadsBehindALargeReplyGoElsewhere(t *testing.T) {
+	redistest.NoLeaks(t)
+	asked, more := make(chan struct{}), make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case c.Args[1] == "large": // what is sent after it waits behind it
+			close(asked)
+			<-more
+			return append([]byte("$1048576\r\n"), make([]byte, 1<<19)...), false
+		case c.Conn == 0 && c.Args[1] != "warm up":
+			<-c.Done
+		}
+		return bulk(c.Args[1]), false
+	})
+	p := open(t, s.Addr, 2, 10*time.Second)
+	_, err := get(t.Context(), p, "warm up")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var large, small sync.WaitGroup
+	large.Go(func() { _, _ = get(ctx, p, "large") })
+	<-asked
+	for i := range 20 {
+		small.Go(func() {
+			key := fmt.Sprint("small", i)
+			if reply, err := get(t.Context(), p, key); err != nil || string(reply.Bytes) != key {
+				t.Errorf("%s: %q, %v", key, reply.Bytes, err)
+			}
+		})
+	}
+	time.Sleep(20 * time.Millisecond) // they are in flight, or else they have nothing to be taken from
+	close(more)
+	small.Wait()
+	cancel()
+	large.Wait()
+	s.HangUp()
+}
+
 func TestACommandWithALargeReplyHasItsOwnConnectionTheNextTime(t *testing.T) {
 	redistest.NoLeaks(t)
 	var size, last atomic.Int64

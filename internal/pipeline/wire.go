@@ -3,7 +3,6 @@ package pipeline
 import (
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -43,9 +42,9 @@ type wire interface {
 	giveBack(broken, spent bool)
 }
 
-// newWire chooses the maker. slow is set while a large reply is arriving,
-// where that can be seen.
-func newWire(c redis.Conn, timeout time.Duration, slow *atomic.Bool) wire {
+// newWire chooses the maker. slow is told when the reply that is arriving turns
+// out to be large, where that can be seen, and when that one is over.
+func newWire(c redis.Conn, timeout time.Duration, slow func(bool)) wire {
 	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
 		return newSocketWire(l, slow)
 	}

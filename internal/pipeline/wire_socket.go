@@ -22,11 +22,11 @@ type socketWire struct {
 
 	in   *resp.Reader // the receiver's
 	size int          // bytes that came for the reply that is being received
-	slow *atomic.Bool // set while that is large
+	slow func(bool)   // told when that turns out to be large, and when it is over
 	got  atomic.Int64 // bytes in all
 }
 
-func newSocketWire(c *warm.Conn, slow *atomic.Bool) *socketWire {
+func newSocketWire(c *warm.Conn, slow func(bool)) *socketWire {
 	w := &socketWire{conn: c, socket: c.Socket(), slow: slow}
 	w.try = nonblocking(w.socket)
 	w.in = resp.NewReader(w, resp.Limits{})
@@ -38,8 +38,8 @@ func newSocketWire(c *warm.Conn, slow *atomic.Bool) *socketWire {
 func (w *socketWire) Read(p []byte) (int, error) {
 	n, err := w.socket.Read(p)
 	w.got.Add(int64(n))
-	if w.size += n; w.size > largeReply {
-		w.slow.Store(true)
+	if w.size += n; w.size > largeReply && w.size-n <= largeReply {
+		w.slow(true)
 	}
 	return n, err
 }
@@ -47,7 +47,7 @@ func (w *socketWire) Read(p []byte) (int, error) {
 func (w *socketWire) receive() (resp.Reply, error) {
 	reply, err := w.in.Read()
 	if w.size > largeReply {
-		w.slow.Store(false)
+		w.slow(false)
 	}
 	w.size = 0
 	return reply, err
