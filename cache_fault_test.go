@@ -437,6 +437,16 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 	require.Zero(t, pool.Stats().Open)
 }
 
+func TestALaneThatRestsHandsItsConnectionBack(t *testing.T) {
+	redistest.NoLeaks(t)
+	pool := newPool(t, redistest.Start(t).URL())
+	c := newCache(t, pool)
+	began := time.Now()
+	require.NoError(t, c.Ping(t.Context()))
+	redistest.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, "it is handed back")
+	require.Less(t, time.Since(began), 4*time.Second, "after a second of rest, not after the five that it may be held")
+}
+
 func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 	redistest.NoLeaks(t)
 	release := make(chan struct{})
@@ -463,6 +473,11 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 		defer cancel()
 		return errors.Is(c.Ping(ctx), rediscache.ErrClosed)
 	}, "no new calls")
+	select {
+	case <-closed:
+		t.Error("Close did not wait")
+	default:
+	}
 	close(release)
 	applied := 0
 	for range cap(sets) {
