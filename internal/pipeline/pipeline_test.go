@@ -224,19 +224,20 @@ func TestACallWaitsForRoomAndGetsIt(t *testing.T) {
 			if c.Name() != "GET" {
 				return redistest.Default(c), false
 			}
-			if c.Args[1] == "last" {
-				<-release
+			if c.Args[1] == "first" {
+				select {
+				case <-release:
+				case <-c.Done:
+				}
 			}
 			return bulk(c.Args[1]), false
 		})
 		p := open(t, s.Addr, 1, 20*time.Second)
 		var wg sync.WaitGroup
-		for i := range bound {
-			key := "k"
-			if i == 0 {
-				key = "last"
-			}
-			wg.Go(func() { _, _ = get(t.Context(), p, key) })
+		wg.Go(func() { _, _ = get(t.Context(), p, "first") })
+		redistest.Eventually(t, func() bool { return s.Count("GET") == 1 }, "the first is on the wire")
+		for range bound - 1 {
+			wg.Go(func() { _, _ = get(t.Context(), p, "k") })
 		}
 		redistest.Eventually(t, func() bool { return p.Load() == bound }, "the lane is full")
 		waited := make(chan error)
