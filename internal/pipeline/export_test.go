@@ -7,3 +7,6 @@ func (p *Pipeline) Load() (n int) {
 	}
 	return n
 }
+
+// Waiting is how many callers wait for room.
+func (p *Pipeline) Waiting() int { return int(p.waiting.Load()) }

@@ -247,6 +247,7 @@ func TestACallWaitsForRoomAndGetsIt(t *testing.T) {
 			_, err := get(ctx, p, "k")
 			waited <- err
 		}()
+		redistest.Eventually(t, func() bool { return p.Waiting() == 1 }, "it waits")
 		close(release)
 		err := <-waited
 		wg.Wait()
