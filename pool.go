@@ -174,10 +174,11 @@ type target struct {
 	db               int
 }
 
-// parseURL never repeats the URL, which may hold a password, in an error.
+// parseURL shows nothing in an error that may be part of a password: where one
+// is not escaped, what follows its slash is taken for the path.
 func parseURL(raw string) (target, error) {
 	u, err := url.Parse(raw)
-	if err != nil || u.Opaque != "" {
+	if err != nil || u.Opaque != "" || misplacedAt(u) {
 		return target{}, errors.New("rediscache: the URL cannot be parsed" +
 			" (it is not shown as it may hold a password, whose special characters must be escaped)")
 	}
@@ -194,7 +195,7 @@ func parseURL(raw string) (target, error) {
 			port = "6379"
 		}
 		n, err := strconv.Atoi(port)
-		f.check(err == nil && n > 0 && n < 1<<16, "URL: port %s is not between 1 and 65535", port)
+		f.check(err == nil && n > 0 && n < 1<<16, "URL: the port is not between 1 and 65535")
 		host := u.Hostname()
 		if host == "" {
 			host = "localhost"
@@ -228,6 +229,15 @@ func parseURL(raw string) (target, error) {
 	return t, f.join()
 }
 
+// misplacedAt finds the end of the user and the password where it cannot be.
+func misplacedAt(u *url.URL) bool {
+	rest := u.RawQuery + u.Fragment
+	if u.Scheme != "unix" { // whose path may have one
+		rest += u.Path
+	}
+	return strings.Contains(rest, "@")
+}
+
 // dialer dials through redigo, and keeps hold of the socket. redigo's own TLS
 // handshake does not end with the context, but does when the socket closes.
 func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, error) {
@@ -238,15 +248,22 @@ func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, erro
 				return d, fmt.Errorf("credentials: %w", err)
 			}
 		}
+		defer func() {
+			if d.Conn == nil && d.Socket != nil {
+				d.Socket.Shut()
+			}
+		}()
 		stop := func() bool { return true }
 		opts := append([]redis.DialOption{
 			redis.DialContextFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
-				socket, err := new(net.Dialer).DialContext(ctx, network, address)
-				if err == nil {
-					d.Socket = socket
-					stop = context.AfterFunc(ctx, func() { socket.Close() })
+				conn, err := new(net.Dialer).DialContext(ctx, network, address)
+				if err != nil {
+					return nil, err
 				}
-				return socket, err
+				socket := warm.NewSocket(conn)
+				stop = context.AfterFunc(ctx, func() { _ = socket.Close() })
+				d.Socket = socket
+				return socket, nil
 			}),
 			redis.DialReadTimeout(cfg.readTimeout),
 			redis.DialWriteTimeout(cfg.writeTimeout),

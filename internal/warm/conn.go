@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -18,20 +17,24 @@ import (
 type Conn struct {
 	redis.Conn
 	store  *Store
-	socket net.Conn // nil where it is hidden
-	plain  bool     // the socket itself carries RESP
-	peek   func() bool
-	ends   time.Time // of its lifetime; zero: never
+	socket *Socket       // nil where it is hidden
+	plain  bool          // the socket itself carries RESP
+	ends   time.Duration // of its lifetime, on the store's clock; zero: never
 
 	// Written by the borrower, read by the store when it is back.
-	tainted bool      // its state is not that of a new connection
-	retired bool      // the server answered that it serves no more here, or a context ended
-	failed  time.Time // when it broke by itself
+	writing bool          // a command; where that panicked, half of it may be in the buffer
+	tainted bool          // its state is not that of a new connection
+	retired bool          // the server answered that it serves no more here, or a context ended
+	lentAt  time.Duration // when it was last lent, at first when it was dialled
 
 	// Guarded by store.mu.
 	lent, probed bool
-	idleSince    time.Time // when it was last handed back
-	seen         time.Time // when it was last known to be good
+	place        int64         // among the idle ones: the turn of the store when it was handed back
+	proven       int64         // the turn of the store when it was last known to be good
+	failed       int64         // the turn of the store when it broke by itself; zero: it did not
+	used         bool          // since the janitor last saw it
+	idleSince    time.Duration // when the janitor first saw it idle
+	seen         time.Duration // when the janitor last saw that it had been used, or probed it
 }
 
 var (
@@ -56,30 +59,37 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{Conn: d.Conn, store: s, socket: d.Socket, plain: d.Plain, peek: peeker(d.Socket)}
+	c := &Conn{Conn: d.Conn, store: s, socket: d.Socket, plain: d.Plain}
 	stop := context.AfterFunc(ctx, c.Cut)
 	deadline, _ := ctx.Deadline()
-	if err := c.ping(time.Until(deadline)); err != nil {
-		c.Cut()
+	err = c.ping(time.Until(deadline))
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.shut()
 		return nil, err
 	}
-	if !stop() {
-		return nil, ctx.Err()
-	}
-	now := time.Now()
-	c.idleSince, c.seen = now, now
+	now := s.now()
+	c.lentAt, c.idleSince, c.seen = now, now, now
 	if life := s.cfg.MaxLifetime; life > 0 {
-		c.ends = now.Add(life - time.Duration(rand.Float64()*0.1*float64(life)))
+		c.ends = now + life - time.Duration(rand.Float64()*0.1*float64(life))
 	}
 	return c, nil
 }
 
-// ping wants an answer. That PING is not allowed is one too.
-func (c *Conn) ping(timeout time.Duration) error {
+// ping wants an answer. That PING is not allowed is one too. A reply on which
+// redigo panics is none.
+func (c *Conn) ping(timeout time.Duration) (err error) {
 	if timeout <= 0 {
 		return context.DeadlineExceeded
 	}
-	_, err := doTimeout(c.Conn, timeout, "PING")
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("PING panicked: %v", r)
+		}
+	}()
+	_, err = doTimeout(c.Conn, timeout, "PING")
 	if re := redis.Error(""); errors.As(err, &re) && strings.HasPrefix(string(re), "NOPERM") {
 		return nil
 	}
@@ -103,11 +113,12 @@ func (c *Conn) Socket() net.Conn {
 	return c.socket
 }
 
-// Wanted is false once the store waits for the connection to come back.
+// Wanted tells a borrower that shares the connection to hand it back: others
+// wait for one, or the store is closed.
 func (c *Conn) Wanted() bool {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
-	return !c.store.closed
+	return c.store.closed || c.store.waiters.Len() > 0 && c.store.dialing == 0
 }
 
 // Close hands the connection back to the store.
@@ -120,6 +131,7 @@ func (c *Conn) Close() error {
 func (c *Conn) Do(cmd string, args ...any) (any, error) {
 	c.noteCommand(cmd)
 	reply, err := c.Conn.Do(cmd, args...)
+	c.writing = false
 	return reply, c.noteError(err)
 }
 
@@ -127,6 +139,7 @@ func (c *Conn) Do(cmd string, args ...any) (any, error) {
 func (c *Conn) DoWithTimeout(timeout time.Duration, cmd string, args ...any) (any, error) {
 	c.noteCommand(cmd)
 	reply, err := doTimeout(c.Conn, timeout, cmd, args...)
+	c.writing = false
 	return reply, c.noteError(err)
 }
 
@@ -134,16 +147,20 @@ func (c *Conn) DoWithTimeout(timeout time.Duration, cmd string, args ...any) (an
 // that args are not read after it returned, which redigo's own does. A context
 // that ends meanwhile costs the connection.
 func (c *Conn) DoContext(ctx context.Context, cmd string, args ...any) (any, error) {
-	c.noteCommand(cmd)
 	return c.underContext(ctx, func(timeout time.Duration) (any, error) {
-		return doTimeout(c.Conn, timeout, cmd, args...)
+		c.noteCommand(cmd)
+		reply, err := doTimeout(c.Conn, timeout, cmd, args...)
+		c.writing = false
+		return reply, err
 	})
 }
 
 // Send writes to the connection's buffer.
 func (c *Conn) Send(cmd string, args ...any) error {
 	c.noteCommand(cmd)
-	return c.noteError(c.Conn.Send(cmd, args...))
+	err := c.Conn.Send(cmd, args...)
+	c.writing = false
+	return c.noteError(err)
 }
 
 // Flush writes the buffer to the socket.
@@ -168,7 +185,7 @@ func (c *Conn) ReceiveContext(ctx context.Context) (any, error) {
 	})
 }
 
-// underContext closes the socket when ctx ends before f does: the only way to
+// underContext cuts the connection when ctx ends before f does: the only way to
 // unblock a write as well as a read.
 func (c *Conn) underContext(ctx context.Context, f func(time.Duration) (any, error)) (any, error) {
 	if err := ctx.Err(); err != nil {
@@ -198,9 +215,13 @@ func (c *Conn) underContext(ctx context.Context, f func(time.Duration) (any, err
 	return reply, c.noteError(err)
 }
 
-// noteCommand remembers that cmd leaves the connection in a state that redigo
-// does not undo when it is handed back.
+// noteCommand remembers that cmd is being written, and whether it leaves the
+// connection in a state that redigo does not undo when it is handed back.
 func (c *Conn) noteCommand(cmd string) {
+	if c.writing { // the last one panicked
+		c.retired = true
+	}
+	c.writing = true
 	if len(cmd) < 4 || len(cmd) > 10 {
 		return
 	}
@@ -217,21 +238,22 @@ func (c *Conn) noteError(err error) error {
 		return nil
 	}
 	if isBroken(err) {
-		c.fail(time.Now())
+		c.Fail()
 	} else if isRefusal(err) {
 		c.retired = true
 	}
 	return err
 }
 
-func (c *Conn) fail(now time.Time) {
-	if c.failed.IsZero() {
-		c.failed = now
+// Fail tells the store, before Close, that the connection broke by itself. A
+// sender and a receiver may find that out at once.
+func (c *Conn) Fail() {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	if c.failed == 0 {
+		c.failed = c.store.turn
 	}
 }
-
-// Fail tells the store, before Close, that the connection broke by itself.
-func (c *Conn) Fail() { c.fail(time.Now()) }
 
 // Retire tells the store, before Close, to lend the connection no more.
 func (c *Conn) Retire() { c.retired = true }
@@ -255,29 +277,25 @@ func isRefusal(err error) bool {
 
 // Dead looks at the socket of a connection that nobody uses. A hidden one is
 // taken to be alive.
-func (c *Conn) Dead() bool { return c.peek != nil && !c.peek() }
+func (c *Conn) Dead() bool { return c.socket != nil && !c.socket.quiet() }
 
-func (c *Conn) expired(now time.Time) bool {
-	return !c.ends.IsZero() && !now.Before(c.ends)
-}
+func (c *Conn) expired(now time.Duration) bool { return c.ends != 0 && now >= c.ends }
 
-// Cut closes the connection at once, whoever is using it.
+// Cut ends all use of the connection at once, whoever is using it. It is still
+// open until it is handed back.
 func (c *Conn) Cut() {
 	if c.socket != nil {
-		c.socket.Close()
+		_ = c.socket.Close() // never fails
 		return
 	}
 	c.Conn.Close()
 }
 
-// shut closes the connection in order: it tells the server and waits, not for
-// long, until the server has closed its side, so that by then the server does
-// not count it any more either.
+// shut closes the connection, and where its socket is seen waits until the
+// server has done so too.
 func (c *Conn) shut() {
-	if half, ok := c.socket.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		if c.socket.SetReadDeadline(time.Now().Add(linger)) == nil {
-			_, _ = io.Copy(io.Discard, c.socket)
-		}
+	if c.socket != nil {
+		c.socket.Shut()
 	}
 	c.Conn.Close()
 }

@@ -12,8 +12,8 @@ func (s *Store) janitor() {
 		case <-s.stop:
 			return
 		case <-t.C:
-			s.sweep(time.Now())
-			for s.probeOne(time.Now()) {
+			s.sweep()
+			for s.probeOne() {
 			}
 		}
 	}
@@ -21,11 +21,16 @@ func (s *Store) janitor() {
 
 // sweep closes the idle connections that are dead, too old, or above the
 // floor and not wanted for long, the least recently used first.
-func (s *Store) sweep(now time.Time) {
+func (s *Store) sweep() {
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	spare := len(s.idle) + s.probing
 	s.keepIdleLocked(func(c *Conn) *int64 {
+		if c.used {
+			c.used = false
+			c.idleSince, c.seen = now, now
+		}
 		reason := s.staleLocked(c, now, spare)
 		if reason != nil {
 			spare--
@@ -37,13 +42,13 @@ func (s *Store) sweep(now time.Time) {
 
 // staleLocked returns the counter of the reason to close an idle connection,
 // or nil. A peek does not wait, so it may happen under the lock.
-func (s *Store) staleLocked(c *Conn, now time.Time, spare int) *int64 {
+func (s *Store) staleLocked(c *Conn, now time.Duration, spare int) *int64 {
 	switch idle := s.cfg.IdleTimeout; {
 	case c.Dead():
 		return &s.stats.Closed.Broken
 	case c.expired(now):
 		return &s.stats.Closed.Lifetime
-	case idle > 0 && spare > s.cfg.MinIdle && now.Sub(c.idleSince) >= idle:
+	case idle > 0 && spare > s.cfg.MinIdle && now-c.idleSince >= idle:
 		return &s.stats.Closed.Idle
 	}
 	return nil
@@ -51,37 +56,35 @@ func (s *Store) staleLocked(c *Conn, now time.Time, spare int) *int64 {
 
 // probeOne sends a PING on one cold connection and reports whether there was
 // one. Its place among the idle ones stays: only borrowers make it warmer.
-func (s *Store) probeOne(now time.Time) bool {
-	c := s.takeCold(now)
+func (s *Store) probeOne() bool {
+	c := s.takeCold()
 	if c == nil {
 		return false
 	}
+	timer := time.AfterFunc(s.cfg.ReadTimeout, c.Cut) // for those who know no timeouts
 	_ = c.noteError(c.ping(s.cfg.ReadTimeout))
-	now = time.Now()
+	timer.Stop()
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.probing--
 	c.probed = false
-	if reason := s.unfitLocked(c, now); reason != nil {
-		s.discardLocked(c, reason)
-		s.dropOlderLocked(c.failed)
-		s.fillLocked()
-		s.failWaitersIfDownLocked()
-		return true
-	}
 	c.seen = now
-	s.giveLocked(c)
+	s.turn++
+	c.proven = s.turn
+	s.keepLocked(c)
 	return true
 }
 
-func (s *Store) takeCold(now time.Time) *Conn {
+func (s *Store) takeCold() *Conn {
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cfg.HealthCheckAfter == 0 || s.closed {
 		return nil
 	}
 	for i, c := range s.idle {
-		if now.Sub(c.seen) >= s.cfg.HealthCheckAfter {
+		if now-c.seen >= s.cfg.HealthCheckAfter {
 			s.idle = append(s.idle[:i], s.idle[i+1:]...)
 			s.probing++
 			c.probed = true

@@ -4,7 +4,8 @@
 // One mutex guards the store. Under it these hold, always:
 //
 //  1. open = idle + inUse + probing + dialing + closing <= MaxActive. open
-//     rises only in fillLocked, and falls only after the socket is gone.
+//     rises only in fillLocked, and falls only after the socket is gone: on
+//     the server's side too, see [Socket].
 //  2. A waiter is queued only while idle is empty, and while something will
 //     come to it: a connection in use or probed, a dial, a close that frees
 //     the slot for one, or the end of a back-off. Whatever frees a connection
@@ -12,7 +13,8 @@
 //  3. A grant is used once: the channel holds one, a waiter is unlinked under
 //     the lock before it is granted, and one that was cancelled meanwhile
 //     passes its grant on under the lock.
-//  4. Nobody passes a waiter: the fast path is refused while one is queued.
+//  4. Nobody passes a waiter: what comes free goes to the head of the queue and
+//     is idle only where nobody waits, so who finds one idle passes nobody.
 //
 // Neither a dial nor a read, a write or a close happens under the lock, and
 // no borrower dials.
@@ -23,7 +25,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"time"
 
@@ -35,7 +36,7 @@ const (
 	minBackoff = 20 * time.Millisecond  // after the first failed dial
 	maxBackoff = 800 * time.Millisecond // so that a server that is back has a client within a second
 	sweepEvery = 250 * time.Millisecond // how soon a dead idle connection is found with nobody asking
-	peekAfter  = time.Millisecond       // a socket used since is not worth a system call
+	peekAfter  = time.Millisecond       // a socket lent since is not worth a system call
 	linger     = 250 * time.Millisecond // how long a close waits for the server's
 )
 
@@ -55,13 +56,14 @@ type Config struct {
 // says that the socket itself carries RESP.
 type Dialed struct {
 	Conn   redis.Conn
-	Socket net.Conn
+	Socket *Socket
 	Plain  bool
 }
 
 // Store lends connections and takes them back.
 type Store struct {
 	cfg       Config             // immutable
+	base      time.Time          // immutable; times below are durations since
 	startDial func()             // immutable; its goroutine is one of wg
 	stopDials context.CancelFunc // immutable
 	stop      chan struct{}      // closed when the store closes: ends the janitor
@@ -74,12 +76,14 @@ type Store struct {
 	probing int // counts as idle for the floor: it will be back in a moment
 	dialing int
 	closing int
+	turn    int64         // counts what is handed back, dialled or probed; starts above zero
 	waiters list.List     // of *waiter
 	changed chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
 	closed  bool
 
 	fails      int // dials failed in a row
 	failure    error
+	salvo      int  // dials under way that were begun before the first of those failed
 	backingOff bool // no dial before retry fires
 	retry      *time.Timer
 
@@ -87,13 +91,15 @@ type Store struct {
 }
 
 type waiter struct {
-	grant chan grant // holds one
-	since time.Time
+	grant chan grant    // holds one
+	since time.Duration // when it came
+	place *list.Element // in the queue; nil once it has left
 }
 
 type grant struct {
-	conn *Conn
-	err  error
+	conn   *Conn
+	err    error
+	waited time.Duration
 }
 
 // Stats is documented where users see it, as rediscache.PoolStats.
@@ -114,7 +120,10 @@ type Closed struct {
 // New starts a store, which fills to its floor at once.
 func New(cfg Config) *Store {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Store{cfg: cfg, stopDials: cancel, stop: make(chan struct{}), all: make(map[*Conn]struct{})}
+	s := &Store{
+		cfg: cfg, base: time.Now(), stopDials: cancel,
+		stop: make(chan struct{}), all: make(map[*Conn]struct{}), turn: 1,
+	}
 	s.startDial = func() { s.wg.Go(func() { s.dial(ctx) }) }
 	s.wg.Go(s.janitor)
 	s.mu.Lock()
@@ -122,6 +131,8 @@ func New(cfg Config) *Store {
 	s.mu.Unlock()
 	return s
 }
+
+func (s *Store) now() time.Duration { return time.Since(s.base) }
 
 // Acquire lends a connection, which the borrower hands back with its Close.
 func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
@@ -136,10 +147,12 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if time.Since(c.idleSince) < peekAfter || !c.Dead() {
+		// The one look at the clock of a loan: it is a sixth of its price.
+		since := c.lentAt
+		if c.lentAt = s.now(); c.lentAt-since < peekAfter || !c.Dead() {
 			return c, nil
 		}
-		c.fail(time.Now())
+		c.Fail()
 		s.put(c)
 	}
 }
@@ -152,7 +165,7 @@ func (s *Store) take(first bool) (*Conn, *waiter, error) {
 	if s.closed {
 		return nil, nil, ErrClosed
 	}
-	if n := len(s.idle); n > 0 && (s.waiters.Len() == 0 || !first) {
+	if n := len(s.idle); n > 0 {
 		c := s.idle[n-1]
 		s.idle = s.idle[:n-1]
 		s.lendLocked(c)
@@ -162,11 +175,11 @@ func (s *Store) take(first bool) (*Conn, *waiter, error) {
 	if s.downLocked() {
 		return nil, nil, &DialError{s.failure}
 	}
-	w := &waiter{grant: make(chan grant, 1), since: time.Now()}
+	w := &waiter{grant: make(chan grant, 1), since: s.now()}
 	if first {
-		s.waiters.PushBack(w)
+		w.place = s.waiters.PushBack(w)
 	} else {
-		s.waiters.PushFront(w)
+		w.place = s.waiters.PushFront(w)
 	}
 	s.fillLocked()
 	return nil, w, nil
@@ -180,22 +193,27 @@ func (s *Store) wait(ctx context.Context, w *waiter) (*Conn, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for e := s.waiters.Front(); e != nil; e = e.Next() {
-		if e.Value == w {
-			s.waiters.Remove(e)
-			s.stats.Timeouts++
-			return nil, s.waitErrorLocked(ctx.Err())
-		}
+	if w.place != nil {
+		s.leaveLocked(w)
+		s.stats.Timeouts++
+		return nil, s.waitErrorLocked(ctx.Err())
 	}
 	// It was granted before it could leave.
 	g := <-w.grant
 	if g.err != nil {
 		return nil, g.err
 	}
-	s.inUse--
-	s.giveLocked(g.conn)
+	s.stats.Waits--
+	s.stats.WaitTime -= g.waited
 	s.stats.Timeouts++
+	s.putLocked(g.conn)
 	return nil, s.waitErrorLocked(ctx.Err())
+}
+
+// leaveLocked unlinks a waiter.
+func (s *Store) leaveLocked(w *waiter) {
+	s.waiters.Remove(w.place)
+	w.place = nil
 }
 
 // Late is the error of one who waits for a connection no longer, for cause.
@@ -211,46 +229,67 @@ func (s *Store) waitErrorLocked(cause error) error {
 	if s.dialing > 0 {
 		return fmt.Errorf("rediscache: no connection in time, %d being dialled: %w", s.dialing, cause)
 	}
-	err := fmt.Errorf("%w: %d of %d connections in use: %w",
-		ErrPoolExhausted, s.inUse, s.cfg.MaxActive, cause)
+	err := fmt.Errorf("%w: %d of %d connections in use: %w", ErrPoolExhausted, s.inUse, s.cfg.MaxActive, cause)
 	if s.failure != nil {
-		err = fmt.Errorf("%w (the last dial failed: %v)", err, s.failure)
+		err = fmt.Errorf("%w (the last dial failed: %s)", err, s.failure.Error())
 	}
 	return err
 }
 
-// put takes a lent connection back.
+// put takes a lent connection back from its borrower.
 func (s *Store) put(c *Conn) {
-	now := time.Now()
+	if c.socket == nil && c.Err() != nil { // else every error was noted
+		c.retired = true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !c.lent {
-		return // killed while it was out
+	c.used = true
+	s.nextLocked(c)
+	s.putLocked(c)
+}
+
+// nextLocked makes c the last that was handed back. Where only the order
+// counts it does for a clock, at a fraction of the price.
+func (s *Store) nextLocked(c *Conn) {
+	s.turn++
+	c.place, c.proven = s.turn, s.turn
+}
+
+// putLocked takes a lent connection back, unless it was killed while it was
+// out.
+func (s *Store) putLocked(c *Conn) {
+	if c.lent {
+		s.inUse--
+		c.lent = false
+		s.keepLocked(c)
 	}
-	s.inUse--
-	c.lent = false
-	if reason := s.unfitLocked(c, now); reason != nil {
-		s.discardLocked(c, reason)
-		s.dropOlderLocked(c.failed)
-		s.fillLocked()
-		s.failWaitersIfDownLocked()
+}
+
+// keepLocked passes on a connection that is counted nowhere else, or closes it
+// if it may not be lent again.
+func (s *Store) keepLocked(c *Conn) {
+	reason := s.unfitLocked(c)
+	if reason == nil {
+		s.giveLocked(c)
 		return
 	}
-	c.idleSince, c.seen = now, now
-	s.giveLocked(c)
+	s.discardLocked(c, reason)
+	s.dropOlderLocked(c.failed)
+	s.fillLocked()
+	s.failWaitersIfDownLocked()
 }
 
 // unfitLocked returns the counter of the reason for which c may not be lent
 // again, nil if it may.
-func (s *Store) unfitLocked(c *Conn, now time.Time) *int64 {
+func (s *Store) unfitLocked(c *Conn) *int64 {
 	switch {
 	case s.closed:
 		return &s.stats.Closed.Shutdown
-	case c.retired || !c.failed.IsZero() || c.Conn.Err() != nil:
+	case c.retired || c.writing || c.failed != 0:
 		return &s.stats.Closed.Broken
 	case c.tainted:
 		return &s.stats.Closed.State
-	case c.expired(now):
+	case c.expired(c.lentAt):
 		return &s.stats.Closed.Lifetime
 	}
 	return nil
@@ -260,16 +299,18 @@ func (s *Store) unfitLocked(c *Conn, now time.Time) *int64 {
 // the head of the queue, or lays it with the idle ones.
 func (s *Store) giveLocked(c *Conn) {
 	if e := s.waiters.Front(); e != nil {
-		w := s.waiters.Remove(e).(*waiter)
+		w := e.Value.(*waiter)
+		waited := s.now() - w.since
+		s.leaveLocked(w)
 		s.lendLocked(c)
 		s.stats.Waits++
-		s.stats.WaitTime += time.Since(w.since)
-		w.grant <- grant{conn: c}
+		s.stats.WaitTime += waited
+		w.grant <- grant{conn: c, waited: waited}
 		return
 	}
 	i := len(s.idle)
 	s.idle = append(s.idle, c)
-	for ; i > 0 && s.idle[i-1].idleSince.After(c.idleSince); i-- {
+	for ; i > 0 && s.idle[i-1].place > c.place; i-- {
 		s.idle[i-1], s.idle[i] = s.idle[i], s.idle[i-1]
 	}
 	s.notifyLocked()
@@ -308,6 +349,7 @@ func (s *Store) dial(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dialing--
+	s.salvo = max(s.salvo-1, 0)
 	switch {
 	case err != nil:
 		s.dialFailedLocked(err)
@@ -316,7 +358,8 @@ func (s *Store) dial(ctx context.Context) {
 		s.discardLocked(c, &s.stats.Closed.Shutdown)
 	default:
 		s.all[c] = struct{}{}
-		s.fails, s.failure = 0, nil
+		s.fails, s.failure, s.salvo = 0, nil, 0
+		s.nextLocked(c)
 		s.giveLocked(c)
 	}
 	s.fillLocked()
@@ -331,6 +374,9 @@ func (s *Store) dialFailedLocked(err error) {
 		return
 	}
 	if !s.backingOff {
+		if s.fails == 0 {
+			s.salvo = s.dialing
+		}
 		d := min(minBackoff<<min(s.fails, 10), maxBackoff)
 		s.fails++
 		s.backingOff = true
@@ -346,10 +392,11 @@ func (s *Store) endBackoff() {
 	s.fillLocked()
 }
 
-// downLocked reports that the last dial failed and that no connection is left
-// that could come back.
+// downLocked reports that the last dial failed, that none is under way which
+// was begun before anything was known to be wrong, and that no connection is
+// left that could come back.
 func (s *Store) downLocked() bool {
-	return s.fails > 0 && s.inUse == 0 && s.probing == 0 && len(s.idle) == 0
+	return s.fails > 0 && s.salvo == 0 && s.inUse == 0 && s.probing == 0 && len(s.idle) == 0
 }
 
 func (s *Store) failWaitersIfDownLocked() {
@@ -360,7 +407,9 @@ func (s *Store) failWaitersIfDownLocked() {
 
 func (s *Store) failWaitersLocked(err error) {
 	for e := s.waiters.Front(); e != nil; e = s.waiters.Front() {
-		s.waiters.Remove(e).(*waiter).grant <- grant{err: err}
+		w := e.Value.(*waiter)
+		s.leaveLocked(w)
+		w.grant <- grant{err: err}
 	}
 }
 
@@ -380,11 +429,11 @@ func (s *Store) discardLocked(c *Conn, reason *int64) {
 	})
 }
 
-// dropOlderLocked closes the idle connections that were not seen since one of
+// dropOlderLocked closes the idle connections that nobody used since one of
 // their kind failed: what broke it has probably broken them.
-func (s *Store) dropOlderLocked(failed time.Time) {
+func (s *Store) dropOlderLocked(failed int64) {
 	s.keepIdleLocked(func(c *Conn) *int64 {
-		if c.seen.Before(failed) {
+		if c.proven <= failed {
 			return &s.stats.Closed.Broken
 		}
 		return nil
@@ -440,101 +489,6 @@ func (s *Store) Stats() Stats {
 	st := s.stats
 	st.Open, st.Idle, st.InUse, st.Waiting = s.openLocked(), len(s.idle)+s.probing, s.inUse, s.waiters.Len()
 	return st
-}
-
-// Shutdown lends no more and waits until all that is lent is back and closed.
-// When ctx ends it closes what is left under its borrowers and says how many.
-func (s *Store) Shutdown(ctx context.Context) error {
-	s.refuse()
-	var err error
-	if !s.waitGone(ctx) {
-		if n := s.kill(); n > 0 {
-			err = fmt.Errorf("rediscache: shutdown: %d connections were still borrowed: %w", n, ctx.Err())
-		}
-		s.waitGone(context.Background())
-	}
-	s.wg.Wait()
-	return err
-}
-
-// Close closes all connections now, lent ones too, and waits until they are
-// gone and nothing of the store runs any more.
-func (s *Store) Close() {
-	s.refuse()
-	s.kill()
-	s.waitGone(context.Background())
-	s.wg.Wait()
-}
-
-// refuse ends lending, waiting, dialling and probing.
-func (s *Store) refuse() {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return
-	}
-	s.closed = true
-	close(s.stop)
-	if s.retry != nil {
-		s.retry.Stop()
-	}
-	s.failWaitersLocked(ErrClosed)
-	s.keepIdleLocked(func(*Conn) *int64 { return &s.stats.Closed.Shutdown })
-	var probed []*Conn
-	for c := range s.all {
-		if c.probed {
-			probed = append(probed, c)
-		}
-	}
-	s.notifyLocked()
-	s.mu.Unlock()
-	s.stopDials()
-	for _, c := range probed {
-		c.Cut()
-	}
-}
-
-// kill closes the lent connections under their borrowers, and counts them.
-func (s *Store) kill() int {
-	var lent []*Conn
-	s.mu.Lock()
-	for c := range s.all {
-		if c.lent {
-			c.lent = false
-			lent = append(lent, c)
-		}
-	}
-	s.stats.Closed.Shutdown += int64(len(lent))
-	s.mu.Unlock()
-	for _, c := range lent {
-		c.Cut()
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range lent {
-		s.inUse--
-		delete(s.all, c)
-	}
-	s.notifyLocked()
-	return len(lent)
-}
-
-// waitGone waits until no connection is open and no dial under way. After
-// refuse nothing raises open, so it stays so.
-func (s *Store) waitGone(ctx context.Context) bool {
-	for {
-		s.mu.Lock()
-		gone, changed := s.openLocked() == 0, s.changedLocked()
-		s.mu.Unlock()
-		if gone {
-			return true
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
-		}
-	}
 }
 
 func (s *Store) changedLocked() <-chan struct{} {

@@ -1,0 +1,170 @@
+package warm
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// newFake returns a server with no randomness but that of seed, in a mood.
+func newFake(seed uint64, m mood) *fakeServer {
+	return &fakeServer{rng: rand.New(rand.NewPCG(seed, 1)), mood: m}
+}
+
+// A context ends while a connection comes back for its owner: half of the time one goroutine does
+// each, half of the time both happen before the waiter can move, which is the case that matters.
+func TestAWaiterThatLeavesAsItIsServedLosesNothing(t *testing.T) {
+	rounds := 100_000
+	if testing.Short() {
+		rounds /= 10
+	}
+	const limit = 2
+	s := New(Config{MaxActive: limit, DialTimeout: time.Minute, ReadTimeout: time.Minute, Dial: newFake(1, prompt).dial})
+	defer s.Close()
+	held := take(t, s)
+	c := take(t, s)
+	type answer struct {
+		conn *Conn
+		err  error
+	}
+	answers := make(chan answer)
+	served, left := 0, 0
+	for i := range rounds {
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() {
+			c, err := s.Acquire(ctx)
+			answers <- answer{c, err}
+		}()
+		for waiting(s) == 0 {
+			runtime.Gosched()
+		}
+		if i%2 == 0 {
+			s.mu.Lock()
+			cancel() // decides what the waiter does when it can
+			s.putLocked(c)
+			s.mu.Unlock()
+		} else {
+			go cancel()
+			_ = c.Close()
+		}
+		a := <-answers
+		cancel()
+		if a.err == nil {
+			served++
+			c = a.conn
+			continue
+		}
+		left++
+		if !errors.Is(a.err, context.Canceled) {
+			t.Fatal(a.err)
+		}
+		c = take(t, s)
+	}
+	t.Logf("%d were served, %d left", served, left)
+	require.Positive(t, served)
+	require.Greater(t, left, rounds/3, "half of them, but for those who were not yet waiting when both had happened")
+	_ = c.Close()
+	_ = held.Close()
+	for range limit {
+		take(t, s)
+	}
+	st := s.Stats()
+	require.Equal(t, limit, st.InUse)
+	require.EqualValues(t, limit, st.Dials)
+	require.EqualValues(t, left, st.Timeouts)
+}
+
+func waiting(s *Store) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiters.Len()
+}
+
+// take borrows what must be there.
+func take(t *testing.T, s *Store) *Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := s.Acquire(ctx)
+	require.NoError(t, err)
+	return c
+}
+
+func TestConnectionsThatWereDialledTogetherDoNotEndTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, life = 50, 30 * time.Minute
+		s := New(Config{
+			MinIdle: n, MaxActive: n, MaxLifetime: life,
+			DialTimeout: time.Second, ReadTimeout: time.Second, Dial: newFake(1, prompt).dial,
+		})
+		defer s.Close()
+		require.NoError(t, s.Ready(t.Context()))
+		start, ends := time.Now(), make([]time.Duration, 0, n)
+		for len(ends) < n {
+			time.Sleep(sweepEvery)
+			for range int(s.Stats().Closed.Lifetime) - len(ends) {
+				ends = append(ends, time.Since(start))
+			}
+		}
+		require.GreaterOrEqual(t, ends[0], life*9/10)
+		require.LessOrEqual(t, ends[n-1], life+sweepEvery)
+		for i, end := range ends { // 50 in three minutes: by chance not eight in the same second
+			j, _ := slices.BinarySearch(ends, end+time.Second)
+			require.Less(t, j-i, 8, "ended within a second: %v", ends[i:j])
+		}
+		time.Sleep(3 * linger) // the last is closed, and another dialled
+		require.Equal(t, n, s.Stats().Idle)
+	})
+}
+
+func TestTheFloorOfAHotPoolIsRetiredToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{
+			MaxActive: 1, MaxLifetime: time.Minute,
+			DialTimeout: time.Second, ReadTimeout: time.Second, Dial: newFake(1, prompt).dial,
+		})
+		defer s.Close()
+		for range 100 { // it is never idle for as long as a sweep could see
+			c := take(t, s)
+			time.Sleep(time.Second)
+			_ = c.Close()
+		}
+		require.EqualValues(t, 1, s.Stats().Closed.Lifetime)
+	})
+}
+
+// Between a failed dial and the next the pause grows, to a bound.
+func TestDialsBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{MinIdle: 5, MaxActive: 10, DialTimeout: time.Second, ReadTimeout: time.Second, Dial: newFake(1, down).dial})
+		defer s.Close()
+		time.Sleep(10 * time.Second)
+		first := s.Stats().Dials
+		require.Less(t, first, int64(40))
+		time.Sleep(100 * time.Second)
+		require.InDelta(t, 100*time.Second/(maxBackoff*3/4), s.Stats().Dials-first, 40)
+	})
+}
+
+// bomb is a redigo connection whose Do meets an argument that panics.
+type bomb struct{ *fakeConn }
+
+func (bomb) Do(string, ...any) (any, error) { panic("bomb") }
+
+func TestAConnectionWithHalfACommandIsNotLentAgain(t *testing.T) {
+	s := New(Config{MaxActive: 1, DialTimeout: time.Minute, ReadTimeout: time.Minute, Dial: newFake(1, prompt).dial})
+	defer s.Close()
+	c := take(t, s)
+	c.Conn = bomb{c.Conn.(*fakeConn)}
+	require.Panics(t, func() { _, _ = c.Do("SET", "k", "v") })
+	_ = c.Close()
+	take(t, s)
+	require.EqualValues(t, 1, s.Stats().Closed.Broken)
+}

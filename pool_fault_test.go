@@ -1,0 +1,327 @@
+package rediscache_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// requireDown wants the error of a pool that cannot reach its server.
+func requireDown(t testing.TB, err error) {
+	t.Helper()
+	require.ErrorIs(t, err, rediscache.ErrUnavailable)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	var de *rediscache.DialError
+	require.ErrorAs(t, err, &de)
+}
+
+func TestAnOutageIsCheapAndItsEndNeedsNobodyToAsk(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(10, 50)...)
+	requireReady(t, p)
+	s.Kill()
+	before := p.Stats().Dials
+	calls, worst := hammer(t, p, 100, time.Second)
+	dials := p.Stats().Dials - before
+	t.Logf("%d calls in the outage, the slowest took %v, %d dials", calls, worst, dials)
+	require.LessOrEqual(t, dials, int64(20))
+	require.Less(t, worst, 500*time.Millisecond, "a call does not wait for Redis")
+	_, err := p.GetContext(context.Background())
+	requireDown(t, err)
+
+	s.Restart()
+	back := time.Now()
+	requireReady(t, p)
+	t.Logf("the floor was back after %v", time.Since(back))
+	require.Less(t, time.Since(back), 3*time.Second)
+	eventuallyClients(t, s, 10)
+	for range 200 {
+		require.NoError(t, ping(context.Background(), p))
+	}
+}
+
+// hammer lets n callers ask for a connection again and again for d. None may get one. It returns
+// how many calls there were and how long the slowest took.
+func hammer(t *testing.T, p *rediscache.WarmPool, n int, d time.Duration) (calls int64, worst time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				start := time.Now()
+				_, err := p.GetContext(context.Background())
+				took := time.Since(start)
+				if !errors.Is(err, rediscache.ErrUnavailable) {
+					t.Errorf("in an outage: %v", err)
+				}
+				mu.Lock()
+				calls, worst = calls+1, max(worst, took)
+				mu.Unlock()
+				select { // a caller has something else to do as well
+				case <-time.After(time.Millisecond):
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return calls, worst
+}
+
+func TestAPoolWithoutAFloorRecoversFromAnOutage(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(0, 5)...)
+	require.NoError(t, ping(context.Background(), p))
+	s.Kill()
+	require.Error(t, ping(context.Background(), p))
+	redistest.Eventually(t, func() bool { return p.Stats().DialFailures > 2 }, "it is looked for with nobody asking")
+	s.Restart()
+	redistest.Eventually(t, func() bool { return p.Stats().Idle == 1 }, "it is found with nobody asking")
+	requireSimultaneous(t, p, 5)
+}
+
+// The server closes every idle connection: each is looked at before it is lent, so nobody notices.
+func TestADeadIdleConnectionIsNotLent(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(10, 10)...)
+	requireReady(t, p)
+	for range 5 {
+		letRest(t)
+		s.KillClients()
+		requireSimultaneous(t, p, 10)
+	}
+}
+
+func TestAConnectionWithBytesThatNobodyAskedForIsNotLent(t *testing.T) {
+	redistest.NoLeaks(t)
+	script := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
+	p, err := rediscache.NewPool(script.URL(), sizes(1, 1)...)
+	require.NoError(t, err)
+	defer p.Close()
+	requireReady(t, p)
+	letRest(t)
+	script.Push([]byte("+SURPRISE\r\n"))
+	redistest.Eventually(t, func() bool { return p.Stats().Closed.Broken == 1 }, "it was looked at")
+	conn := borrowOne(t, p)
+	reply, err := conn.Do("PING")
+	require.NoError(t, err)
+	require.Equal(t, "PONG", reply)
+	giveBack(t, conn)
+}
+
+// Where the socket is hidden nobody can look at it. One failure is enough to drop them all.
+func TestAConnectionThatFailsTakesTheIdleOnesOlderThanItsFailureWithIt(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(5, 5, rediscache.WithHealthCheckAfter(0), rediscache.WithDialFunc(
+		func(ctx context.Context) (redis.Conn, error) {
+			return redis.DialContext(ctx, "tcp", s.Addr, redis.DialClientName(t.Name()))
+		}))...)
+	requireReady(t, p)
+	s.KillClients()
+	require.Error(t, ping(context.Background(), p))
+	for range 10 {
+		require.NoError(t, ping(context.Background(), p))
+	}
+	require.EqualValues(t, 5, p.Stats().Closed.Broken)
+}
+
+func TestAStoppedServerHoldsNobodyPastTheDeadline(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(5, 10)...)
+	requireReady(t, p)
+	s.Stop()
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			if err := ping(ctx, p); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("a stopped server: %v", err)
+			}
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+	wg.Wait()
+	s.Cont()
+	requireReady(t, p)
+	requireSimultaneous(t, p, 10)
+}
+
+func TestAServerThatTakesNoMoreClientsCostsNoSlot(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(0, 8)...)
+	s.ConfigSet("maxclients", "4") // one is the admin's
+	conns := borrowMany(t, p, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_, err := p.GetContext(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded, "three may still come back")
+	waiting := make(chan error)
+	go func() { waiting <- ping(context.Background(), p) }()
+	redistest.Eventually(t, func() bool { return p.Stats().Waiting == 1 }, "one waits")
+	giveBack(t, conns[0])
+	require.NoError(t, <-waiting)
+
+	s.ConfigSet("maxclients", "1000")
+	giveBack(t, conns[1:]...)
+	requireReady(t, p)
+	requireSimultaneous(t, p, 8)
+}
+
+func TestAFailedDialSaysWhyAndCostsNoSlot(t *testing.T) {
+	const secret = "pa55word"
+	var healed atomic.Bool
+	panicking := func(s *redistest.Server) rediscache.PoolOption {
+		return rediscache.WithDialFunc(func(ctx context.Context) (redis.Conn, error) {
+			if !healed.Load() {
+				panic("no dial today")
+			}
+			return redis.DialContext(ctx, "tcp", s.Addr, redis.DialPassword(secret))
+		})
+	}
+	credentials := func(bad func() (string, string, error)) func(*redistest.Server) rediscache.PoolOption {
+		return func(*redistest.Server) rediscache.PoolOption {
+			return rediscache.WithCredentials(func(context.Context) (string, string, error) {
+				if healed.Load() {
+					return "", secret, nil
+				}
+				return bad()
+			})
+		}
+	}
+	errVault := errors.New("the vault is shut")
+	for name, c := range map[string]struct {
+		option func(*redistest.Server) rediscache.PoolOption
+		says   string
+		is     error
+	}{
+		"a wrong password": {credentials(func() (string, string, error) { return "", "wr0ng", nil }), "WRONGPASS", nil},
+		"no password":      {credentials(func() (string, string, error) { return "", "", nil }), "NOAUTH", nil},
+		"no credentials":   {credentials(func() (string, string, error) { return "", "", errVault }), "credentials", errVault},
+		"a panic":          {panicking, "no dial today", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			healed.Store(false)
+			s := poolServer(t, "--requirepass", secret)
+			p := startPool(t, s, sizes(2, 5, c.option(s))...)
+			for range 3 {
+				_, err := p.GetContext(context.Background())
+				require.ErrorIs(t, err, rediscache.ErrUnavailable)
+				require.ErrorContains(t, err, c.says)
+				require.NotContains(t, err.Error(), secret)
+				require.NotContains(t, err.Error(), "wr0ng")
+				if c.is != nil {
+					require.ErrorIs(t, err, c.is)
+				}
+			}
+			healed.Store(true)
+			requireReady(t, p)
+			requireSimultaneous(t, p, 5)
+		})
+	}
+}
+
+func TestAServerThatIsFullFromTheStartIsToldFromABusyPool(t *testing.T) {
+	s := poolServer(t)
+	s.ConfigSet("maxclients", "1")
+	p := startPool(t, s, sizes(2, 5)...)
+	_, err := p.GetContext(context.Background())
+	require.ErrorIs(t, err, rediscache.ErrUnavailable)
+	require.NotErrorIs(t, err, rediscache.ErrPoolExhausted)
+	require.ErrorContains(t, err, "max number of clients")
+	s.ConfigSet("maxclients", "1000")
+	requireReady(t, p)
+	requireSimultaneous(t, p, 5)
+}
+
+// A reply of that length makes redigo panic. In a dial or in the janitor's PING it is a failure.
+func TestAReplyOnWhichRedigoPanicsEndsAConnectionAndNothingElse(t *testing.T) {
+	redistest.NoLeaks(t)
+	script := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Conn == 0 || c.Conn == 1 && c.Name() == "PING" && c.Seq > 0 {
+			return []byte("$9223372036854775807\r\n"), false
+		}
+		return redistest.Default(c), false
+	})
+	p, err := rediscache.NewPool(script.URL(), sizes(1, 1, rediscache.WithHealthCheckAfter(time.Millisecond))...)
+	require.NoError(t, err)
+	defer p.Close()
+	redistest.Eventually(t, func() bool { return p.Stats().DialFailures == 1 }, "a dial that failed")
+	redistest.Eventually(t, func() bool { return p.Stats().Closed.Broken == 1 }, "a connection that failed")
+	requireReady(t, p)
+	require.NoError(t, ping(context.Background(), p))
+	require.Equal(t, 3, script.Accepted())
+}
+
+func TestAConnectionThatTheServerRefusesToServeIsReplaced(t *testing.T) {
+	for _, refusal := range []string{
+		"NOAUTH Authentication required.", "READONLY You can't write against a read only replica.",
+		"MASTERDOWN Link with MASTER is down", "ERR max number of clients reached",
+	} {
+		t.Run(refusal, func(t *testing.T) {
+			redistest.NoLeaks(t)
+			script := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+				if c.Name() == "SET" && c.Conn == 0 {
+					return []byte("-" + refusal + "\r\n"), false
+				}
+				return redistest.Default(c), false
+			})
+			p, err := rediscache.NewPool(script.URL(), sizes(1, 1)...)
+			require.NoError(t, err)
+			defer p.Close()
+			conn := borrowOne(t, p)
+			_, err = conn.Do("SET", "k", "v")
+			require.EqualError(t, err, refusal)
+			giveBack(t, conn)
+			conn = borrowOne(t, p)
+			_, err = conn.Do("SET", "k", "v")
+			require.NoError(t, err)
+			giveBack(t, conn)
+			require.EqualValues(t, 1, p.Stats().Closed.Broken)
+		})
+	}
+}
+
+// redigo allows one goroutine to send while another receives, and both may find the end.
+func TestASenderAndAReceiverMayFindTheEndAtOnce(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(0, 1)...)
+	for range 20 {
+		conn := borrowOne(t, p)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for conn.Send("ECHO", "x") == nil && conn.Flush() == nil {
+			}
+		})
+		wg.Go(func() {
+			for range 10 {
+				_, _ = conn.Receive()
+			}
+			s.KillClients()
+			for {
+				if _, err := conn.Receive(); err != nil {
+					return
+				}
+			}
+		})
+		wg.Wait()
+		_ = conn.Close() // says what broke it
+	}
+	require.NoError(t, ping(context.Background(), p))
+	require.EqualValues(t, 20, p.Stats().Closed.Broken)
+}

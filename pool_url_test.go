@@ -1,0 +1,225 @@
+package rediscache_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+func TestEverySchemeReachesItsServer(t *testing.T) {
+	redistest.NoLeaks(t)
+	const password = "p/a:s@s?w#o%rd"
+	certs := redistest.NewCerts(t)
+	s := redistest.StartTLS(t, certs, certs.Server, "--requirepass", password,
+		"--user", "alice", "on", ">wonder land", "~*", "&*", "+@all")
+	withTLS := rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig()))
+	escaped := url.QueryEscape(password)
+	for _, c := range []struct {
+		url  string
+		user string
+		db   int
+	}{
+		{"redis://:" + escaped + "@" + s.Addr, "default", 0},
+		{"redis://:" + escaped + "@" + s.Addr + "/", "default", 0},
+		{"redis://:" + escaped + "@" + s.Addr + "/7", "default", 7},
+		{"redis://" + escaped + "@" + s.Addr, "default", 0},
+		{"redis://default:" + escaped + "@" + s.Addr, "default", 0},
+		{"valkey://alice:wonder%20land@" + s.Addr + "/3", "alice", 3},
+		{"rediss://alice:wonder%20land@" + s.TLSAddr + "/4", "alice", 4},
+		{"valkeys://:" + escaped + "@" + s.TLSAddr, "default", 0},
+		{"unix://:" + escaped + "@" + s.Socket, "default", 0},
+		{"unix://alice:wonder%20land@" + s.Socket + "?db=5", "alice", 5},
+	} {
+		scheme, _, _ := strings.Cut(c.url, ":")
+		t.Run(fmt.Sprintf("%s user %s database %d", scheme, c.user, c.db), func(t *testing.T) {
+			name := strings.ReplaceAll(t.Name(), " ", "-")
+			p, err := rediscache.NewPool(c.url, sizes(2, 3, rediscache.WithClientName(name), withTLS)...)
+			require.NoError(t, err)
+			defer p.Close()
+			requireReady(t, p)
+			clients := s.Clients(name)
+			require.Len(t, clients, 2)
+			require.Equal(t, c.user, clients[0].Field["user"])
+			require.Equal(t, c.db, clients[0].DB)
+			requireSimultaneous(t, p, 3)
+			require.NoError(t, p.Close())
+			require.Empty(t, s.Clients(name), "Close waits until the server is done with them")
+		})
+	}
+}
+
+func TestAServerWithoutATrustedCertificateIsNotTalkedTo(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	for name, c := range map[string]struct {
+		shown  redistest.Cert
+		config func() *tls.Config
+		as     any
+	}{
+		"of an unknown authority": {certs.Server, func() *tls.Config { return nil }, new(x509.UnknownAuthorityError)},
+		"for another host":        {certs.WrongName, certs.ClientConfig, new(x509.HostnameError)},
+		"that has expired":        {certs.Expired, certs.ClientConfig, new(x509.CertificateInvalidError)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.StartTLS(t, certs, c.shown)
+			p, err := rediscache.NewPool("rediss://"+s.TLSAddr, rediscache.WithDialOptions(redis.DialTLSConfig(c.config())))
+			require.NoError(t, err)
+			defer p.Close()
+			_, err = p.GetContext(context.Background())
+			require.ErrorIs(t, err, rediscache.ErrUnavailable)
+			require.ErrorAs(t, err, c.as)
+		})
+	}
+}
+
+// Under TLS as without: a dead idle connection is found, and the server never sees more than the maximum.
+func TestTheRulesHoldUnderTLS(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	s := redistest.StartTLS(t, certs, certs.Server)
+	p := startPoolAt(t, s, "rediss://"+s.TLSAddr, sizes(3, 3, rediscache.WithMaxConnLifetime(time.Millisecond),
+		rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig())))...)
+	requireReady(t, p)
+	chaos(t, s, p, 3, 500*time.Millisecond)
+}
+
+func TestAWrongDatabaseIsSaid(t *testing.T) {
+	s := poolServer(t)
+	p := startPoolAt(t, s, s.URL()+"/99", sizes(1, 2)...)
+	_, err := p.GetContext(context.Background())
+	require.ErrorIs(t, err, rediscache.ErrUnavailable)
+	require.ErrorContains(t, err, "DB index is out of range")
+}
+
+func TestCredentialsAreAskedForAtEachDial(t *testing.T) {
+	s := poolServer(t, "--requirepass", "old")
+	var password atomic.Value
+	password.Store("old")
+	p := startPoolAt(t, s, "redis://:from-the-url@"+s.Addr, sizes(2, 4,
+		rediscache.WithCredentials(func(context.Context) (string, string, error) {
+			return "default", password.Load().(string), nil
+		}))...)
+	requireReady(t, p)
+	ids := clientIDs(t, s)
+
+	s.ConfigSet("requirepass", "new")
+	password.Store("new")
+	requireSimultaneous(t, p, 4)
+	require.Subset(t, clientIDs(t, s), ids, "those that are open stay")
+	letRest(t)
+	s.KillClients()
+	requireSimultaneous(t, p, 4)
+}
+
+func TestADialFuncReplacesTheURL(t *testing.T) {
+	s := poolServer(t)
+	p := startPoolAt(t, s, "", sizes(2, 4, rediscache.WithDialFunc(func(ctx context.Context) (redis.Conn, error) {
+		return redis.DialContext(ctx, "tcp", s.Addr, redis.DialClientName(t.Name()))
+	}))...)
+	requireReady(t, p)
+	require.Len(t, s.Clients(t.Name()), 2)
+	requireSimultaneous(t, p, 4)
+	require.NoError(t, p.Shutdown(context.Background()))
+	eventuallyClients(t, s, 0)
+}
+
+func TestADialFuncsErrorIsTheCause(t *testing.T) {
+	redistest.NoLeaks(t)
+	cause := errors.New("no route today")
+	for want, dial := range map[string]func(context.Context) (redis.Conn, error){
+		"no route today":    func(context.Context) (redis.Conn, error) { return nil, cause },
+		"neither":           func(context.Context) (redis.Conn, error) { return nil, nil }, //nolint:nilnil // a fault
+		"no connection wit": func(ctx context.Context) (redis.Conn, error) { <-ctx.Done(); return nil, ctx.Err() },
+	} {
+		p, err := rediscache.NewPool("", rediscache.WithDialFunc(dial), rediscache.WithDialTimeout(50*time.Millisecond))
+		require.NoError(t, err)
+		_, err = p.GetContext(context.Background())
+		require.ErrorIs(t, err, rediscache.ErrUnavailable)
+		require.ErrorContains(t, err, want)
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, want == "no route today", errors.Is(err, cause))
+		require.NoError(t, p.Close())
+	}
+}
+
+func TestDialOptionsWinOverTheURL(t *testing.T) {
+	s := poolServer(t)
+	p := startPoolAt(t, s, s.URL()+"/2", sizes(1, 1, rediscache.WithDialOptions(redis.DialDatabase(9)))...)
+	requireReady(t, p)
+	require.Equal(t, 9, s.Clients(t.Name())[0].DB)
+}
+
+func TestNewPoolNamesEveryFaultAndNoPassword(t *testing.T) {
+	for _, c := range []struct {
+		url   string
+		opts  []rediscache.PoolOption
+		wants []string
+	}{
+		{"redis://localhost:0/x?tls=on&ssl=1#f", []rediscache.PoolOption{
+			rediscache.WithMinIdle(-1), rediscache.WithMaxActive(0), rediscache.WithIdleTimeout(-1),
+			rediscache.WithMaxConnLifetime(-1), rediscache.WithHealthCheckAfter(-1), rediscache.WithDialTimeout(0),
+			rediscache.WithReadTimeout(0), rediscache.WithWriteTimeout(-1), rediscache.WithClientName("a b"),
+		}, []string{
+			"the port", `"x" is not a number`, `"tls"`, `"ssl"`, "fragment",
+			"WithMinIdle: -1", "WithMaxActive: 0", "WithIdleTimeout: -1ns", "WithMaxConnLifetime: -1ns",
+			"WithHealthCheckAfter: -1ns", "WithDialTimeout: 0s", "WithReadTimeout: 0s", "WithWriteTimeout: -1ns", "WithClientName",
+		}},
+		{"redis://localhost", sizes(6, 5), []string{"WithMinIdle: 6 is above the maximum of 5"}},
+		{"", nil, []string{`scheme ""`}},
+		{"localhost:6379", nil, []string{"cannot be parsed"}},
+		{"http://localhost", nil, []string{`scheme "http"`}},
+		{"redis://localhost:65536", nil, []string{"the port"}},
+		{"redis://localhost/-1", nil, []string{`"-1" is not a number`}},
+		{"redis://localhost/+1", nil, []string{`"+1" is not a number`}},
+		{"redis://alice:@localhost", nil, []string{"user without a password"}},
+		{"unix://run/redis.sock", nil, []string{"absolute path"}},
+		{"unix://", nil, []string{"path of the socket is missing"}},
+		{"unix:///run/redis.sock?db=x&y=z", nil, []string{`"x" is not a number`, `"y"`}},
+		{"redis://alice:s3cret%zz@localhost", nil, []string{"cannot be parsed"}},
+		{"redis://:s3cret@localhost:port", nil, []string{"cannot be parsed"}},
+		{"redis://:12/s3cret@localhost", nil, []string{"cannot be parsed"}},
+		{"redis://:12?s3cret@localhost", nil, []string{"cannot be parsed"}},
+		{"redis://:12#s3cret@localhost", nil, []string{"cannot be parsed"}},
+		{"redis:s3cret@localhost", nil, []string{"cannot be parsed"}},
+		{"redis://:s3cret@localhost/x", nil, []string{`"x"`}},
+		{"ftp://alice:s3cret@localhost", nil, []string{`"ftp"`}},
+		{"unix://:s3cret@", nil, []string{"missing"}},
+	} {
+		t.Run(c.url, func(t *testing.T) {
+			p, err := rediscache.NewPool(c.url, c.opts...)
+			require.Nil(t, p)
+			require.Error(t, err)
+			faults := strings.Split(err.Error(), "\n")
+			require.Len(t, faults, len(c.wants), err.Error())
+			for i, fault := range faults {
+				require.True(t, strings.HasPrefix(fault, "rediscache: "), fault)
+				require.Contains(t, err.Error(), c.wants[i])
+			}
+			require.NotContains(t, err.Error(), "s3cret")
+		})
+	}
+}
+
+func TestNewPoolAcceptsWhatItDocuments(t *testing.T) {
+	redistest.NoLeaks(t)
+	for _, url := range []string{"redis://localhost", "redis://", "redis://[::1]:6379/0", "redis://:@localhost", "unix:///run/redis@1.sock"} {
+		p, err := rediscache.NewPool(url, sizes(0, 1, rediscache.WithIdleTimeout(0), rediscache.WithMaxConnLifetime(0),
+			rediscache.WithHealthCheckAfter(0), rediscache.WithClientName(""), rediscache.PoolOption{})...)
+		require.NoError(t, err, url)
+		require.Zero(t, p.Stats())
+		require.NoError(t, p.Close())
+	}
+}
