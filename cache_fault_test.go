@@ -491,32 +491,3 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 	require.Equal(t, s.Count("SET"), applied, "what was sent was answered")
 	require.Zero(t, pool.Stats().InUse)
 }
-
-func TestAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
-	s := redistest.Start(t)
-	for _, test := range []struct {
-		name string
-		pool rediscache.Pool
-		get  float64
-		set  float64
-	}{
-		{"warm pool", warmPool(t, s), 1, 0},
-		{"redigo's pool", redigoPool(t, s), 4, 7},
-	} {
-		c, ctx, value := newCache(t, test.pool, rediscache.WithPrefix("p:")), t.Context(), make([]byte, 100)
-		require.NoError(t, c.Set(ctx, "k", value, 0))
-		require.LessOrEqual(t, testing.AllocsPerRun(500, func() {
-			if _, err := c.Get(ctx, "k"); err != nil {
-				t.Error(err)
-			}
-		}), test.get, "%s: get", test.name)
-		require.LessOrEqual(t, testing.AllocsPerRun(500, func() {
-			if err := c.Set(ctx, "k", value, time.Minute); err != nil {
-				t.Error(err)
-			}
-		}), test.set, "%s: set", test.name)
-	}
-}

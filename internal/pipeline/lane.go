@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -60,14 +59,6 @@ var (
 	errHeldUp  = errors.New("rediscache: behind a large reply")
 	errQuiet   = errors.New("rediscache: the server closed an idle connection")
 )
-
-// ownReader is what a wire must do for a caller that reads its own reply.
-type ownReader interface {
-	fill() error
-	whole() bool
-	kick()
-	unkick()
-}
 
 // load is how many calls have not ended.
 func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
@@ -146,53 +137,6 @@ func (l *lane) write(own *Call) (answered bool) {
 			return false
 		}
 	}
-}
-
-// mayReadOwn ends the writer if its own call is all that there is.
-func (l *lane) mayReadOwn(claimed int) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.alone == nil || l.err != nil || l.own || !l.parked ||
-		claimed > 1 || len(l.flight) > 0 || len(l.queue) > 0 {
-		return false
-	}
-	l.writing, l.own, l.ownAt = false, true, l.p.clock.Load()
-	return true
-}
-
-// readOwn receives the reply to the caller's own call, unless more is to come
-// or the clock sends it off: then the call is the reader's. The others, which
-// may have joined meanwhile, are the reader's anyway.
-func (l *lane) readOwn(e entry) (answered bool) {
-	var reply resp.Reply
-	if l.alone.fill() == nil && l.alone.whole() {
-		var err error
-		reply, err = l.wire.receive()
-		answered = err == nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.own = false
-	if l.kicked {
-		l.kicked = false
-		l.alone.unkick()
-	}
-	if !answered {
-		l.flight = slices.Insert(l.flight, 0, e)
-		l.wakeLocked()
-		return false
-	}
-	l.out.Add(1)
-	e.call.reply, e.call.err = reply, nil
-	e.move(claimed, ended) // nobody else knows of it
-	l.judgeLocked(reply)
-	if len(l.flight) == 0 && !l.writing && l.wire.extra() {
-		l.breakLocked(errExtra)
-	}
-	if len(l.flight) > 0 || l.over.Load() {
-		l.wakeLocked()
-	}
-	return true
 }
 
 // judgeLocked lets the lane end in order, and its connection with it, after an

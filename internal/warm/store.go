@@ -102,21 +102,6 @@ type grant struct {
 	waited time.Duration
 }
 
-// Stats is documented where users see it, as rediscache.PoolStats.
-type Stats struct {
-	Open, Idle, InUse, Waiting int
-	Dials, DialFailures        int64
-	Waits                      int64
-	WaitTime                   time.Duration
-	Timeouts                   int64
-	Closed                     Closed
-}
-
-// Closed counts the connections that were closed, by reason.
-type Closed struct {
-	Idle, Lifetime, Broken, State, Shutdown int64
-}
-
 // New starts a store, which fills to its floor at once.
 func New(cfg Config) *Store {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -480,15 +465,6 @@ func (s *Store) Ready(ctx context.Context) error {
 			return fmt.Errorf("rediscache: pool not ready: %w", ctx.Err())
 		}
 	}
-}
-
-// Stats returns the counts of this moment.
-func (s *Store) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := s.stats
-	st.Open, st.Idle, st.InUse, st.Waiting = s.openLocked(), len(s.idle)+s.probing, s.inUse, s.waiters.Len()
-	return st
 }
 
 func (s *Store) changedLocked() <-chan struct{} {

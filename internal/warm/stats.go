@@ -1,0 +1,27 @@
+package warm
+
+import "time"
+
+// Stats is documented where users see it, as rediscache.PoolStats.
+type Stats struct {
+	Open, Idle, InUse, Waiting int
+	Dials, DialFailures        int64
+	Waits                      int64
+	WaitTime                   time.Duration
+	Timeouts                   int64
+	Closed                     Closed
+}
+
+// Closed counts the connections that were closed, by reason.
+type Closed struct {
+	Idle, Lifetime, Broken, State, Shutdown int64
+}
+
+// Stats returns the counts of this moment.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.stats
+	st.Open, st.Idle, st.InUse, st.Waiting = s.openLocked(), len(s.idle)+s.probing, s.inUse, s.waiters.Len()
+	return st
+}
