@@ -117,7 +117,7 @@ func TestCloseEndsADialThatHangs(t *testing.T) {
 		t.Run(url, func(t *testing.T) {
 			redistest.NoLeaks(t)
 			addr, accepted := silentListener(t)
-			p, err := rediscache.NewPool(url+addr, sizes(1, 2, rediscache.WithDialTimeout(time.Minute))...)
+			p, err := rediscache.NewPool(url+addr, sizes(1, 2, rediscache.WithDialTimeout(15*time.Second))...)
 			require.NoError(t, err)
 			<-accepted
 			start := time.Now()

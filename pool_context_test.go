@@ -69,7 +69,7 @@ func TestACancelledCommandReturnsAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := poolServer(t)
 			p := startPool(t, s, sizes(0, 1,
-				rediscache.WithReadTimeout(time.Minute), rediscache.WithWriteTimeout(time.Minute))...)
+				rediscache.WithReadTimeout(15*time.Second), rediscache.WithWriteTimeout(15*time.Second))...)
 			conn := borrowOne(t, p)
 			s.Stop()
 			ctx, cancel := context.WithCancel(context.Background())
