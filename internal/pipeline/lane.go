@@ -42,6 +42,7 @@ type lane struct {
 	batch   []entry // the reader's; changed by it under mu, read by the clock
 	parked  bool    // the reader waits for wake
 	own     bool    // a caller reads its own reply: the reader stays parked
+	solo    bool    // the last call was alone
 	ownAt   int64   // the clock when that began
 	kicked  bool    // that caller is sent off
 	err     error   // why it broke
@@ -64,17 +65,18 @@ var (
 func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
 
 // enqueue takes all calls or, if the lane is over or full, none. If write is
-// true then the caller is the writer now.
-func (l *lane) enqueue(calls []*Call) (ok, write bool) {
+// true then the caller is the writer now, and solo that nobody is likely to
+// join it.
+func (l *lane) enqueue(calls []*Call) (ok, write, solo bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, load := l.p.clock.Load(), l.load()
 	if l.over.Load() || load >= maxQueued {
-		return false, false
+		return false, false, false
 	}
 	if load == 0 && !l.writing && l.wire != nil && now-l.active > quietTicks && !l.wire.quiet() {
 		l.breakLocked(errQuiet)
-		return false, false
+		return false, false, false
 	}
 	l.active = now
 	for _, c := range calls {
@@ -82,10 +84,10 @@ func (l *lane) enqueue(calls []*Call) (ok, write bool) {
 	}
 	l.in.Add(int64(len(calls)))
 	if l.writing || l.wire == nil {
-		return true, false
+		return true, false, false
 	}
 	l.writing = true
-	return true, true
+	return true, true, l.solo && load == 0
 }
 
 // write is the writer. It lets callers that are ready join, and goes on until
@@ -93,9 +95,11 @@ func (l *lane) enqueue(calls []*Call) (ok, write bool) {
 // own call has ended, or when the socket takes no more: then a goroutine goes
 // on, for which the lane waits as writing stays set. If it returns true then
 // own has ended without a word on its channel.
-func (l *lane) write(own *Call) (answered bool) {
-	for {
-		runtime.Gosched()
+func (l *lane) write(own *Call, solo bool) (answered bool) {
+	for ; ; solo = false {
+		if !solo { // Gosched also wakes an idle processor, which a lone caller pays for
+			runtime.Gosched()
+		}
 		w, mine := l.claim()
 		if len(mine) == 0 {
 			return false
@@ -124,7 +128,7 @@ func (l *lane) write(own *Call) (answered bool) {
 			}
 			go func() {
 				if l.flushed(w, mine, true, w.flushRest()) {
-					l.write(nil)
+					l.write(nil, false)
 				}
 			}()
 			return false
@@ -133,7 +137,7 @@ func (l *lane) write(own *Call) (answered bool) {
 		case !l.flushed(w, mine, early, err):
 			return false
 		case own != nil && !own.in(queued) && !own.in(claimed):
-			go l.write(nil)
+			go l.write(nil, false)
 			return false
 		}
 	}
@@ -168,6 +172,7 @@ func (l *lane) claim() (wire, []entry) {
 	if len(mine) == 0 {
 		l.leaveLocked()
 	}
+	l.solo = l.solo && len(mine) == 1
 	return l.wire, mine
 }
 
@@ -270,7 +275,7 @@ func (l *lane) lease(ctx context.Context) error {
 	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
 	if len(l.queue) > 0 {
 		l.writing = true
-		go l.write(nil)
+		go l.write(nil, false)
 	}
 	return nil
 }

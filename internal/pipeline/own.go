@@ -39,6 +39,7 @@ func (l *lane) readOwn(e entry) (answered bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.own = false
+	l.solo = answered && len(l.flight) == 0 && !l.writing
 	if l.kicked {
 		l.kicked = false
 		l.alone.unkick()

@@ -333,12 +333,12 @@ func (p *Pipeline) offer(calls []*Call) (_ *lane, answered bool) {
 	if best == nil || least >= maxShared && len(lanes) < p.cfg.Lanes {
 		return nil, false
 	}
-	ok, write := best.enqueue(calls)
+	ok, write, solo := best.enqueue(calls)
 	if !ok {
 		return nil, false
 	}
 	if write {
-		answered = best.write(calls[0])
+		answered = best.write(calls[0], solo)
 	}
 	return best, answered
 }
