@@ -91,20 +91,22 @@ func (l *lane) enqueue(calls []*Call) (ok, write, solo bool) {
 }
 
 // write is the writer. It lets callers that are ready join, and goes on until
-// the queue is empty. A caller, own, that writes for others too stops once its
-// own call has ended, or when the socket takes no more: then a goroutine goes
-// on, for which the lane waits as writing stays set. If it returns true then
-// own has ended without a word on its channel.
-func (l *lane) write(own *Call, solo bool) (answered bool) {
+// the queue is empty. A caller that writes for others than its own calls stops
+// once the first of those has ended, or when the socket takes no more: then a
+// goroutine goes on, for which the lane waits as writing stays set. As many of
+// its own calls as it returns have ended without a word on their channels.
+func (l *lane) write(own []*Call, solo bool) (answered int) {
 	for ; ; solo = false {
 		if !solo { // Gosched also wakes an idle processor, which a lone caller pays for
 			runtime.Gosched()
 		}
 		w, mine := l.claim()
 		if len(mine) == 0 {
-			return false
+			return 0
 		}
-		first := mine[0] // mine is the next writer's once this one has left
+		var first [maxOwn]entry // mine is the next writer's once this one has left
+		copy(first[:], mine)
+		claims := len(mine)
 		size := 0
 		var err error
 		for _, e := range mine {
@@ -131,14 +133,14 @@ func (l *lane) write(own *Call, solo bool) (answered bool) {
 					l.write(nil, false)
 				}
 			}()
-			return false
-		case err == nil && own == first.call && l.mayReadOwn(len(mine)):
-			return l.readOwn(first)
+			return 0
+		case err == nil && len(own) > 0 && own[0] == first[0].call && l.mayReadOwn(claims, len(own)):
+			return l.readOwn(first[:claims])
 		case !l.flushed(w, mine, early, err):
-			return false
-		case own != nil && !own.in(queued) && !own.in(claimed):
+			return 0
+		case len(own) > 0 && !own[0].in(queued) && !own[0].in(claimed):
 			go l.write(nil, false)
-			return false
+			return 0
 		}
 	}
 }
@@ -172,7 +174,7 @@ func (l *lane) claim() (wire, []entry) {
 	if len(mine) == 0 {
 		l.leaveLocked()
 	}
-	l.solo = l.solo && len(mine) == 1
+	l.solo = l.solo && len(mine) <= maxOwn
 	return l.wire, mine
 }
 

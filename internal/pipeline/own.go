@@ -14,50 +14,54 @@ type ownReader interface {
 	unkick()
 }
 
-// mayReadOwn ends the writer if its own call is all that there is.
-func (l *lane) mayReadOwn(claimed int) bool {
+// maxOwn is how many calls of a caller that is alone it reads the replies to.
+const maxOwn = 2
+
+// mayReadOwn ends the writer if its own calls are all that there is.
+func (l *lane) mayReadOwn(claimed, own int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.alone == nil || l.err != nil || l.own || !l.parked ||
-		claimed > 1 || len(l.flight) > 0 || len(l.queue) > 0 {
+		claimed > own || own > maxOwn || len(l.flight) > 0 || len(l.queue) > 0 {
 		return false
 	}
 	l.writing, l.own, l.ownAt = false, true, l.p.clock.Load()
 	return true
 }
 
-// readOwn receives the reply to the caller's own call, unless more is to come
-// or the clock sends it off: then the call is the reader's. The others, which
-// may have joined meanwhile, are the reader's anyway.
-func (l *lane) readOwn(e entry) (answered bool) {
-	var reply resp.Reply
-	if l.alone.fill() == nil && l.alone.whole() {
+// readOwn receives the replies to the caller's own calls, and returns to how
+// many. When more of a reply is to come than is there, or the clock sends the
+// caller off, the rest is the reader's. Other calls, which may have joined
+// meanwhile, are the reader's anyway.
+func (l *lane) readOwn(mine []entry) (answered int) {
+	var replies [maxOwn]resp.Reply
+	for answered < len(mine) && l.alone.fill() == nil && l.alone.whole() {
 		var err error
-		reply, err = l.wire.receive()
-		answered = err == nil
+		if replies[answered], err = l.wire.receive(); err != nil {
+			break
+		}
+		answered++
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.own = false
-	l.solo = answered && len(l.flight) == 0 && !l.writing
 	if l.kicked {
 		l.kicked = false
 		l.alone.unkick()
 	}
-	if !answered {
-		l.flight = slices.Insert(l.flight, 0, e)
-		l.wakeLocked()
-		return false
+	for i, e := range mine[:answered] {
+		e.call.reply, e.call.err = replies[i], nil
+		e.move(claimed, ended) // nobody else knows of it
+		l.judgeLocked(replies[i])
 	}
-	l.out.Add(1)
-	e.call.reply, e.call.err = reply, nil
-	e.move(claimed, ended) // nobody else knows of it
-	l.judgeLocked(reply)
-	if len(l.flight) == 0 && !l.writing && l.wire.extra() {
+	l.out.Add(int64(answered))
+	l.flight = slices.Insert(l.flight, 0, mine[answered:]...)
+	l.solo = len(l.flight) == 0 && !l.writing
+	if l.solo && l.wire.extra() {
 		l.breakLocked(errExtra)
 	}
 	if len(l.flight) > 0 || l.over.Load() {
 		l.wakeLocked()
 	}
-	return true
+	return answered
 }

@@ -152,7 +152,10 @@ func (p *Pipeline) sendAll(ctx context.Context, calls []*Call) func(*Call) (resp
 	if err != nil {
 		return fail(err)
 	}
-	return func(c *Call) (resp.Reply, error) { return p.wait(ctx, l, c, answered) }
+	return func(c *Call) (resp.Reply, error) {
+		answered--
+		return p.wait(ctx, l, c, answered >= 0)
+	}
 }
 
 // once tries a call one time.
@@ -170,7 +173,7 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	if err != nil {
 		return resp.Reply{}, err
 	}
-	return p.wait(ctx, l, c, answered)
+	return p.wait(ctx, l, c, answered > 0)
 }
 
 // heldUp reports that a large reply is arriving in every lane that there may be.
@@ -286,9 +289,9 @@ func pause(ctx context.Context, give time.Time, try int) bool {
 	}
 }
 
-// send gives the calls to a lane, and waits while none has room. A single call
-// may be answered when it returns.
-func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered bool, err error) {
+// send gives the calls to a lane, and waits while none has room. The first of
+// them, as many as it says, are answered when it returns.
+func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered int, err error) {
 	if l, answered = p.offer(calls); l != nil {
 		return l, answered, nil
 	}
@@ -297,13 +300,13 @@ func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered b
 	for {
 		changed, err := p.open()
 		if err != nil {
-			return nil, false, err
+			return nil, 0, err
 		}
 		if l, answered = p.offer(calls); l != nil {
 			return l, answered, nil
 		}
 		if err := p.await(ctx, changed, calls[0]); err != nil {
-			return nil, false, err
+			return nil, 0, err
 		}
 	}
 }
@@ -311,7 +314,7 @@ func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered b
 // offer gives the calls to the first lane that is not shared by many yet or,
 // if there cannot be another lane, to the one that is shared by the fewest.
 // One in which a large reply is arriving counts as shared by many more.
-func (p *Pipeline) offer(calls []*Call) (_ *lane, answered bool) {
+func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
 	var best *lane
 	var least int64 = math.MaxInt64
 	lanes := *p.lanes.Load()
@@ -331,14 +334,14 @@ func (p *Pipeline) offer(calls []*Call) (_ *lane, answered bool) {
 		}
 	}
 	if best == nil || least >= maxShared && len(lanes) < p.cfg.Lanes {
-		return nil, false
+		return nil, 0
 	}
 	ok, write, solo := best.enqueue(calls)
 	if !ok {
-		return nil, false
+		return nil, 0
 	}
 	if write {
-		answered = best.write(calls[0], solo)
+		answered = best.write(calls, solo)
 	}
 	return best, answered
 }
