@@ -12,6 +12,8 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
+const raceEnabled = false
+
 // TestAllocations is not for the race detector, which allocates.
 func TestAllocations(t *testing.T) {
 	s := redistest.Start(t)

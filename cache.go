@@ -10,6 +10,7 @@ import (
 
 	"github.com/gomodule/redigo/redis"
 
+	"github.com/rediscache/rediscache/internal/flight"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
 	"github.com/rediscache/rediscache/internal/warm"
@@ -55,14 +56,17 @@ const (
 // All methods are safe for concurrent use. Each is bounded by its context and
 // by [WithTimeout]; one whose context is over already sends nothing.
 type Cache struct {
-	pipe   *pipeline.Pipeline
-	counts *counts
-	prefix string
-	ttl    time.Duration
+	pipe     *pipeline.Pipeline
+	counts   *counts
+	loads    *flight.Owner // of all views; it waits for them
+	observer Observer      // may be nil
+	prefix   string
+	ttl      time.Duration
 }
 
 type counts struct {
-	hits, misses, sets, deletes, errs atomic.Int64
+	hits, misses, sets, deletes, errs        atomic.Int64
+	stale, negatives, loads, shared, refused atomic.Int64
 }
 
 // New makes a cache on a pool, which stays its owner's: Close hands the
@@ -82,21 +86,25 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 	if w, ok := pool.(*WarmPool); ok {
 		p.Lease, p.Late, p.ReadTimeout = w.acquire, w.store.Late, w.readTimeout
 	}
-	return &Cache{pipe: pipeline.New(p), counts: new(counts), prefix: cfg.prefix, ttl: cfg.ttl}, nil
+	return &Cache{
+		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
+		observer: cfg.observer, prefix: cfg.prefix, ttl: cfg.ttl,
+	}, nil
 }
 
 // Get returns the value of key, which the caller may keep and change. It
 // returns [ErrNotFound] on a miss.
 func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
+	begin := c.begin()
 	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1).Key(c.prefix, key))
 	if err != nil {
-		return nil, c.fault("get", err)
+		return nil, c.fail(ctx, "get", key, begin, err)
 	}
 	if reply.Kind == resp.Nil {
-		c.counts.misses.Add(1)
+		c.missed(ctx, "get", key, begin, nil)
 		return nil, ErrNotFound
 	}
-	c.counts.hits.Add(1)
+	c.hit(ctx, "get", key, begin)
 	return reply.Bytes, nil
 }
 
@@ -109,8 +117,9 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err != nil {
 		return err
 	}
+	begin := c.begin()
 	if _, err := c.pipe.Do(ctx, c.set(key, value, ttl)); err != nil {
-		return c.fault("set", err)
+		return c.fail(ctx, "set", key, begin, err)
 	}
 	c.counts.sets.Add(1)
 	return nil
@@ -139,16 +148,21 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	if len(keys) == 0 {
 		return 0, ctx.Err()
 	}
-	call := pipeline.Write("DEL", len(keys))
-	for _, key := range keys {
-		call.Key(c.prefix, key)
-	}
-	reply, err := c.pipe.Do(ctx, call)
+	begin := c.begin()
+	reply, err := c.pipe.Do(ctx, c.with(pipeline.Write("DEL", len(keys)), keys))
 	if err != nil {
-		return 0, c.fault("delete", err)
+		return 0, c.fail(ctx, "delete", "", begin, err)
 	}
 	c.counts.deletes.Add(reply.Int)
 	return int(reply.Int), nil
+}
+
+// with appends keys to a call.
+func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
+	for _, key := range keys {
+		call.Key(c.prefix, key)
+	}
+	return call
 }
 
 // GetMany returns the values of those keys that hold one, in one round trip.
@@ -158,26 +172,22 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	if len(keys) == 0 {
 		return hits, ctx.Err()
 	}
-	call := pipeline.Read("MGET", len(keys))
-	for _, key := range keys {
-		call.Key(c.prefix, key)
+	begin := c.begin()
+	reply, err := c.pipe.Do(ctx, c.with(pipeline.Read("MGET", len(keys)), keys))
+	if err == nil && len(reply.Elems) != len(keys) {
+		err = errReply
 	}
-	reply, err := c.pipe.Do(ctx, call)
 	if err != nil {
-		return nil, c.fault("get many", err)
+		return nil, c.fail(ctx, "get many", "", begin, err)
 	}
-	if len(reply.Elems) != len(keys) {
-		return nil, c.fault("get many", errReply)
-	}
-	found := 0 // a key may be asked for twice
 	for i, e := range reply.Elems {
 		if e.Kind == resp.Bulk {
 			hits[keys[i]] = e.Bytes
-			found++
+			c.hit(ctx, "get many", keys[i], begin)
+		} else {
+			c.missed(ctx, "get many", keys[i], begin, nil)
 		}
 	}
-	c.counts.hits.Add(int64(found))
-	c.counts.misses.Add(int64(len(keys) - found))
 	return hits, nil
 }
 
@@ -190,6 +200,7 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 		return errors.Join(err, ctx.Err())
 	}
 	var unknown, refused error // the first of each
+	begin := c.begin()
 	calls := make([]*pipeline.Call, 0, min(len(items), maxTogether))
 	send := func() {
 		_, errs := c.pipe.DoAll(ctx, calls...)
@@ -198,9 +209,9 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 			case err == nil:
 				c.counts.sets.Add(1)
 			case errors.Is(err, ErrOutcomeUnknown) && unknown == nil:
-				unknown = c.fault("set many", err)
+				unknown = c.fail(ctx, "set many", "", begin, err)
 			case refused == nil:
-				refused = c.fault("set many", err)
+				refused = c.fail(ctx, "set many", "", begin, err)
 			}
 		}
 		calls = calls[:0]
@@ -222,10 +233,11 @@ const maxTogether = 512
 // TTL returns how long the value of key will live still, or [NoExpiry], or
 // [ErrNotFound]. It has a resolution of a millisecond.
 func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
+	begin := c.begin()
 	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1).Key(c.prefix, key))
 	switch {
 	case err != nil:
-		return 0, c.fault("ttl", err)
+		return 0, c.fail(ctx, "ttl", key, begin, err)
 	case reply.Int == -2:
 		return 0, ErrNotFound
 	case reply.Int == -1:
@@ -245,18 +257,19 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 	}
 	pattern := globEscaper.Replace(c.prefix) + "*"
 	removed := 0
+	begin := c.begin()
 	for cursor := "0"; ; {
 		reply, err := c.pipe.Do(ctx, pipeline.Read("SCAN", 5).String(cursor).
 			String("MATCH").String(pattern).String("COUNT").Int(maxTogether))
 		if err != nil {
-			return removed, c.fault("clear", err)
+			return removed, c.fail(ctx, "clear", "", begin, err)
 		}
 		if len(reply.Elems) != 2 {
-			return removed, c.fault("clear", errReply)
+			return removed, c.fail(ctx, "clear", "", begin, errReply)
 		}
 		n, err := c.unlink(ctx, reply.Elems[1].Elems)
 		if removed += n; err != nil {
-			return removed, c.fault("clear", err)
+			return removed, c.fail(ctx, "clear", "", begin, err)
 		}
 		if cursor = string(reply.Elems[0].Bytes); cursor == "0" {
 			return removed, nil
@@ -293,36 +306,22 @@ func (c *Cache) Sub(prefix string) *Cache {
 
 // Ping asks Redis for an answer.
 func (c *Cache) Ping(ctx context.Context) error {
+	begin := c.begin()
 	if _, err := c.pipe.Do(ctx, pipeline.Read("PING", 0)); err != nil {
-		return c.fault("ping", err)
+		return c.fail(ctx, "ping", "", begin, err)
 	}
 	return nil
-}
-
-// Stats are the counts of a [Cache] and its Subs since it was made.
-type Stats struct {
-	Hits    int64 // keys that held a value
-	Misses  int64 // keys that held none
-	Sets    int64 // values stored
-	Deletes int64 // keys that Delete found
-	Errors  int64 // calls that failed, misses not among them
-}
-
-// Stats returns the counts of this moment.
-func (c *Cache) Stats() Stats {
-	return Stats{
-		Hits:    c.counts.hits.Load(),
-		Misses:  c.counts.misses.Load(),
-		Sets:    c.counts.sets.Load(),
-		Deletes: c.counts.deletes.Load(),
-		Errors:  c.counts.errs.Load(),
-	}
 }
 
 // Close lets the calls under way end, hands the connections back to the pool,
 // waits for that, and returns nil. Later calls return [ErrClosed]. It may be
 // called more than once. Close the cache before its pool.
+//
+// A load that a caller waits for is a call under way; the context of one in
+// the background ends. Close waits for both, so also for a load that does not
+// heed its context.
 func (c *Cache) Close() error {
+	c.loads.Close() // first, as a load under way stores what it finds
 	c.pipe.Close()
 	return nil
 }
@@ -351,12 +350,6 @@ func (e *opError) Unwrap() []error {
 }
 
 var errReply = errors.New("a reply of another form than the command's")
-
-// fault counts an error, and says which of the sentinels it amounts to.
-func (c *Cache) fault(op string, err error) error {
-	c.counts.errs.Add(1)
-	return &opError{op: op, is: sentinel(err), cause: err}
-}
 
 func sentinel(err error) error {
 	for _, known := range []error{

@@ -191,6 +191,7 @@ type cacheConfig struct {
 	ttl           time.Duration
 	timeout       time.Duration
 	pipelineConns int
+	observer      Observer
 }
 
 func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
@@ -244,6 +245,12 @@ func WithTimeout(d time.Duration) Option {
 // for any other pool. Negative is an error.
 func WithPipelineConns(n int) Option {
 	return Option{func(c *cacheConfig) { c.pipelineConns = n }}
+}
+
+// WithObserver tells o what becomes of each call. Without this option, or with
+// nil, nobody is told and nothing is measured.
+func WithObserver(o Observer) Option {
+	return Option{func(c *cacheConfig) { c.observer = o }}
 }
 
 // HandlerOption configures [NewHandler].

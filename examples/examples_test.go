@@ -61,7 +61,7 @@ const (
 func TestEveryExampleIsShortAndSaysHowToRunIt(t *testing.T) {
 	sources, err := filepath.Glob("*/main.go")
 	require.NoError(t, err)
-	require.Len(t, sources, 3)
+	require.Len(t, sources, 4)
 	for _, name := range sources {
 		source, err := os.ReadFile(name)
 		require.NoError(t, err)
@@ -83,6 +83,16 @@ delete greeting: 0 existed
 get greeting: a miss, which is an error of its own: rediscache: not found
 in all: 1 hit, 1 miss, 1 set, 1 deleted
 shut down: 0 connections are left
+`, string(out))
+}
+
+func TestLoaderAsksItsDatabaseOnce(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "run", "./loader").CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Equal(t, `1000 requests: 1 query, and the user is "Ann", <nil>
+the database is down: "Ann", <nil>
+user 7, three times: rediscache: not found
+stale: 1, known to be missing: 2
 `, string(out))
 }
 

@@ -1,0 +1,363 @@
+package rediscache
+
+import (
+	"context"
+	"crypto/sha1" // names what a key held, and keeps no secret
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rediscache/rediscache/internal/pipeline"
+)
+
+// job is one key of a load. One goroutine at a time has it.
+type job[V any] struct {
+	key    string
+	from   entry[V] // what the load begins from
+	seen   uint64   // flights.Ended before that was read
+	digest string   // of what the key held then, under a lease only; "": nothing
+	lease  string   // its key, under a lease only; "": there can be none
+	token  string   // of the lease while it is held
+	lost   bool     // Redis could not be asked: nothing is stored
+	late   bool     // the lease was not to be had in time: nothing is stored
+
+	result result[V]
+	data   []byte        // to store
+	life   time.Duration // of data; 0: nothing is to be stored
+}
+
+// remove, as a life, takes away what the key holds.
+const remove time.Duration = -2
+
+func (v *View[V]) job(key string, e entry[V], seen uint64) *job[V] {
+	j := &job[V]{key: key, seen: seen, lost: e.state == unread}
+	if v.policy.Lease > 0 {
+		j.lease = leaseKey(v.c.prefix, key)
+	}
+	j.begin(e)
+	return j
+}
+
+// begin notes what the key holds. The bytes are not kept, as a decoded value
+// may be made of them and is a caller's.
+func (j *job[V]) begin(e entry[V]) {
+	j.from, j.digest = e, ""
+	if j.lease != "" && e.held != nil {
+		j.digest = digest(e.held)
+	}
+	j.from.held = nil
+}
+
+func digest(data []byte) string {
+	sum := sha1.Sum(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// has says whether there is a value to fall back on.
+func (j *job[V]) has() bool { return j.from.state == stale || j.from.state == fresh }
+
+// fallBack is for a load without a value.
+func (j *job[V]) fallBack(err error) {
+	if j.has() {
+		j.result = result[V]{value: j.from.value, stale: true, doubtful: true, err: err}
+	} else {
+		j.result = result[V]{err: err}
+	}
+}
+
+// resolve gives each job a result, under leases where there can be any.
+func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
+	var free, wanted []*job[V]
+	for _, j := range v.lookAgain(ctx, jobs) {
+		if j.lease == "" || j.lost {
+			free = append(free, j)
+		} else {
+			wanted = append(wanted, j)
+		}
+	}
+	end := time.Now().Add(v.policy.Lease)
+	for try := 0; len(free) > 0 || len(wanted) > 0; try++ {
+		held, busy := v.acquire(ctx, wanted)
+		if held = append(free, held...); len(held) > 0 {
+			v.load(ctx, held, load)
+		}
+		if free, wanted = nil, busy; len(busy) == 0 || v.poll(ctx, end, try) {
+			continue
+		}
+		for _, j := range busy {
+			j.late = true
+		}
+		free, wanted = busy, nil
+	}
+}
+
+// lookAgain returns the jobs that are to be done still. Between the caller's
+// look and this one another load of the key may have ended, and have stored a
+// value or failed. Where a lease is to be had acquire looks.
+func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) []*job[V] {
+	var left, late []*job[V]
+	var keys []string
+	ended := v.flights.Ended()
+	for _, j := range jobs {
+		switch {
+		case j.has() && v.failed.hold(j.key):
+			j.fallBack(nil)
+		case j.lease != "" || j.lost || j.seen == ended:
+			left = append(left, j)
+		default:
+			late, keys = append(late, j), append(keys, j.key)
+		}
+	}
+	if len(late) == 0 {
+		return left
+	}
+	begin := v.c.begin()
+	entries, err := v.readMany(ctx, keys, v.timed)
+	if err != nil {
+		_ = v.c.fail(ctx, opLoad, "", begin, err) // for the observer: the load goes on
+	}
+	for i, j := range late {
+		if err == nil && v.found(j, entries[i]) {
+			continue
+		}
+		if err == nil {
+			j.begin(entries[i])
+		}
+		j.lost = err != nil
+		left = append(left, j)
+	}
+	return left
+}
+
+// load calls load for the jobs, and stores what it returns.
+func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
+	defer v.release(ctx, jobs)        // what a panic, an error or a NoStore leaves
+	if err := ctx.Err(); err != nil { // everybody has left
+		for _, j := range jobs {
+			j.fallBack(err)
+		}
+		return
+	}
+	items, err := v.ask(ctx, jobs, load)
+	for _, j := range jobs {
+		if j.token != "" {
+			// From here on nobody joins. So whoever has joined did so before the
+			// token is looked at: if it stands then, no Delete has returned
+			// before they came.
+			v.flights.Forget(j.key)
+		}
+		v.settle(ctx, j, items, err)
+	}
+	v.store(ctx, jobs)
+}
+
+var errUnfinished = errors.New("rediscache: load: it panicked or ended its goroutine")
+
+// ask calls load. It does not recover from a panic, it tells of it.
+func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (items map[string]Item[V], err error) {
+	keys := make([]string, len(jobs))
+	for i, j := range jobs {
+		keys[i] = j.key
+	}
+	v.c.counts.loads.Add(1)
+	begin := time.Now()
+	err = errUnfinished
+	// A load that does not heed its end has failed when that has come.
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			v.backOff(jobs)
+		}
+	})
+	defer func() { // also where load does not return
+		stop()
+		switch {
+		case err == nil:
+			v.took.add(time.Since(begin))
+			v.failed.forget(keys)
+		case !errors.Is(err, ErrNotFound) && !errors.Is(ctx.Err(), context.Canceled):
+			v.backOff(jobs)
+		}
+		key := keys[0]
+		if len(keys) > 1 {
+			key = ""
+		}
+		v.c.observe(ctx, opLoad, key, OutcomeLoad, begin, err)
+	}()
+	return load.call(ctx, keys)
+}
+
+// backOff keeps the keys that have a value from being loaded for a while.
+func (v *View[V]) backOff(jobs []*job[V]) {
+	for _, j := range jobs {
+		if j.has() {
+			v.failed.add(j.key)
+		}
+	}
+}
+
+// settle gives a job its result, and says what is to be stored.
+func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V], err error) {
+	item, ok := items[j.key]
+	if err == nil && !ok {
+		err = ErrNotFound
+	}
+	switch {
+	case err == nil:
+		j.result = result[V]{value: item.Value}
+	case !errors.Is(err, ErrNotFound):
+		j.fallBack(err)
+		return
+	default:
+		j.result = result[V]{err: err}
+		if j.data = []byte{}; v.policy.Negative > 0 {
+			j.life = v.policy.Negative
+		} else if j.has() {
+			j.life = remove
+		}
+		return
+	}
+	ttl := item.TTL
+	if ttl == 0 {
+		ttl = v.policy.TTL
+	}
+	if ttl != NoExpiry && ttl < time.Millisecond {
+		j.result = result[V]{err: fmt.Errorf("rediscache: load: Item.TTL %v is none of zero, NoExpiry and a millisecond or more", ttl)}
+		return
+	}
+	if item.NoStore {
+		return
+	}
+	begin := v.c.begin()
+	if j.data, err = v.encode(item.Value); err != nil {
+		_ = v.c.fail(ctx, opFill, j.key, begin, err) // the value is as good as it was
+		return
+	}
+	j.life = v.policy.life(ttl)
+}
+
+// store stores what the jobs say, as far as their leases allow.
+func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
+	if ctx.Err() != nil {
+		return // everybody has left
+	}
+	var plain, held []*job[V]
+	for _, j := range jobs {
+		switch {
+		case j.life == 0 || j.lost:
+		case j.token != "":
+			held = append(held, j)
+		case j.late:
+			v.refused(ctx, j, v.c.begin())
+		default:
+			plain = append(plain, j)
+		}
+	}
+	v.write(ctx, plain)
+	v.fill(ctx, held)
+}
+
+// write stores without a lease.
+func (v *View[V]) write(ctx context.Context, jobs []*job[V]) {
+	if len(jobs) == 0 {
+		return
+	}
+	begin := v.c.begin()
+	calls := make([]*pipeline.Call, len(jobs))
+	for i, j := range jobs {
+		if j.life == remove {
+			calls[i] = pipeline.Write("DEL", 1).Key(v.c.prefix, j.key)
+		} else {
+			calls[i] = v.c.set(j.key, j.data, j.life)
+		}
+	}
+	_, errs := v.c.together(ctx, calls)
+	for i, j := range jobs {
+		v.stored(ctx, j, begin, errs[i])
+	}
+}
+
+// stored counts what became of a write. An error is for the observer: the
+// caller has its value.
+func (v *View[V]) stored(ctx context.Context, j *job[V], begin time.Time, err error) {
+	switch {
+	case err != nil:
+		_ = v.c.fail(ctx, opFill, j.key, begin, err)
+	case j.result.err == nil:
+		v.c.counts.sets.Add(1)
+	}
+}
+
+func (v *View[V]) refused(ctx context.Context, j *job[V], begin time.Time) {
+	v.c.counts.refused.Add(1)
+	v.c.observe(ctx, opFill, j.key, OutcomeRefused, begin, nil)
+}
+
+// average is that of the latest times, each of which weighs a quarter when it
+// comes. The zero average is zero until there is one.
+type average struct{ bits atomic.Uint64 }
+
+func (a *average) get() time.Duration { return time.Duration(math.Float64frombits(a.bits.Load())) }
+
+func (a *average) add(d time.Duration) {
+	for {
+		bits := a.bits.Load()
+		next := float64(d)
+		if bits != 0 {
+			old := math.Float64frombits(bits)
+			next = old + (next-old)/4
+		}
+		if a.bits.CompareAndSwap(bits, math.Float64bits(next)) {
+			return
+		}
+	}
+}
+
+// backoffs are keys that are not to be loaded before a time.
+type backoffs struct {
+	wait time.Duration // immutable
+
+	mu    sync.Mutex // guards below
+	until map[string]time.Time
+	swept int // how many were left when those that are over were last removed
+}
+
+// hold says whether a key is to be left alone.
+func (b *backoffs) hold(key string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	until, ok := b.until[key]
+	return ok && time.Now().Before(until)
+}
+
+// add removes those that are over when there are twice as many as were left
+// the last time, so there are never more than twice those that count, and a
+// thousand.
+func (b *backoffs) add(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.until == nil {
+		b.until = make(map[string]time.Time)
+	}
+	now := time.Now()
+	if len(b.until) >= 2*b.swept+1000 {
+		for key, until := range b.until {
+			if !now.Before(until) {
+				delete(b.until, key)
+			}
+		}
+		b.swept = len(b.until)
+	}
+	b.until[key] = now.Add(b.wait)
+}
+
+func (b *backoffs) forget(keys []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, key := range keys {
+		delete(b.until, key)
+	}
+}

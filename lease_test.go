@@ -1,0 +1,489 @@
+package rediscache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// process stands for one: a pool, a cache and a view of its own.
+func process(t testing.TB, s *redistest.Server, p rediscache.Policy) (*rediscache.View[int], *rediscache.Cache) {
+	t.Helper()
+	c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(2)))
+	return newView(t, c, rediscache.JSON[int](), p), c
+}
+
+func TestFourProcessesOf250CallersShareOneLoad(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		p := rediscache.Policy{Lease: 10 * time.Second}
+		var views [4]*rediscache.View[int]
+		var caches [4]*rediscache.Cache
+		for i := range views {
+			views[i], caches[i] = process(t, s, p)
+		}
+		missed := func() (n int64) {
+			for _, c := range caches {
+				n += c.Stats().Misses
+			}
+			return n
+		}
+		load := func(keys ...string) (map[string]int, error) {
+			redistest.Eventually(t, func() bool { return missed() >= 1000 }, "all have missed")
+			values := make(map[string]int)
+			for _, key := range keys {
+				s.Do("INCR", "loads:"+key)
+				values[key] = 7
+			}
+			return values, nil
+		}
+		together(1000, func(i int) {
+			got, err := views[i%4].GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
+				values, err := load("k")
+				return values["k"], err
+			})
+			if got != 7 || err != nil {
+				t.Errorf("%d, %v", got, err)
+			}
+		})
+		require.Equal(t, []byte("1"), s.Do("GET", "loads:k"))
+		together(200, func(i int) {
+			keys := []string{fmt.Sprint("m", i%5), fmt.Sprint("m", (i+2)%5), "m0"}
+			got, err := views[i%4].GetOrLoadMany(t.Context(), keys, func(_ context.Context, keys []string) (map[string]int, error) {
+				return load(keys...)
+			})
+			if err != nil || got["m0"] != 7 || got[keys[0]] != 7 || got[keys[1]] != 7 {
+				t.Errorf("%v, %v", got, err)
+			}
+		})
+		for i := range 5 {
+			require.Equal(t, []byte("1"), s.Do("GET", fmt.Sprint("loads:m", i)))
+		}
+	})
+}
+
+// The holder is a process that took the lease and is gone.
+func TestTheOthersLoadWhenAHolderHasDied(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		const lease = 300 * time.Millisecond
+		v, c := process(t, s, rediscache.Policy{Lease: lease})
+		s.Do("SET", rediscache.LeaseKey("", "k"), "of the dead", "PX", lease.Milliseconds())
+		began := time.Now()
+		var loads atomic.Int64
+		together(50, func(int) {
+			got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
+				loads.Add(1)
+				return 7, nil
+			})
+			if got != 7 || err != nil {
+				t.Errorf("%d, %v", got, err)
+			}
+		})
+		require.EqualValues(t, 1, loads.Load())
+		require.Less(t, time.Since(began), lease+lease/2, "Lease, plus the load")
+		if s.Mini == nil {
+			require.Greater(t, time.Since(began), lease/2, "it was waited for")
+			require.Equal(t, []byte("7"), s.Do("GET", "k"), "and the next has the lease")
+		} else { // no time passes there: the lease is not over, and they load without one
+			require.EqualValues(t, 1, c.Stats().Refused)
+			require.EqualValues(t, 0, s.Do("EXISTS", "k"), "and do not store")
+		}
+	})
+}
+
+func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		ctx := t.Context()
+		p := rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second, Soft: time.Minute, Negative: time.Minute}
+		a, ca := process(t, s, p)
+		b, cb := process(t, s, p)
+		must := func(err error) { require.NoError(t, err) }
+		between := map[string]struct {
+			do   func()
+			held any // by the key afterwards
+			cold bool
+			old  bool // whether a value that was stale is one that this fences
+		}{
+			"a View's Delete":                {func() { _, err := b.Delete(ctx, "k"); must(err) }, nil, true, true},
+			"a View's Set":                   {func() { must(b.Set(ctx, "k", 5)) }, []byte("5"), true, true},
+			"a View's Set of the same":       {func() { must(b.Set(ctx, "k", 1)) }, []byte("1"), true, true},
+			"a Cache's Set":                  {func() { must(cb.Set(ctx, "k", []byte("5"), 0)) }, []byte("5"), true, true},
+			"a Cache's Set of the same":      {func() { must(cb.Set(ctx, "k", []byte("1"), 0)) }, []byte("1"), true, true},
+			"anybody's SET":                  {func() { s.Do("SET", "k", "5", "PX", 1000) }, []byte("5"), true, true},
+			"a View's Set and Delete":        {func() { must(b.Set(ctx, "k", 5)); _, err := b.Delete(ctx, "k"); must(err) }, nil, true, true},
+			"a Cache's Delete of what it is": {func() { _, err := cb.Delete(ctx, "k"); must(err) }, nil, false, true},
+		}
+		for name, test := range between {
+			for _, state := range []string{"absent", "stale", "undecodable"} {
+				if state == "absent" && !test.cold {
+					continue
+				}
+				for result, outcome := range map[string]error{"a value": nil, "none": rediscache.ErrNotFound} {
+					s.Flush()
+					switch state {
+					case "stale":
+						must(a.Set(ctx, "k", 1))
+						s.Advance(time.Hour + time.Minute)
+					case "undecodable":
+						s.Do("SET", "k", "junk")
+					}
+					before := ca.Stats().Refused
+					got, err := a.GetOrLoad(ctx, "k", func(context.Context) (int, error) {
+						test.do()
+						return 2, outcome
+					})
+					require.ErrorIs(t, err, outcome)
+					require.Equal(t, map[bool]int{true: 2}[outcome == nil], got, "its caller came before")
+					require.Equal(t, test.held, s.Do("GET", "k"), "%s, %s, %s", name, state, result)
+					require.EqualValues(t, 1, ca.Stats().Refused-before, name)
+					require.EqualValues(t, 0, s.Do("EXISTS", rediscache.LeaseKey("", "k")))
+				}
+			}
+		}
+	})
+}
+
+// A caller that comes after a Delete in another process joins a load that began
+// before, and does not get what that found.
+func TestACallerAfterADeleteElsewhereGetsNoOldValue(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p := rediscache.Policy{Lease: 10 * time.Second}
+		a, ca := process(t, s, p)
+		b, _ := process(t, s, p)
+		for name, deleter := range map[string]*rediscache.View[int]{"elsewhere": b, "here": a} {
+			s.Flush()
+			before := ca.Stats().Misses
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				got, err := a.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { close(begun); <-goOn; return 1, nil })
+				if got != 1 || err != nil {
+					t.Errorf("who came before: %d, %v", got, err)
+				}
+			})
+			<-begun
+			_, err := deleter.Delete(t.Context(), "k")
+			require.NoError(t, err)
+			for range 20 {
+				wg.Go(func() {
+					got, err := a.GetOrLoad(t.Context(), "k", returns(2))
+					if got != 2 || err != nil {
+						t.Errorf("%s: who came after: %d, %v", name, got, err)
+					}
+					many, err := a.GetOrLoadMany(t.Context(), []string{"k"}, nil)
+					if many["k"] != 2 || err != nil {
+						t.Errorf("%s: who came after: %v, %v", name, many, err)
+					}
+				})
+			}
+			redistest.Eventually(t, func() bool { return ca.Stats().Misses-before >= 2 }, "they come")
+			close(goOn)
+			wg.Wait()
+		}
+	})
+}
+
+// Where there is no lease a process does as much for itself.
+func TestACallerAfterADeleteJoinsNoOlderLoad(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		for key, p := range map[string]rediscache.Policy{"k": {}, "a}b": {Lease: 10 * time.Second}} {
+			v, _ := process(t, s, p)
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				_, _ = v.GetOrLoad(t.Context(), key, func(context.Context) (int, error) { close(begun); <-goOn; return 1, nil })
+			})
+			<-begun
+			_, err := v.Delete(t.Context(), key)
+			require.NoError(t, err)
+			got, err := v.GetOrLoad(t.Context(), key, returns(2))
+			require.NoError(t, err)
+			require.Equal(t, 2, got)
+			close(goOn)
+			wg.Wait()
+		}
+	})
+}
+
+// The reply to a fill is under way while another process deletes what was
+// filled. Who comes then does not join that load.
+func TestNobodyJoinsALoadThatIsBeingStored(t *testing.T) {
+	s := redistest.Start(t)
+	proxy := redistest.NewProxy(t, s.Addr)
+	p := rediscache.Policy{Lease: 10 * time.Second}
+	c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithPipelineConns(0)) // so that one reply does not hold up another
+	a := newView(t, c, rediscache.JSON[int](), p)
+	b, _ := process(t, s, p)
+	require.NoError(t, c.Ping(t.Context()))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		got, err := a.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
+			proxy.Delay(redistest.Down, 500*time.Millisecond, 0)
+			return 1, nil
+		})
+		if got != 1 || err != nil {
+			t.Errorf("%d, %v", got, err)
+		}
+	})
+	redistest.Eventually(t, func() bool { return s.Do("EXISTS", "k") == int64(1) }, "it is filled")
+	proxy.Delay(redistest.Down, 0, 0)
+	_, err := b.Delete(t.Context(), "k")
+	require.NoError(t, err)
+	got, err := a.GetOrLoad(t.Context(), "k", returns(2))
+	require.NoError(t, err)
+	require.Equal(t, 2, got)
+	wg.Wait()
+}
+
+// A database whose row is written and whose cached value is then deleted, while
+// four processes load it. Whatever is found after a Delete has returned, in Redis
+// or by a load, is at least as new as what was written before. 10,000 rounds on a
+// real server; 1,000 with -short or with the race detector.
+func TestAnOldValueIsNeverFoundAfterItsDelete(t *testing.T) {
+	s := redistest.Start(t)
+	redistest.NoLeaks(t)
+	rounds := 10_000
+	if testing.Short() || raceEnabled {
+		rounds = 1000
+	}
+	// Always early: values are loaded while there are some.
+	p := rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Early: 1e9, Lease: 2 * time.Second}
+	var views [4]*rediscache.View[int]
+	var caches [4]*rediscache.Cache
+	for i := range views {
+		views[i], caches[i] = process(t, s, p)
+	}
+	const keys = 4 // at once
+	together(keys, func(k int) {
+		key := fmt.Sprint("k", k)
+		var row atomic.Int64 // the database
+		load := func(context.Context) (int, error) {
+			n := int(row.Load())
+			wait(t.Context(), rand.N(300*time.Microsecond))
+			return n, nil
+		}
+		done := make(chan struct{})
+		var loaders sync.WaitGroup
+		for _, v := range views {
+			loaders.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					_, _ = v.GetOrLoad(t.Context(), key, load)
+					spin(rand.IntN(20))
+				}
+			})
+		}
+		for n := 1; n <= rounds/keys; n++ {
+			wait(t.Context(), rand.N(300*time.Microsecond))
+			row.Store(int64(n))
+			deleter, reader := views[rand.IntN(4)], views[rand.IntN(4)]
+			if _, err := deleter.Delete(t.Context(), key); err != nil {
+				t.Errorf("delete: %v", err)
+			}
+			for range 3 {
+				if held, err := reader.Get(t.Context(), key); err == nil && held < n {
+					t.Errorf("%s holds %d after the Delete of %d", key, held, n)
+				}
+				if got, err := reader.GetOrLoad(t.Context(), key, load); err != nil || got < n {
+					t.Errorf("%s: %d, %v after the Delete of %d", key, got, err, n)
+				}
+				spin(rand.IntN(20))
+			}
+			if t.Failed() {
+				break
+			}
+		}
+		close(done)
+		loaders.Wait()
+	})
+	var sum rediscache.Stats
+	for _, c := range caches {
+		n := c.Stats()
+		sum.Loads, sum.Refused, sum.Sets = sum.Loads+n.Loads, sum.Refused+n.Refused, sum.Sets+n.Sets
+	}
+	t.Logf("%d loads, %d stored, %d refused", sum.Loads, sum.Sets, sum.Refused)
+	require.Positive(t, sum.Refused)
+	require.Positive(t, sum.Sets)
+}
+
+// spin lets others go on for a while, of which n says how long.
+func spin(n int) {
+	for range n {
+		runtime.Gosched()
+	}
+}
+
+// Between the two commands anybody's may come. A fill there must find no lease;
+// if the key went first it would find one, and store.
+func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
+	var mu sync.Mutex // guards deleted
+	var deleted []string
+	server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "DEL" {
+			mu.Lock()
+			defer mu.Unlock()
+			deleted = append(deleted, strings.Join(c.Args[1:], " "))
+		}
+		return redistest.Default(c), false
+	})
+	v := newView(t, newCache(t, newPool(t, server.URL()), rediscache.WithPrefix("p:")), rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
+	_, err := v.Delete(t.Context(), "a", "b")
+	require.NoError(t, err)
+	require.Equal(t, []string{"p:{p:a}:rediscache-lease p:{p:b}:rediscache-lease", "p:a p:b"}, deleted)
+}
+
+func TestScriptsAreSentAgainToAServerThatForgotThem(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		v, c := process(t, s, rediscache.Policy{Lease: 10 * time.Second})
+		for i := range 3 {
+			if i != 1 {
+				s.Do("SCRIPT", "FLUSH")
+			}
+			key := strconv.Itoa(i)
+			_, err := v.GetOrLoad(t.Context(), key, returns(i))
+			require.NoError(t, err)
+			require.Equal(t, []byte(key), s.Do("GET", key))
+			_, err = v.GetOrLoad(t.Context(), "fails", fails[int](errDatabase))
+			require.Equal(t, errDatabase, err)
+			require.EqualValues(t, 0, s.Do("EXISTS", rediscache.LeaseKey("", "fails")), "it is released")
+		}
+		require.Zero(t, c.Stats().Errors)
+	})
+}
+
+func TestAMissIsThreeRoundTripsAndAHitIsOne(t *testing.T) {
+	s := redistest.Start(t)
+	v, _ := process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second})
+	plain, _ := process(t, s, rediscache.Policy{TTL: time.Hour})
+	_, err := v.GetOrLoad(t.Context(), "warm up", returns(1))
+	require.NoError(t, err)
+	calls := func(f func()) string {
+		t.Helper()
+		s.Do("CONFIG", "RESETSTAT")
+		f()
+		var all []string
+		info, err := redis.String(s.Do("INFO", "commandstats"), nil)
+		require.NoError(t, err)
+		for _, line := range strings.Fields(info) {
+			name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":")
+			count, _, _ := strings.Cut(strings.TrimPrefix(rest, "calls="), ",")
+			switch name {
+			case "get", "set", "pttl", "del", "evalsha", "eval":
+				all = append(all, name+count)
+			}
+		}
+		return strings.Join(all, " ")
+	}
+	load := func(v *rediscache.View[int]) func() {
+		return func() {
+			_, err := v.GetOrLoad(t.Context(), "k", returns(1))
+			require.NoError(t, err)
+		}
+	}
+	require.ElementsMatch(t, []string{"get4", "pttl2", "set2", "del1", "evalsha1"}, strings.Fields(calls(load(v))),
+		"GET and PTTL; SET NX, GET and PTTL; EVALSHA, in which two GET, a DEL and a SET")
+	require.ElementsMatch(t, []string{"get1", "pttl1"}, strings.Fields(calls(load(v))))
+	require.Equal(t, "get1", calls(load(plain)))
+}
+
+func TestALeaseHasTheSlotOfItsKey(t *testing.T) {
+	for key, want := range map[string]string{
+		"abc": "p:{p:abc}:rediscache-lease", "a{b}c": "p:a{b}c:rediscache-lease", "a{b": "p:{p:a{b}:rediscache-lease",
+		"a}b": "", "{}": "", "{}a": "", "": "p:{p:}:rediscache-lease", "{{a}}": "p:{{a}}:rediscache-lease",
+	} {
+		require.Equal(t, want, rediscache.LeaseKey("p:", key), key)
+	}
+	require.Equal(t, "{abc}:rediscache-lease", rediscache.LeaseKey("", "abc"))
+	require.Empty(t, rediscache.LeaseKey("", ""))
+
+	s := redistest.Start(t, "--cluster-enabled", "yes")
+	slot := func(key string) any { return s.Do("CLUSTER", "KEYSLOT", key) }
+	letters := []string{"{", "}", "a", "b"}
+	for i := range 4 * 4 * 4 * 4 * 4 {
+		key := ""
+		for n := i; n > 0; n /= 4 {
+			key += letters[n%4]
+		}
+		for _, prefix := range []string{"", "p:", "{t}:", "{", "}"} {
+			if lease := rediscache.LeaseKey(prefix, key); lease != "" {
+				require.Equal(t, slot(prefix+key), slot(lease), "%q of %q", lease, prefix+key)
+				require.NotEqual(t, prefix+key, lease)
+			} else {
+				require.Contains(t, "{"+prefix+key+"}", "}", "a plain key has one")
+			}
+		}
+	}
+}
+
+func TestALoadThatOutlivesItsLeaseIsReturnedAndNotStored(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		v, c := process(t, s, rediscache.Policy{Lease: time.Minute})
+		got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { s.Advance(time.Minute); return 7, nil })
+		require.NoError(t, err)
+		require.Equal(t, 7, got)
+		require.EqualValues(t, 0, s.Do("EXISTS", "k"))
+		require.EqualValues(t, 1, c.Stats().Refused)
+	})
+}
+
+func TestAStaleValueIsNotWaitedForWhileAnotherProcessLoadsIt(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		p := rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second}
+		v, c := process(t, s, p)
+		require.NoError(t, v.Set(t.Context(), "k", 1))
+		s.Advance(time.Hour + time.Minute)
+		s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+		for range 20 {
+			got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+			require.NoError(t, err)
+			require.Equal(t, 1, got)
+		}
+		require.NoError(t, c.Close())
+		require.Equal(t, []byte("another's"), s.Do("GET", rediscache.LeaseKey("", "k")))
+
+		p.Soft = time.Minute
+		v, _ = process(t, s, p)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+			if got != 2 || err != nil {
+				t.Errorf("with Soft it is: %d, %v", got, err)
+			}
+		})
+		s.Do("SET", "k", "2", "PX", (2 * time.Hour).Milliseconds())
+		wg.Wait()
+	})
+}
+
+func TestWaitersLeaveWithTheirContext(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
+		s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		_, err := v.GetOrLoad(ctx, "k", never[int](t))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.False(t, errors.Is(err, rediscache.ErrUnavailable))
+	})
+}

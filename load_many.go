@@ -1,0 +1,197 @@
+package rediscache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/rediscache/rediscache/internal/flight"
+)
+
+// GetOrLoadMany returns the values of those keys that have one: as GetOrLoad
+// does, but for one call of load, which gets all keys that missed and that no
+// other caller is loading. With [Policy.Lease] those that another process is
+// loading are waited for; a second call gets what that left. Stale values are
+// loaded anew by a call of their own.
+//
+// A key that load's map lacks has no value, as if load had returned
+// [ErrNotFound] for it. Keys are loaded together but stored one by one. After
+// an error, the first of those that there were, the map holds what could be had.
+func (v *View[V]) GetOrLoadMany(
+	ctx context.Context, keys []string, load func(ctx context.Context, keys []string) (map[string]V, error),
+) (map[string]V, error) {
+	values := make(map[string]V, len(keys))
+	if len(keys) == 0 {
+		return values, ctx.Err()
+	}
+	unique := make([]string, 0, len(keys))
+	seen := make(map[string]bool, len(keys))
+	for _, key := range keys {
+		if !seen[key] {
+			seen[key] = true
+			unique = append(unique, key)
+		}
+	}
+	err := v.getOrLoadMany(ctx, unique, loader[V]{many: load}, values, false)
+	return values, err
+}
+
+func (v *View[V]) getOrLoadMany(
+	ctx context.Context, keys []string, load loader[V], values map[string]V, again bool,
+) error {
+	begin, seen := v.c.begin(), v.flights.Ended()
+	entries, err := v.readMany(ctx, keys, v.timed)
+	if err != nil {
+		err = v.c.fail(ctx, opGetOrLoadMany, "", begin, err)
+		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+			return err
+		}
+		entries = make([]entry[V], len(keys))
+		for i := range entries {
+			entries[i].state = unread
+		}
+	}
+	misses, olds := v.sort(ctx, keys, begin, seen, entries, values)
+	m := many[V]{v: v, begin: begin, values: values}
+	defer m.leave()
+	if !m.join(ctx, olds, load, true) || !m.join(ctx, misses, load, false) {
+		return v.c.fail(ctx, opGetOrLoadMany, "", begin, ErrClosed)
+	}
+	if doubtful := m.wait(ctx, again); len(doubtful) > 0 {
+		if err := v.getOrLoadMany(ctx, doubtful, load, values, true); m.err == nil {
+			m.err = err
+		}
+	}
+	return m.err
+}
+
+// sort puts what was found into values, and returns what is to be loaded: what
+// is missing, and what there is but stale or early.
+func (v *View[V]) sort(
+	ctx context.Context, keys []string, begin time.Time, seen uint64, entries []entry[V], values map[string]V,
+) (misses, olds []*job[V]) {
+	for i, e := range entries {
+		key := keys[i]
+		switch e.state {
+		case fresh:
+			values[key] = e.value
+			v.c.hit(ctx, opGetOrLoadMany, key, begin)
+			if v.isEarly(key, &e) {
+				olds = append(olds, v.job(key, e, seen))
+			}
+		case stale:
+			held := v.failed.hold(key)
+			if held || v.policy.Soft == 0 {
+				values[key] = e.value
+				v.c.stale(ctx, opGetOrLoadMany, key, begin, nil)
+			}
+			if !held {
+				olds = append(olds, v.job(key, e, seen))
+			}
+		case negative:
+			v.c.negative(ctx, opGetOrLoadMany, key, begin)
+		case absent, bad:
+			v.c.missed(ctx, opGetOrLoadMany, key, begin, e.err)
+			misses = append(misses, v.job(key, e, seen))
+		case unread:
+			misses = append(misses, v.job(key, e, seen))
+		}
+	}
+	return misses, olds
+}
+
+// many is one caller's wait for many keys.
+type many[V any] struct {
+	v      *View[V]
+	begin  time.Time
+	values map[string]V
+	waits  []wait[V]
+	err    error // the first
+}
+
+// wait is for one key.
+type wait[V any] struct {
+	key    string
+	old    V // if stale
+	stale  bool
+	ticket flight.Ticket[result[V]]
+	over   bool
+}
+
+// join adds a wait for each job. A job is the load's from here on.
+func (m *many[V]) join(ctx context.Context, jobs []*job[V], load loader[V], background bool) bool {
+	if len(jobs) == 0 {
+		return true
+	}
+	first := len(m.waits)
+	for _, j := range jobs {
+		m.waits = append(m.waits, wait[V]{key: j.key, old: j.from.value, stale: j.from.state == stale})
+	}
+	tickets, ok := m.v.join(ctx, jobs, load, background)
+	if !ok {
+		m.waits = m.waits[:first]
+	}
+	for i, t := range tickets {
+		m.waits[first+i].ticket = t
+	}
+	return ok
+}
+
+// leave ends the waits that a panic or a closed cache has left.
+func (m *many[V]) leave() {
+	for _, w := range m.waits {
+		if !w.over {
+			w.ticket.Leave()
+		}
+	}
+}
+
+// wait takes what comes, and returns the keys that are to be looked at again.
+func (m *many[V]) wait(ctx context.Context, again bool) (doubtful []string) {
+	soft, cancel := context.WithCancel(ctx)
+	if m.v.policy.Soft > 0 {
+		soft, cancel = context.WithTimeout(ctx, m.v.policy.Soft)
+	}
+	defer cancel()
+	for i := range m.waits {
+		w := &m.waits[i]
+		w.over = true
+		if _, served := m.values[w.key]; served {
+			w.ticket.Leave()
+			continue
+		}
+		until := ctx
+		if w.stale {
+			until = soft
+		}
+		r, err := w.ticket.Wait(until)
+		switch {
+		case err != nil && w.stale:
+			r = result[V]{value: w.old, stale: true, err: err}
+		case err != nil:
+			m.fail(m.v.c.fail(ctx, opGetOrLoadMany, w.key, m.begin, err))
+			continue
+		case w.ticket.Shared && !w.stale && (r.stale || r.doubtful && !again):
+			doubtful = append(doubtful, w.key)
+			continue
+		}
+		m.take(ctx, w.key, w.ticket.Shared && err == nil, r)
+	}
+	return doubtful
+}
+
+func (m *many[V]) take(ctx context.Context, key string, shared bool, r result[V]) {
+	value, err := m.v.serve(ctx, opGetOrLoadMany, key, m.begin, shared, r)
+	switch {
+	case err == nil:
+		m.values[key] = value
+	case !errors.Is(err, ErrNotFound):
+		m.fail(err)
+	}
+}
+
+func (m *many[V]) fail(err error) {
+	if m.err == nil {
+		m.err = err
+	}
+}

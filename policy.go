@@ -1,0 +1,114 @@
+package rediscache
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// Policy says how a [View] keeps values and loads them. The zero Policy is
+// plain cache-aside: the cache's own TTL, and loads that are shared within the
+// process. Each time is zero or a millisecond or more.
+type Policy struct {
+	// TTL is how long a value is fresh: a time, [DefaultTTL] for the cache's
+	// own, or [NoExpiry]. Stale, Jitter and Early need one that ends.
+	TTL time.Duration
+
+	// Stale is how much longer a value is kept to be served while it is loaded
+	// anew, and when that fails. Zero keeps none.
+	//
+	// A stored value is fresh while Redis would keep it for longer than Stale,
+	// so a new Stale, once deployed, applies to what is stored already.
+	Stale time.Duration
+
+	// Negative is how long it is remembered that a load returned
+	// [ErrNotFound]. Zero does not remember. What is stored for that is the
+	// empty string, so a codec may not encode anything to that.
+	Negative time.Duration
+
+	// Soft is how long a caller that found a stale value waits for a fresh one
+	// before it takes the stale one; the load goes on. Zero does not wait. It
+	// needs Stale, and is less than Hard if there is one.
+	Soft time.Duration
+
+	// Hard is when a load is given up: its context ends, and its callers get
+	// [context.DeadlineExceeded] or a stale value, whether or not the load has
+	// noticed. Zero leaves that to the callers' contexts, and to
+	// [DefaultRefreshTimeout] if none waits.
+	Hard time.Duration
+
+	// Lease lets one process at a time load a key, and keeps a load that began
+	// before a View's Set or Delete from storing what it found. It is how long
+	// the others wait for that process before they load for themselves, and
+	// must be longer than a load takes: what comes later is returned and not
+	// stored. Zero shares loads within the process alone, and a value that is
+	// deleted during a load may be stored again by it, until its TTL ends.
+	Lease time.Duration
+
+	// Jitter shortens each TTL by a random fraction of it, up to this one, so
+	// that what was stored together does not end together. It is below 1.
+	Jitter float64
+
+	// Early loads a value anew before its TTL ends, the earlier the longer
+	// loads take, at random and in the background: XFetch of Vattani, Chierichetti
+	// and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB
+	// 2015, of which this is beta. Zero does not, 1 is a good value, more is
+	// earlier.
+	Early float64
+}
+
+// Times that a [Policy] does not say.
+const (
+	// DefaultRefreshTimeout bounds a load that goes on in the background when
+	// there is no [Policy.Hard].
+	DefaultRefreshTimeout = time.Minute
+
+	// LoadBackoff is how long a process does not ask for a key again whose load
+	// has failed, while it has a stale value to return.
+	LoadBackoff = time.Second
+)
+
+// validate reports every fault, not the first. own is the cache's TTL.
+func (p *Policy) validate(f *faults, own time.Duration) {
+	for _, d := range []struct {
+		name string
+		time.Duration
+	}{
+		{"Stale", p.Stale}, {"Negative", p.Negative}, {"Soft", p.Soft}, {"Hard", p.Hard}, {"Lease", p.Lease},
+	} {
+		f.check(d.Duration == 0 || d.Duration >= time.Millisecond,
+			"Policy.%s: %v is neither zero nor a millisecond or more", d.name, d.Duration)
+	}
+	ttl := p.TTL
+	if ttl == DefaultTTL {
+		ttl = own
+	}
+	f.check(ttl == NoExpiry || ttl >= time.Millisecond,
+		"Policy.TTL: %v is none of DefaultTTL, NoExpiry and a millisecond or more", ttl)
+	f.check(p.Jitter >= 0 && p.Jitter < 1, "Policy.Jitter: %v is not in [0, 1)", p.Jitter)
+	f.check(p.Early >= 0 && !math.IsInf(p.Early, 1), "Policy.Early: %v is not a number from 0 on", p.Early)
+	f.check(ttl != NoExpiry || p.Stale == 0, "Policy.Stale: nothing is ever stale with NoExpiry")
+	f.check(ttl != NoExpiry || p.Jitter == 0, "Policy.Jitter: there is no TTL to shorten with NoExpiry")
+	f.check(ttl != NoExpiry || p.Early == 0, "Policy.Early: nothing is ever early with NoExpiry")
+	f.check(ttl <= math.MaxInt64-max(p.Stale, 0), "Policy.Stale: %v and the TTL exceed the longest time", p.Stale)
+	f.check(p.Soft == 0 || p.Stale != 0, "Policy.Soft: there is no stale value to return without Stale")
+	f.check(p.Soft == 0 || p.Hard == 0 || p.Soft < p.Hard, "Policy.Soft: %v is not before Hard, %v", p.Soft, p.Hard)
+}
+
+// life is how long Redis is to keep a value with that TTL, which is valid.
+func (p *Policy) life(ttl time.Duration) time.Duration {
+	if ttl == NoExpiry {
+		return NoExpiry
+	}
+	ttl -= time.Duration(p.Jitter * rand.Float64() * float64(ttl))
+	if ttl = max(ttl, time.Millisecond); ttl > math.MaxInt64-p.Stale {
+		return math.MaxInt64
+	}
+	return ttl + p.Stale
+}
+
+// early draws whether a value that is fresh for left is to be loaded anew now,
+// where a load takes delta.
+func (p *Policy) early(left, delta time.Duration) bool {
+	return p.Early > 0 && -p.Early*float64(delta)*math.Log(1-rand.Float64()) >= float64(left)
+}

@@ -1,0 +1,309 @@
+package rediscache_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// stalePolicies are ways to keep stale values that are the same to a caller.
+var stalePolicies = map[string]rediscache.Policy{
+	"plain": {TTL: time.Hour, Stale: time.Hour},
+	"lease": {TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second},
+}
+
+// eachStale gives f a key that holds a stale 1.
+func eachStale(t *testing.T, f func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy)) {
+	t.Helper()
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		for name, p := range stalePolicies {
+			t.Run(name, func(t *testing.T) {
+				s.Flush()
+				c := newCache(t, newPool(t, s.URL()))
+				require.NoError(t, newView(t, c, rediscache.JSON[int](), p).Set(t.Context(), "k", 1))
+				s.Advance(time.Hour + time.Minute)
+				f(t, s, c, p)
+			})
+		}
+	})
+}
+
+func TestAStaleValueIsReturnedAtOnceAndLoadedOnceInTheBackground(t *testing.T) {
+	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		v := newView(t, c, rediscache.JSON[int](), p)
+		goOn := make(chan struct{})
+		together(100, func(int) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel() // the load does not end with it
+			got, err := v.GetOrLoad(ctx, "k", func(ctx context.Context) (int, error) { <-goOn; return 2, ctx.Err() })
+			if got != 1 || err != nil {
+				t.Errorf("%d, %v", got, err)
+			}
+		})
+		got, err := v.Get(t.Context(), "k")
+		require.NoError(t, err)
+		require.Equal(t, 1, got)
+		many, err := v.GetOrLoadMany(t.Context(), []string{"k"}, nil)
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{"k": 1}, many)
+		close(goOn)
+		redistest.Eventually(t, func() bool { return string(s.Do("GET", "k").([]byte)) == "2" }, "it is stored")
+		redistest.Eventually(t, func() bool {
+			got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+			return got == 2 && err == nil
+		}, "and fresh")
+		stats := c.Stats()
+		require.EqualValues(t, 1, stats.Loads)
+		require.EqualValues(t, 101, stats.Stale)
+		require.EqualValues(t, 0, stats.Refused)
+	})
+}
+
+// A minute of failure at the scale of one back-off to a second: sixty of them.
+func TestALoadThatFailsIsAskedOncePerBackOffWhileValuesAreStale(t *testing.T) {
+	const backOff, times = 25 * time.Millisecond, 60
+	eachStale(t, func(t *testing.T, _ *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		if testing.Short() {
+			t.Skip("it takes 1.5 s")
+		}
+		v := newView(t, c, rediscache.JSON[int](), p)
+		v.SetBackoff(backOff)
+		var asked atomic.Int64
+		began := time.Now()
+		together(16, func(i int) {
+			for time.Since(began) < backOff*times {
+				got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
+					asked.Add(1)
+					if asked.Load()%3 == 0 {
+						panic("in the background this is a failure too")
+					}
+					return 0, errDatabase
+				})
+				if i == 0 {
+					var many map[string]int
+					many, err = v.GetOrLoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) {
+						asked.Add(1)
+						return nil, errDatabase
+					})
+					got = many["k"]
+				}
+				if got != 1 || err != nil {
+					t.Errorf("%d, %v", got, err)
+					return
+				}
+			}
+		})
+		took := time.Since(began)
+		require.LessOrEqual(t, asked.Load(), int64(took/backOff)+1)
+		require.Greater(t, asked.Load(), int64(times/4), "it is asked again")
+	})
+}
+
+func TestTheBackOffIsASecond(t *testing.T) {
+	require.Equal(t, time.Second, rediscache.LoadBackoff)
+	require.Equal(t, time.Minute, rediscache.DefaultRefreshTimeout)
+}
+
+func TestSoftWaitsThatLongForAFreshValue(t *testing.T) {
+	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		p.Soft = time.Minute
+		v := newView(t, c, rediscache.JSON[int](), p)
+		got, err := v.GetOrLoad(t.Context(), "k", returns(2))
+		require.NoError(t, err)
+		require.Equal(t, 2, got, "in time")
+
+		s.Advance(time.Hour + time.Minute)
+		got, err = v.GetOrLoad(t.Context(), "k", fails[int](errDatabase))
+		require.NoError(t, err)
+		require.Equal(t, 2, got, "it failed")
+
+		p.Soft = 20 * time.Millisecond
+		v = newView(t, c, rediscache.JSON[int](), p)
+		goOn := make(chan struct{})
+		slow := func(ctx context.Context) (int, error) { <-goOn; return 3, ctx.Err() }
+		together(10, func(int) {
+			began := time.Now()
+			got, err := v.GetOrLoad(t.Context(), "k", slow)
+			if got != 2 || err != nil || time.Since(began) < p.Soft {
+				t.Errorf("%d, %v after %v", got, err, time.Since(began))
+			}
+		})
+		many, err := v.GetOrLoadMany(t.Context(), []string{"k"}, nil)
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{"k": 2}, many)
+		close(goOn)
+		redistest.Eventually(t, func() bool { return string(s.Do("GET", "k").([]byte)) == "3" }, "the load went on")
+	})
+}
+
+func TestHardGivesUpALoadThatHangs(t *testing.T) {
+	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		p.Hard = 20 * time.Millisecond
+		p.Lease = min(p.Lease, 100*time.Millisecond)
+		v := newView(t, c, rediscache.JSON[int](), p)
+		ended, goOn := make(chan error, 100), make(chan struct{})
+		hangs := func(ctx context.Context) (int, error) {
+			<-ctx.Done()
+			ended <- ctx.Err()
+			<-goOn // it does not heed that
+			return 9, nil
+		}
+		together(20, func(int) {
+			_, err := v.GetOrLoad(t.Context(), "cold", hangs)
+			if fmt.Sprint(err) != "rediscache: get or load: context deadline exceeded" {
+				t.Errorf("%v", err)
+			}
+			_, err = v.GetOrLoadMany(t.Context(), []string{"cold2"}, func(ctx context.Context, _ []string) (map[string]int, error) {
+				_, err := hangs(ctx)
+				return nil, err
+			})
+			if fmt.Sprint(err) != "rediscache: get or load many: context deadline exceeded" {
+				t.Errorf("%v", err)
+			}
+		})
+		require.ErrorIs(t, <-ended, context.DeadlineExceeded)
+
+		p.Soft = p.Hard / 2
+		for _, v := range []*rediscache.View[int]{v, newView(t, c, rediscache.JSON[int](), p)} {
+			loads := c.Stats().Loads
+			for range 20 {
+				got, err := v.GetOrLoad(t.Context(), "k", hangs)
+				require.NoError(t, err)
+				require.Equal(t, 1, got, "the stale value")
+			}
+			require.LessOrEqual(t, c.Stats().Loads-loads, int64(2)) // the second, if that was not noticed at once
+			redistest.Eventually(t, func() bool {
+				began := c.Stats().Loads
+				_, err := v.GetOrLoad(t.Context(), "k", hangs)
+				return err == nil && c.Stats().Loads == began
+			}, "it is given up, and not asked again at once")
+		}
+		close(goOn)
+		require.NoError(t, c.Close(), "and nothing is stored")
+		require.Equal(t, []byte("1"), s.Do("GET", "k"))
+		require.EqualValues(t, 0, s.Do("EXISTS", "cold", "cold2"))
+	})
+}
+
+func TestAStaleValueGoesWhenTheLoadSaysThatThereIsNone(t *testing.T) {
+	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		v := newView(t, c, rediscache.JSON[int](), p)
+		_, err := v.GetOrLoad(t.Context(), "k", fails[int](rediscache.ErrNotFound))
+		require.NoError(t, err)
+		redistest.Eventually(t, func() bool { return s.Do("EXISTS", "k") == int64(0) }, "it goes")
+
+		require.NoError(t, v.Set(t.Context(), "k", 1))
+		s.Advance(time.Hour + time.Minute)
+		p.Negative, p.Soft = time.Minute, time.Minute
+		v = newView(t, c, rediscache.JSON[int](), p)
+		_, err = v.GetOrLoad(t.Context(), "k", fails[int](rediscache.ErrNotFound))
+		require.ErrorIs(t, err, rediscache.ErrNotFound)
+		require.Equal(t, []byte{}, s.Do("GET", "k"))
+	})
+}
+
+func TestAnEntryWithoutExpiryIsFresh(t *testing.T) {
+	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		p.Early = 1000
+		s.Do("SET", "k", "5")
+		v := newView(t, c, rediscache.JSON[int](), p)
+		v.SetLoadTime(time.Hour)
+		got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+		require.NoError(t, err)
+		require.Equal(t, 5, got)
+	})
+}
+
+// Sixty-four processes, as far as loads are concerned: a view each. Loads take
+// a few milliseconds, and values live for some tens of them. 40 periods, or 200
+// with -soak.
+func TestEarlySparesLoads(t *testing.T) {
+	if testing.Short() || raceEnabled {
+		t.Skip("it measures, for 10 s")
+	}
+	periods := 40
+	if soak > 0 {
+		periods = 200
+	}
+	s := redistest.Start(t)
+	pool := newPool(t, s.URL())
+	const ttl = 60 * time.Millisecond
+	measure := func(p rediscache.Policy) float64 {
+		s.Flush()
+		began := crowd(t, newCache(t, pool), p, periods)
+		share, mean := crowds(began, ttl/2)
+		t.Logf("Early %v, Lease %v: in %.1f %% of %d periods more than one load, %.1f on average",
+			p.Early, p.Lease, 100*share, periods, mean)
+		return mean
+	}
+	without := measure(rediscache.Policy{TTL: ttl})
+	with := measure(rediscache.Policy{TTL: ttl, Early: 1})
+	leased := measure(rediscache.Policy{TTL: ttl, Early: 1, Lease: time.Second})
+	require.Less(t, with, without/4)
+	require.Less(t, leased, 1.2)
+}
+
+// crowd asks for a key in 64 views until it has been loaded in so many periods,
+// and returns when the loads began.
+func crowd(t *testing.T, c *rediscache.Cache, p rediscache.Policy, periods int) (began []time.Time) {
+	t.Helper()
+	const callers, takes, pause = 64, 4 * time.Millisecond, 2 * time.Millisecond
+	var mu sync.Mutex // guards began
+	end := time.Now().Add(time.Duration(periods) * (p.TTL + takes))
+	together(callers, func(int) {
+		v := newView(t, c, rediscache.JSON[int](), p)
+		v.SetLoadTime(takes)
+		for time.Now().Before(end) {
+			_, _ = v.GetOrLoad(t.Context(), "k", func(ctx context.Context) (int, error) {
+				mu.Lock()
+				began = append(began, time.Now())
+				mu.Unlock()
+				wait(ctx, takes)
+				return 1, nil
+			})
+			wait(t.Context(), pause)
+		}
+	})
+	return began
+}
+
+// wait is what a caller does between two requests, and a load while it works.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// crowds returns the share of periods with more than one load, and how many
+// there were on average. Loads that began within gap of the one before are of
+// one period; the first and the last are left out.
+func crowds(began []time.Time, gap time.Duration) (share, mean float64) {
+	var sizes []int
+	for i, at := range began {
+		if i == 0 || at.Sub(began[i-1]) > gap {
+			sizes = append(sizes, 0)
+		}
+		sizes[len(sizes)-1]++
+	}
+	sizes = sizes[1 : len(sizes)-1]
+	crowded, all := 0, 0
+	for _, n := range sizes {
+		all += n
+		if n > 1 {
+			crowded++
+		}
+	}
+	return float64(crowded) / float64(len(sizes)), float64(all) / float64(len(sizes))
+}
