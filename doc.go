@@ -24,6 +24,16 @@
 // stored: a time, [DefaultTTL] for the cache's own, or [NoExpiry]. What is none
 // of these is an error, not something near it.
 //
+// # Loads
+//
+// A [View], from [Of], has typed values and can load them: callers that miss
+// together wait for one [View.GetOrLoad]. Its [Policy] says how long a value is
+// fresh, how long it is served stale while it is loaded anew or cannot be, how
+// long it is remembered that there is none, and whether other processes share
+// the load. With [Policy.Lease] what was loaded before a [View.Delete] or a Set
+// is not stored after it. Without it, it may be, until its TTL ends. With Redis
+// down loads go on, shared, and an [Observer] hears why.
+//
 // # Errors
 //
 // Use [errors.Is]; an error can match more than one of these:

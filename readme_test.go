@@ -57,7 +57,7 @@ func TestEveryPromiseOfTheReadmeNamesATestThatExists(t *testing.T) {
 		tests := link.FindAllStringSubmatch(promise, -1)
 		require.NotEmpty(t, tests, promise)
 		for _, test := range tests {
-			require.Contains(t, readFile(t, test[2]), "\nfunc "+test[1]+"(")
+			require.True(t, strings.Contains(readFile(t, test[2]), "\nfunc "+test[1]+"("), test[1])
 		}
 	}
 }
