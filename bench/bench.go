@@ -89,7 +89,7 @@ type session struct {
 func (b *session) steps() int {
 	n := len(b.o.conditions) * b.o.rounds * len(b.o.clients)
 	if b.o.extras {
-		n += 3 + b.o.rounds
+		n += 5 + b.o.rounds
 	}
 	return n
 }
@@ -107,6 +107,9 @@ func (b *session) run(ctx context.Context) (err error) {
 		return nil
 	}
 	if err := b.http(ctx); err != nil {
+		return err
+	}
+	if err := b.loads(ctx); err != nil {
 		return err
 	}
 	if err := b.large(ctx); err != nil {
