@@ -118,8 +118,8 @@ func WithIdleTimeout(d time.Duration) PoolOption {
 
 // WithMaxConnLifetime replaces a connection at the age of d, less up to 10 %
 // at random so that connections dialled together do not end together. A
-// borrowed one is replaced when it comes back. Zero is for ever, negative is
-// an error.
+// borrowed one is replaced within a quarter of a second of its return. Zero is
+// for ever, negative is an error.
 func WithMaxConnLifetime(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.maxConnLifetime = d }}
 }

@@ -134,7 +134,7 @@ func (l *lane) write(own []*Call, solo bool) (answered int) {
 				}
 			}()
 			return 0
-		case err == nil && len(own) > 0 && own[0] == first[0].call && l.mayReadOwn(claims, len(own)):
+		case err == nil && claims <= maxOwn && areOwn(first[:claims], own) && l.mayReadOwn():
 			return l.readOwn(first[:claims])
 		case !l.flushed(w, mine, early, err):
 			return 0

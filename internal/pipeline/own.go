@@ -17,12 +17,25 @@ type ownReader interface {
 // maxOwn is how many calls of a caller that is alone it reads the replies to.
 const maxOwn = 2
 
-// mayReadOwn ends the writer if its own calls are all that there is.
-func (l *lane) mayReadOwn(claimed, own int) bool {
+// areOwn reports that what was claimed are a caller's first calls.
+func areOwn(claimed []entry, own []*Call) bool {
+	if len(claimed) > len(own) {
+		return false
+	}
+	for i, e := range claimed {
+		if e.call != own[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// mayReadOwn ends the writer, whose own calls are all that it has claimed, if
+// nobody else has any.
+func (l *lane) mayReadOwn() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.alone == nil || l.err != nil || l.own || !l.parked ||
-		claimed > own || own > maxOwn || len(l.flight) > 0 || len(l.queue) > 0 {
+	if l.alone == nil || l.err != nil || l.own || !l.parked || len(l.flight) > 0 || len(l.queue) > 0 {
 		return false
 	}
 	l.writing, l.own, l.ownAt = false, true, l.p.clock.Load()
