@@ -13,7 +13,7 @@ func (s *Store) janitor() {
 			return
 		case <-t.C:
 			s.sweep()
-			for s.probeOne() {
+			for next := s.now() + sweepEvery; s.now() < next && s.probeOne(); {
 			}
 		}
 	}
