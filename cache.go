@@ -361,21 +361,36 @@ func sentinel(err error) error {
 		}
 	}
 	var answer redis.Error
-	switch {
+	switch word := replyWord(err); {
 	case errors.Is(err, redis.ErrPoolExhausted):
 		return ErrPoolExhausted
-	case !errors.As(err, &answer):
+	case !errors.As(err, &answer), refusals[word]:
 		return ErrUnavailable
-	case strings.HasPrefix(string(answer), "WRONGTYPE"):
+	case word == "WRONGTYPE":
 		return ErrWrongType
 	}
-	for _, p := range []string{
-		"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "OOM",
-		"NOREPLICAS", "MISCONF", "ERR max number of clients",
-	} {
-		if strings.HasPrefix(string(answer), p) {
-			return ErrUnavailable
-		}
-	}
 	return nil // a refusal for good: NOAUTH, NOPERM and the like
+}
+
+// refusals are the first words of Redis's errors that pass with time.
+var refusals = map[string]bool{
+	"OOM": true, "LOADING": true, "READONLY": true, "MASTERDOWN": true, "CLUSTERDOWN": true,
+	"TRYAGAIN": true, "BUSY": true, "NOREPLICAS": true, "MISCONF": true, maxClients: true,
+}
+
+// maxClients begins the one such error that has no word of its own.
+const maxClients = "ERR max number of clients"
+
+// replyWord returns the first word of the Redis error in err, which is its
+// kind, or maxClients. It is empty where there is none.
+func replyWord(err error) string {
+	var e redis.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	if strings.HasPrefix(string(e), maxClients) {
+		return maxClients
+	}
+	word, _, _ := strings.Cut(string(e), " ")
+	return word
 }

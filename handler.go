@@ -17,8 +17,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/gomodule/redigo/redis"
 )
 
 const (
@@ -324,29 +322,6 @@ func storeProblem(err error) *problem {
 		return cacheUnavailable
 	}
 	return internalError
-}
-
-// refusals are the first words of Redis's errors that pass with time.
-var refusals = map[string]bool{
-	"OOM": true, "LOADING": true, "READONLY": true, "MASTERDOWN": true, "CLUSTERDOWN": true,
-	"TRYAGAIN": true, "BUSY": true, "NOREPLICAS": true, "MISCONF": true, maxClients: true,
-}
-
-// maxClients begins the one such error that has no word of its own.
-const maxClients = "ERR max number of clients"
-
-// replyWord returns the first word of the Redis error in err, which is its
-// kind, or maxClients. It is empty where there is none.
-func replyWord(err error) string {
-	var e redis.Error
-	if !errors.As(err, &e) {
-		return ""
-	}
-	if strings.HasPrefix(string(e), maxClients) {
-		return maxClients
-	}
-	word, _, _ := strings.Cut(string(e), " ")
-	return word
 }
 
 // problem is an error as the client sees it: a status, a stable code and a

@@ -33,18 +33,26 @@ type site struct {
 	wantBody []byte
 }
 
-// http measures the library's handler and a bare one in turn.
-func (b *session) http(ctx context.Context) (err error) {
+// cache opens one on the session's server, and returns what closes it.
+func (b *session) cache(opts ...rediscache.Option) (_ *rediscache.Cache, done func() error, err error) {
 	pool, err := rediscache.NewPool("redis://" + b.srv.Addr())
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer func() { err = errors.Join(err, pool.Close()) }()
-	cache, err := rediscache.New(pool)
+	cache, err := rediscache.New(pool, opts...)
+	if err != nil {
+		return nil, nil, errors.Join(err, pool.Close())
+	}
+	return cache, func() error { return errors.Join(cache.Close(), pool.Close()) }, nil
+}
+
+// http measures the library's handler and a bare one in turn.
+func (b *session) http(ctx context.Context) (err error) {
+	cache, done, err := b.cache()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, cache.Close()) }()
+	defer func() { err = errors.Join(err, done()) }()
 	value := make([]byte, httpValue)
 	load.Fill(value, httpKey)
 	if err := cache.Set(ctx, httpKey, value, rediscache.NoExpiry); err != nil {

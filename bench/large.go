@@ -22,16 +22,11 @@ const (
 // then while one caller gets a large value over and over: for this library and,
 // as the server itself stops to copy a large value, for a connection a GET.
 func (b *session) large(ctx context.Context) (err error) {
-	pool, err := rediscache.NewPool("redis://" + b.srv.Addr())
+	cache, done, err := b.cache(rediscache.WithTimeout(10 * time.Second))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, pool.Close()) }()
-	cache, err := rediscache.New(pool, rediscache.WithTimeout(10*time.Second))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, cache.Close()) }()
+	defer func() { err = errors.Join(err, done()) }()
 	items := map[string][]byte{"large": make([]byte, largeValue), "small": make([]byte, 100)}
 	if err := cache.SetMany(ctx, items, time.Minute); err != nil {
 		return err

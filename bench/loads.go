@@ -25,16 +25,11 @@ var _ client.Client = getter(nil)
 // loads measures what a hit of GetOrLoad costs beside a Get: under a policy for
 // which GET is enough, and under one that needs PTTL too.
 func (b *session) loads(ctx context.Context) (err error) {
-	pool, err := rediscache.NewPool("redis://" + b.srv.Addr())
+	cache, done, err := b.cache()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, pool.Close()) }()
-	cache, err := rediscache.New(pool)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, cache.Close()) }()
+	defer func() { err = errors.Join(err, done()) }()
 	const size = 100
 	if err := b.fill(size); err != nil {
 		return err

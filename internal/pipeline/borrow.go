@@ -18,7 +18,7 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err e
 		if err != nil {
 			err = lost(ctx, err)
 		}
-		return reply.Kind == resp.Error && farewell(reply.Text), err
+		return reply.Kind == resp.Error && warm.Farewell(reply.Text), err
 	})
 	if leaseErr != nil {
 		return resp.Reply{}, leaseErr
@@ -49,7 +49,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 			var reply resp.Reply
 			if reply, broken = w.receive(); broken == nil {
 				replies = append(replies, reply)
-				spent = spent || reply.Kind == resp.Error && farewell(reply.Text)
+				spent = spent || reply.Kind == resp.Error && warm.Farewell(reply.Text)
 			}
 		}
 		if broken != nil {

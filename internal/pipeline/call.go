@@ -195,13 +195,3 @@ func refusal(text string) bool {
 	}
 	return false
 }
-
-// farewell knows the answers after which the connection is of no use.
-func farewell(text string) bool {
-	for _, p := range []string{"NOAUTH", "READONLY", "MASTERDOWN", "ERR max number of clients"} {
-		if strings.HasPrefix(text, p) {
-			return true
-		}
-	}
-	return false
-}

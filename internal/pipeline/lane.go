@@ -148,7 +148,7 @@ func (l *lane) write(own []*Call, solo bool) (answered int) {
 // judgeLocked lets the lane end in order, and its connection with it, after an
 // answer that says that it is of no use.
 func (l *lane) judgeLocked(reply resp.Reply) {
-	if reply.Kind == resp.Error && farewell(reply.Text) {
+	if reply.Kind == resp.Error && warm.Farewell(reply.Text) {
 		l.spent = true
 		l.over.Store(true)
 	}

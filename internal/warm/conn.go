@@ -239,7 +239,7 @@ func (c *Conn) noteError(err error) error {
 	}
 	if isBroken(err) {
 		c.Fail()
-	} else if isRefusal(err) {
+	} else if Farewell(err.Error()) {
 		c.retired = true
 	}
 	return err
@@ -264,11 +264,11 @@ func isBroken(err error) bool {
 	return err != nil && !errors.As(err, &re) && !errors.Is(err, redis.ErrNil)
 }
 
-// isRefusal knows the answers after which a new connection, to another server
-// or with another password, may do better.
-func isRefusal(err error) bool {
+// Farewell knows the answers after which a connection is of no use: a new one,
+// to another server or with another password, may do better.
+func Farewell(answer string) bool {
 	for _, p := range []string{"NOAUTH", "READONLY", "MASTERDOWN", "ERR max number of clients"} {
-		if strings.HasPrefix(err.Error(), p) {
+		if strings.HasPrefix(answer, p) {
 			return true
 		}
 	}
