@@ -31,6 +31,9 @@ func TestAnOutageIsCheapAndItsEndNeedsNobodyToAsk(t *testing.T) {
 	requireReady(t, p)
 	s.Kill()
 	before := p.Stats().Dials
+	redistest.Eventually(t, func() bool { // a killed server's sockets need not be closed yet
+		return errors.Is(ping(context.Background(), p), rediscache.ErrUnavailable)
+	}, "the kill is seen")
 	calls, worst := hammer(t, p, 100, time.Second)
 	dials := p.Stats().Dials - before
 	t.Logf("%d calls in the outage, the slowest took %v, %d dials", calls, worst, dials)

@@ -107,7 +107,7 @@ func requireSimultaneous(t testing.TB, p *rediscache.WarmPool, n int) {
 }
 
 // letRest waits until the connections that were handed back are looked at again before they are lent,
-// which they are not within a millisecond of their last use.
+// which they are not within a millisecond of the last look.
 func letRest(t testing.TB) {
 	t.Helper()
 	since := time.Now()

@@ -22,10 +22,11 @@ type Conn struct {
 	ends   time.Duration // of its lifetime, on the store's clock; zero: never
 
 	// Written by the borrower, read by the store when it is back.
-	writing bool          // a command; where that panicked, half of it may be in the buffer
-	tainted bool          // its state is not that of a new connection
-	retired bool          // the server answered that it serves no more here, or a context ended
-	lentAt  time.Duration // when it was last lent, at first when it was dialled
+	writing  bool          // a command; where that panicked, half of it may be in the buffer
+	tainted  bool          // its state is not that of a new connection
+	retired  bool          // the server answered that it serves no more here, or a context ended
+	lentAt   time.Duration // when it was last lent, at first when it was dialled
+	peekedAt time.Duration // when a borrower last looked at its socket, at first when it was dialled
 
 	// Guarded by store.mu.
 	lent, probed bool
@@ -71,7 +72,7 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 		return nil, err
 	}
 	now := s.now()
-	c.lentAt, c.idleSince, c.seen = now, now, now
+	c.lentAt, c.peekedAt, c.idleSince, c.seen = now, now, now, now
 	if life := s.cfg.MaxLifetime; life > 0 {
 		c.ends = now + life - time.Duration(rand.Float64()*0.1*float64(life))
 	}

@@ -36,7 +36,7 @@ const (
 	minBackoff = 20 * time.Millisecond  // after the first failed dial
 	maxBackoff = 800 * time.Millisecond // so that a server that is back has a client within a second
 	sweepEvery = 250 * time.Millisecond // how soon a dead idle connection is found with nobody asking
-	peekAfter  = time.Millisecond       // a socket lent since is not worth a system call
+	peekAfter  = time.Millisecond       // a socket looked at since is not worth a system call
 	linger     = 250 * time.Millisecond // how long a close waits for the server's
 )
 
@@ -133,8 +133,10 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 			return nil, err
 		}
 		// The one look at the clock of a loan: it is a sixth of its price.
-		since := c.lentAt
-		if c.lentAt = s.now(); c.lentAt-since < peekAfter || !c.Dead() {
+		if c.lentAt = s.now(); c.lentAt-c.peekedAt < peekAfter {
+			return c, nil
+		}
+		if c.peekedAt = c.lentAt; !c.Dead() {
 			return c, nil
 		}
 		c.Fail()

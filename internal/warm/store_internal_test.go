@@ -141,6 +141,23 @@ func TestTheFloorOfAHotPoolIsRetiredToo(t *testing.T) {
 	})
 }
 
+// Each loan falls within a millisecond of the last; the sweep is far off.
+func TestADeadConnectionThatIsPassedRoundUnusedIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{MaxActive: 1, DialTimeout: time.Second, ReadTimeout: time.Second, Dial: newFake(2, prompt).dial})
+		defer s.Close()
+		c := take(t, s)
+		require.NotNil(t, c.socket, "another seed is needed")
+		c.Conn.(*fakeConn).kill()
+		for range 10 {
+			_ = c.Close()
+			time.Sleep(peekAfter / 2)
+			c = take(t, s)
+		}
+		require.EqualValues(t, 1, s.Stats().Closed.Broken)
+	})
+}
+
 // Between a failed dial and the next the pause grows, to a bound.
 func TestDialsBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
