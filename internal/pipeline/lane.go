@@ -12,8 +12,11 @@ import (
 )
 
 // A lane is one borrowed connection that callers share. A caller appends its
-// call to the queue; if nobody is writing it becomes the writer, which claims
-// all that is queued, writes it at once, and hands it to the reader.
+// call to the queue; if nobody is writing it becomes the writer, which lets
+// others join, claims all that is queued, writes it at once, and hands it to
+// the reader. Whoever brings the queue to a batch while the writer waits for
+// others takes the turn to write from it, so that the server has something to
+// do while the rest of the callers come.
 //
 // A caller that is alone reads its reply itself, which saves two switches from
 // goroutine to goroutine; the clock sends it off when that takes long.
@@ -38,6 +41,8 @@ type lane struct {
 	alone   ownReader  // wire, if a caller may read from it
 	queue   []entry
 	writing bool
+	gathers bool // the writer lets others join, and may lose its turn to one of them
+	turn    int  // the writer's; any other that thinks it writes has lost its own
 	flight  []entry
 	batch   []entry // the reader's; changed by it under mu, read by the clock
 	parked  bool    // the reader waits for wake
@@ -65,42 +70,58 @@ var (
 func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
 
 // enqueue takes all calls or, if the lane is over or full, none. If write is
-// true then the caller is the writer now, and solo that nobody is likely to
-// join it.
-func (l *lane) enqueue(calls []*Call) (ok, write, solo bool) {
+// true then the caller is the writer now, in that turn, and gather that others
+// are likely to join it.
+func (l *lane) enqueue(calls []*Call) (ok, write, gather bool, turn int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, load := l.p.clock.Load(), l.load()
 	if l.over.Load() || load >= maxQueued {
-		return false, false, false
+		return false, false, false, 0
 	}
 	if load == 0 && !l.writing && l.wire != nil && now-l.active > quietTicks && !l.wire.quiet() {
 		l.breakLocked(errQuiet)
-		return false, false, false
+		return false, false, false, 0
 	}
 	l.active = now
 	for _, c := range calls {
 		l.queue = append(l.queue, c.queue(now))
 	}
 	l.in.Add(int64(len(calls)))
-	if l.writing || l.wire == nil {
-		return true, false, false
+	switch {
+	case l.gathers && len(l.queue) >= batchOf(load):
+		l.turn++
+		l.gathers = false
+		return true, true, false, l.turn
+	case l.writing || l.wire == nil:
+		return true, false, false, 0
 	}
 	l.writing = true
-	return true, true, l.solo && load == 0
+	l.gathers = !l.solo || load > 0
+	return true, true, l.gathers, l.turn
 }
+
+// batchOf is how many calls are written without waiting for more, while so many
+// are under way: enough of them to be worth a system call on either side, and
+// few enough that both sides work at the same time.
+func batchOf(load int64) int { return int(min(max(load/4, minBatch), maxBatch)) }
+
+const (
+	minBatch = 16
+	maxBatch = 64
+)
 
 // write is the writer. It lets callers that are ready join, and goes on until
 // the queue is empty. A caller that writes for others than its own calls stops
 // once the first of those has ended, or when the socket takes no more: then a
 // goroutine goes on, for which the lane waits as writing stays set. As many of
 // its own calls as it returns have ended without a word on their channels.
-func (l *lane) write(own []*Call, solo bool) (answered int) {
-	for ; ; solo = false {
-		if !solo { // Gosched also wakes an idle processor, which a lone caller pays for
+func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
+	for ; ; gather = true {
+		if gather { // Gosched also wakes an idle processor, which a lone caller pays for
 			runtime.Gosched()
 		}
-		w, mine := l.claim()
+		w, mine := l.claim(turn)
 		if len(mine) == 0 {
 			return 0
 		}
@@ -130,7 +151,7 @@ func (l *lane) write(own []*Call, solo bool) (answered int) {
 			}
 			go func() {
 				if l.flushed(w, mine, true, w.flushRest()) {
-					l.write(nil, false)
+					l.write(nil, true, turn)
 				}
 			}()
 			return 0
@@ -139,7 +160,7 @@ func (l *lane) write(own []*Call, solo bool) (answered int) {
 		case !l.flushed(w, mine, early, err):
 			return 0
 		case len(own) > 0 && !own[0].in(queued) && !own[0].in(claimed):
-			go l.write(nil, false)
+			go l.write(nil, true, turn)
 			return 0
 		}
 	}
@@ -155,10 +176,14 @@ func (l *lane) judgeLocked(reply resp.Reply) {
 }
 
 // claim takes the calls of the queue that were not left. If there is none the
-// writer leaves.
-func (l *lane) claim() (wire, []entry) {
+// writer leaves; one that has lost its turn has left already.
+func (l *lane) claim(turn int) (wire, []entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if turn != l.turn {
+		return nil, nil
+	}
+	l.gathers = false
 	if l.err != nil {
 		l.leaveLocked()
 		return nil, nil
@@ -206,9 +231,8 @@ func (l *lane) flushed(w wire, mine []entry, announced bool, err error) bool {
 		l.unsent = unsent(mine, w.written())
 		l.breakLocked(err)
 	}
-	if l.err != nil || len(l.queue) == 0 {
-		l.writing = false
-	}
+	l.writing = l.err == nil && len(l.queue) > 0
+	l.gathers = l.writing
 	l.wakeLocked()
 	return l.writing
 }
@@ -277,7 +301,7 @@ func (l *lane) lease(ctx context.Context) error {
 	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
 	if len(l.queue) > 0 {
 		l.writing = true
-		go l.write(nil, false)
+		go l.write(nil, true, l.turn)
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ import (
 var ErrOutcomeUnknown = errors.New("rediscache: outcome unknown")
 
 const (
-	maxShared      = 64   // calls in a lane before the next one is opened
+	maxShared      = 1024 // calls in a lane before the next one is opened, see offer
 	maxQueued      = 8192 // calls in a lane before callers wait
 	maxUnannounced = 64 << 10
 	largeCall      = 64 << 10 // bytes of a command that gets a connection of its own
@@ -313,6 +313,8 @@ func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered i
 
 // offer gives the calls to the first lane that is not shared by many yet or,
 // if there cannot be another lane, to the one that is shared by the fewest.
+// Many is a lot: while one busy lane keeps all processors at work, the
+// runtime does not look whether another's socket has something to read.
 // One in which a large reply is arriving counts as shared by many more.
 func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
 	var best *lane
@@ -336,12 +338,12 @@ func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
 	if best == nil || least >= maxShared && len(lanes) < p.cfg.Lanes {
 		return nil, 0
 	}
-	ok, write, solo := best.enqueue(calls)
+	ok, write, gather, turn := best.enqueue(calls)
 	if !ok {
 		return nil, 0
 	}
 	if write {
-		answered = best.write(calls, solo)
+		answered = best.write(calls, gather, turn)
 	}
 	return best, answered
 }

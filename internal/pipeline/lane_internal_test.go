@@ -1,0 +1,59 @@
+package pipeline
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
+	l := &lane{p: New(Config{Lanes: 1}), wire: &socketWire{}}
+	enqueue := func() (write, gather bool, turn int) {
+		t.Helper()
+		ok, write, gather, turn := l.enqueue([]*Call{Read("PING", 0)})
+		require.True(t, ok)
+		return write, gather, turn
+	}
+	refuse := func(n int) {
+		t.Helper()
+		for range n {
+			write, _, _ := enqueue()
+			require.False(t, write, "another is the writer")
+		}
+	}
+	write, gather, first := enqueue()
+	require.True(t, write)
+	require.True(t, gather, "the first waits for others")
+	refuse(minBatch - 2)
+	write, gather, second := enqueue()
+	require.True(t, write, "that completes the batch")
+	require.False(t, gather)
+	refuse(maxBatch)
+
+	require.Zero(t, l.write(nil, true, first), "it has lost its turn")
+	refuse(1)
+	wire, mine := l.claim(second)
+	require.Len(t, mine, minBatch+maxBatch+1)
+	refuse(maxBatch) // they come while it writes
+	require.True(t, l.flushed(wire, mine, false, nil), "it goes on, and waits for others")
+	write, gather, third := enqueue()
+	require.True(t, write)
+	require.False(t, gather)
+
+	_, mine = l.claim(second)
+	require.Empty(t, mine, "it has lost its turn as well")
+	_, mine = l.claim(third)
+	require.Len(t, mine, maxBatch+1)
+	require.False(t, l.flushed(wire, mine, false, nil))
+	_, gather, fourth := enqueue()
+	require.True(t, gather)
+	_, mine = l.claim(fourth)
+	require.Len(t, mine, 1)
+	refuse(maxBatch)
+}
+
+func TestABatchGrowsWithTheLoad(t *testing.T) {
+	for load, want := range map[int64]int{0: minBatch, 8: minBatch, 100: 25, 256: maxBatch, maxQueued: maxBatch} {
+		require.Equal(t, want, batchOf(load), load)
+	}
+}
