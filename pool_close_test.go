@@ -141,6 +141,8 @@ func TestADialThatHangsEndsAtTheDialTimeout(t *testing.T) {
 			_, err = p.GetContext(ctx)
 			require.ErrorIs(t, err, rediscache.ErrUnavailable)
 			require.NotErrorIs(t, err, context.DeadlineExceeded, "that would be the caller's")
+			require.ErrorContains(t, err, "100ms")
+			require.NotContains(t, err.Error(), "closed network connection", "the cut is ours")
 			require.NotContains(t, err.Error(), "secret")
 			require.NoError(t, ctx.Err())
 		})

@@ -102,6 +102,34 @@ func TestAPoolWithoutAFloorRecoversFromAnOutage(t *testing.T) {
 	requireSimultaneous(t, p, 5)
 }
 
+// A server that is silent costs a call its timeout only until the lanes and a dial have given it up.
+func TestASilentServerIsGivenUpAndThenCallsFailAtOnce(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	pool := newPool(t, s.URL(), rediscache.WithReadTimeout(200*time.Millisecond), rediscache.WithDialTimeout(200*time.Millisecond))
+	c := newCache(t, pool, rediscache.WithTimeout(10*time.Second))
+	requireReady(t, pool)
+	s.Stop()
+	began := time.Now()
+	_, err := c.Get(t.Context(), "k")
+	require.ErrorIs(t, err, rediscache.ErrUnavailable)
+	t.Logf("given up after %v: %v", time.Since(began), err)
+	require.Less(t, time.Since(began), 5*time.Second)
+	began = time.Now()
+	const calls = 1000
+	for range calls {
+		_, err = c.Get(t.Context(), "k")
+		require.ErrorIs(t, err, rediscache.ErrUnavailable)
+	}
+	t.Logf("then %v a call", time.Since(began)/calls)
+	require.Less(t, time.Since(began), 5*time.Second, "of the ten that each may take")
+	s.Cont()
+	redistest.Eventually(t, func() bool {
+		_, err = c.Get(t.Context(), "k")
+		return errors.Is(err, rediscache.ErrNotFound)
+	}, "it is found with nobody asking for a new cache")
+}
+
 // The server closes every idle connection: each is looked at before it is lent, so nobody notices.
 func TestADeadIdleConnectionIsNotLent(t *testing.T) {
 	s := poolServer(t)

@@ -51,8 +51,12 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the dialer panicked: %v", r)
 		}
-		if errors.Is(err, context.DeadlineExceeded) || err != nil && ctx.Err() != nil {
-			// It is the dial's time that ended, not that of whoever hears of it.
+		// Where the dial's time has ended, that is not the time of whoever hears of it.
+		switch late := errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil; {
+		case err == nil || !late:
+		case errors.Is(err, net.ErrClosed): // cut
+			err = fmt.Errorf("connected, but no answer within %v", s.cfg.DialTimeout)
+		default:
 			err = fmt.Errorf("no connection within %v: %s", s.cfg.DialTimeout, err.Error())
 		}
 	}()
