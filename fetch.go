@@ -136,9 +136,9 @@ func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) []*job[V] {
 // load calls load for the jobs, and stores what it returns.
 func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 	defer v.release(ctx, jobs)        // what a panic, an error or a NoStore leaves
-	if err := ctx.Err(); err != nil { // everybody has left
+	if err := ctx.Err(); err != nil { // everybody has left, or Hard was over before it began
 		for _, j := range jobs {
-			j.fallBack(err)
+			j.fallBack(fmt.Errorf("rediscache: load: %w", err))
 		}
 		return
 	}
