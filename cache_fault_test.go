@@ -398,7 +398,7 @@ func TestManyCallersThatCancelLeaveNothing(t *testing.T) {
 	watch.Wait()
 	require.LessOrEqual(t, most, rediscache.DefaultPipelineConns)
 	redistest.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, "idle lanes go back")
-	require.Equal(t, rediscache.DefaultMinIdle+rediscache.DefaultPipelineConns, int(pool.Stats().Dials),
+	require.LessOrEqual(t, int(pool.Stats().Dials), rediscache.DefaultMinIdle+rediscache.DefaultPipelineConns,
 		"no cancel and no deadline cost a connection")
 	require.NoError(t, c.Ping(t.Context()))
 }
