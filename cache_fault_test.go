@@ -5,96 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
 )
-
-// tally counts what callers were told of their writes.
-type tally struct{ applied, unknown, refused atomic.Int64 }
-
-func (y *tally) add(err error) {
-	switch {
-	case err == nil:
-		y.applied.Add(1)
-	case errors.Is(err, rediscache.ErrOutcomeUnknown):
-		y.unknown.Add(1)
-	default:
-		y.refused.Add(1)
-	}
-}
-
-// requireNoRepetition compares what the server applied with what was said.
-func (y *tally) requireNoRepetition(t *testing.T, received int) {
-	t.Helper()
-	require.GreaterOrEqual(t, received, int(y.applied.Load()), "what was applied was received")
-	require.LessOrEqual(t, received, int(y.applied.Load()+y.unknown.Load()), "nothing was sent twice")
-}
-
-// TestACutAfterEveryByteGivesEachCallerOneOutcome plays a batch of reads and
-// writes through a proxy that breaks off after byte n, for every n.
-func TestACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
-	redistest.NoLeaks(t)
-	const callers, most = 6, 420 // more bytes than a batch has in either direction
-	for _, dir := range []redistest.Direction{redistest.Up, redistest.Down} {
-		var told tally
-		server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
-			if c.Name() == "GET" {
-				return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(c.Args[1]), c.Args[1]), false
-			}
-			return redistest.Default(c), false
-		})
-		proxy := redistest.NewProxy(t, server.Addr)
-		for _, open := range []func() rediscache.Pool{
-			func() rediscache.Pool {
-				return newPool(t, "redis://"+proxy.Addr, rediscache.WithMinIdle(2), rediscache.WithHealthCheckAfter(0))
-			},
-			func() rediscache.Pool {
-				return &redis.Pool{MaxIdle: 4, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", proxy.Addr) }}
-			},
-		} {
-			pool := open()
-			c := newCache(t, pool)
-			for n := 0; n < most; n += 1 + n%3 {
-				require.NoError(t, c.Ping(t.Context()))
-				if warm, ok := pool.(*rediscache.WarmPool); ok {
-					rest(t, warm, 2) // or the cut might hit a dial
-				}
-				proxy.Cut(dir, n, n%2 == 0)
-				var wg sync.WaitGroup
-				for i := range callers {
-					wg.Go(func() {
-						if i%2 == 0 {
-							told.add(c.Set(t.Context(), "key", []byte("value"), 0))
-							return
-						}
-						key := fmt.Sprint("caller", n, i)
-						got, err := c.Get(t.Context(), key)
-						if err != nil || string(got) != key {
-							t.Errorf("cut after %d: %q: %v", n, got, err)
-						}
-					})
-				}
-				wg.Wait()
-				proxy.Heal()
-			}
-			require.NoError(t, c.Close())
-			require.NoError(t, pool.Close())
-		}
-		told.requireNoRepetition(t, server.Count("SET"))
-		require.Positive(t, told.unknown.Load(), "some were cut on the wire")
-		require.Zero(t, told.refused.Load(), "what was not sent was sent elsewhere")
-	}
-}
 
 // rest waits until a pool has its floor and nothing is being dialled or closed.
 func rest(t *testing.T, p *rediscache.WarmPool, floor int) {
@@ -118,111 +39,6 @@ func TestAWriteThatWasNotSentIsSentElsewhere(t *testing.T) {
 		require.NoError(t, c.Set(t.Context(), "k", nil, 0))
 		require.Equal(t, n+1, s.Count("SET"))
 	}
-}
-
-func TestKillingEveryClientFailsNoRead(t *testing.T) {
-	redistest.NoLeaks(t)
-	s := redistest.Start(t)
-	pool := newPool(t, s.URL())
-	c := newCache(t, pool)
-	require.NoError(t, pool.Ready(t.Context()))
-	for i := range 64 {
-		require.NoError(t, c.Set(t.Context(), fmt.Sprint("k", i), fmt.Append(nil, "k", i), 0))
-	}
-	var told tally
-	var done atomic.Bool
-	var wg sync.WaitGroup
-	for i := range 64 {
-		wg.Go(func() {
-			key := fmt.Sprint("k", i)
-			for n := 0; !done.Load(); n++ {
-				if n%10 == 0 {
-					told.add(c.Set(t.Context(), key, []byte(key), 0))
-				}
-				if got, err := c.Get(t.Context(), key); err != nil || string(got) != key {
-					t.Errorf("get: %q, %v", got, err)
-					return
-				}
-			}
-		})
-	}
-	for range 20 {
-		time.Sleep(50 * time.Millisecond) // the rate of the fault, not a wait for anything
-		s.KillClients()
-	}
-	done.Store(true)
-	wg.Wait()
-	require.Zero(t, told.refused.Load(), "a write fails only as unknown")
-	t.Logf("%d writes applied, %d unknown", told.applied.Load(), told.unknown.Load())
-}
-
-func TestAKilledServerFailsFastAndItsReturnIsSeen(t *testing.T) {
-	redistest.NoLeaks(t)
-	s := redistest.Start(t)
-	pool := newPool(t, s.URL())
-	c := newCache(t, pool)
-	require.NoError(t, c.Set(t.Context(), "k", nil, 0))
-	s.Kill()
-	redistest.Eventually(t, func() bool { return c.Ping(t.Context()) != nil }, "the kill is seen")
-	before := pool.Stats().Dials
-	var worst atomic.Int64
-	var wg sync.WaitGroup
-	end := time.Now().Add(time.Second)
-	for range 64 {
-		wg.Go(func() {
-			for time.Now().Before(end) {
-				began := time.Now()
-				_, err := c.Get(t.Context(), "k")
-				if !errors.Is(err, rediscache.ErrUnavailable) {
-					t.Errorf("get: %v", err)
-					return
-				}
-				if took := int64(time.Since(began)); took > worst.Load() {
-					worst.Store(took)
-				}
-				runtime.Gosched()
-			}
-		})
-	}
-	wg.Wait()
-	require.LessOrEqual(t, pool.Stats().Dials-before, int64(20))
-	t.Logf("worst call %v, %d dials", time.Duration(worst.Load()), pool.Stats().Dials-before)
-	s.Restart()
-	began := time.Now()
-	redistest.Eventually(t, func() bool { return c.Ping(t.Context()) == nil }, "the restart is seen")
-	t.Logf("back after %v", time.Since(began))
-}
-
-func TestAStoppedServerIsTimedOutAndGoesOnWithTheSameConnections(t *testing.T) {
-	redistest.NoLeaks(t)
-	s := redistest.Start(t)
-	pool := newPool(t, s.URL(), rediscache.WithClientName("stopped"))
-	c := newCache(t, pool, rediscache.WithTimeout(100*time.Millisecond))
-	require.NoError(t, c.Ping(t.Context()))
-	s.Stop()
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			began := time.Now()
-			_, err := c.Get(ctx, "k")
-			if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 2*time.Second {
-				t.Errorf("own deadline: %v after %v", err, time.Since(began))
-			}
-			began = time.Now()
-			err = c.Set(t.Context(), "k", nil, 0)
-			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, rediscache.ErrOutcomeUnknown) ||
-				time.Since(began) > 2*time.Second {
-				t.Errorf("the cache's timeout: %v after %v", err, time.Since(began))
-			}
-		})
-	}
-	wg.Wait()
-	dials := pool.Stats().Dials
-	s.Cont()
-	require.NoError(t, c.Ping(t.Context()))
-	require.Equal(t, dials, pool.Stats().Dials, "neither a cancel nor a deadline costs a connection")
 }
 
 func TestALaneWithoutProgressIsReplaced(t *testing.T) {
@@ -344,63 +160,6 @@ func TestAValueMayChangeOnceSetHasReturned(t *testing.T) {
 		wg.Wait()
 		require.NoError(t, c.Close(), name)
 	}
-}
-
-func TestManyCallersThatCancelLeaveNothing(t *testing.T) {
-	redistest.NoLeaks(t)
-	s := redistest.Start(t)
-	callers, length := 2000, time.Second
-	if soak > 0 {
-		callers, length = 10000, soak
-	}
-	pool := newPool(t, s.URL(), rediscache.WithClientName("cancelled"))
-	c := newCache(t, pool)
-	require.NoError(t, pool.Ready(t.Context()))
-	end := time.Now().Add(length)
-	var most int
-	var wg, watch sync.WaitGroup
-	stop := make(chan struct{})
-	watch.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				most = max(most, pool.Stats().InUse)
-				runtime.Gosched()
-			}
-		}
-	})
-	for i := range callers {
-		wg.Go(func() {
-			key := fmt.Sprint("k", i)
-			for time.Now().Before(end) {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(20_000))*time.Microsecond)
-				if i%3 == 0 {
-					go cancel()
-				}
-				err := c.Set(ctx, key, []byte(key), time.Minute)
-				if err == nil {
-					var got []byte
-					if got, err = c.Get(ctx, key); err == nil && string(got) != key {
-						t.Errorf("%s: %q", key, got)
-					}
-				}
-				if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("%v", err)
-				}
-				cancel()
-			}
-		})
-	}
-	wg.Wait()
-	close(stop)
-	watch.Wait()
-	require.LessOrEqual(t, most, rediscache.DefaultPipelineConns)
-	redistest.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, "idle lanes go back")
-	require.LessOrEqual(t, int(pool.Stats().Dials), rediscache.DefaultMinIdle+rediscache.DefaultPipelineConns,
-		"no cancel and no deadline cost a connection")
-	require.NoError(t, c.Ping(t.Context()))
 }
 
 func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// soak is how long the tests under load go on; zero is a second.
+// soak is how long the tests under load go on; zero is short.
 var soak time.Duration
 
 func init() {

@@ -464,15 +464,15 @@ func (l *lane) tick(now int64) {
 	}
 }
 
-// expireLocked looks from the oldest on.
+// expireLocked looks at all: one that is tried again is older than those that
+// it came behind.
 func (l *lane) expireLocked(entries []entry, now int64) {
 	if l.p.timeoutTicks == 0 {
 		return
 	}
 	for _, e := range entries {
-		if now-e.since < l.p.timeoutTicks {
-			return
+		if now-e.since >= l.p.timeoutTicks {
+			e.expire()
 		}
-		e.expire()
 	}
 }

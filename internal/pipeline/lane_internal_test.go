@@ -57,3 +57,17 @@ func TestABatchGrowsWithTheLoad(t *testing.T) {
 		require.Equal(t, want, batchOf(load), load)
 	}
 }
+
+// One that is tried again keeps its time, and comes behind younger ones.
+func TestATimeoutEndsACallThatIsBehindYoungerOnes(t *testing.T) {
+	p := New(Config{Lanes: 1, Timeout: tick})
+	l := &lane{p: p}
+	young, old := Read("PING", 0), Read("PING", 0)
+	old.since = 1
+	p.clock.Store(p.timeoutTicks)
+	ok, _, _, _ := l.enqueue([]*Call{young, old})
+	require.True(t, ok)
+	l.tick(1 + p.timeoutTicks)
+	require.True(t, old.in(unlinked))
+	require.True(t, young.in(queued))
+}

@@ -58,7 +58,8 @@ type redigoWire struct {
 	conn    redis.Conn
 	timeout time.Duration
 	scratch []any
-	failed  bool // in writing
+	failed  bool  // in writing
+	looks   int64 // at the progress
 }
 
 func (w *redigoWire) put(c *Call) error {
@@ -96,9 +97,14 @@ func unsupported(err error) bool {
 	return err != nil && err.Error() == "redis: connection does not support ConnWithTimeout"
 }
 
-func (w *redigoWire) progress() int64 { return time.Now().UnixNano() } // its own timeout watches
-func (w *redigoWire) extra() bool     { return false }
-func (w *redigoWire) quiet() bool     { return w.conn.Err() == nil }
+func (w *redigoWire) extra() bool { return false }
+func (w *redigoWire) quiet() bool { return w.conn.Err() == nil }
+
+// progress is made whenever the lane looks: the connection's own timeout watches.
+func (w *redigoWire) progress() int64 {
+	w.looks++
+	return w.looks
+}
 
 func (w *redigoWire) wanted() bool {
 	l, ok := w.conn.(*warm.Conn)

@@ -231,3 +231,17 @@ func listen(tb testing.TB) net.Listener {
 	tb.Fatal("no free port")
 	return nil
 }
+
+// Freeze stops a process of the test's own, as [Server.Stop] does a server. The process goes on when
+// thaw is called.
+func Freeze(tb testing.TB, p *os.Process) (thaw func()) {
+	tb.Helper()
+	send := func(sig os.Signal) {
+		tb.Helper()
+		if err := p.Signal(sig); err != nil {
+			tb.Fatalf("%v: %v", sig, err)
+		}
+	}
+	send(sigstop)
+	return func() { send(sigcont) }
+}

@@ -1,0 +1,338 @@
+package rediscache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// What befalls a cache from outside, and what its callers notice: go test -run TestFault -v. With
+// -soak each fault goes on for that long.
+
+// faultTime is how long a fault goes on, or comes again and again.
+func faultTime(short time.Duration) time.Duration { return max(short, soak) }
+
+// underLoad is a cache of default options whose callers are at work. end ends that.
+func underLoad(t *testing.T, told *tally, url string, limits ...time.Duration) (p *rediscache.WarmPool, end func()) {
+	t.Helper()
+	p = newPool(t, url)
+	c := newCache(t, p)
+	require.NoError(t, p.Ready(t.Context()))
+	end = told.callers(t, c, 64, limits...)
+	t.Cleanup(end) // before the pool's
+	wait(t.Context(), 100*time.Millisecond)
+	return p, end
+}
+
+func TestFaultSIGKILLFailsFastAndRecoversWithinASecond(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	told := tally{forgets: true}
+	pool, end := underLoad(t, &told, s.URL())
+	var dials int64
+	var dying time.Duration
+	for began := time.Now(); ; {
+		before, killed := pool.Stats().Dials, time.Now()
+		s.Kill()
+		dying = max(dying, time.Since(killed))
+		wait(t.Context(), time.Second)
+		dials = max(dials, pool.Stats().Dials-before)
+		s.Restart()
+		told.recovers(t)
+		if time.Since(began) > faultTime(0) {
+			break
+		}
+	}
+	end()
+	t.Log(told.line("SIGKILL and restart, 64 callers"))
+	t.Logf("at most %d dials in a second; the server's sockets were closed after %s", dials, ms(dying))
+	told.requireSound(t)
+	require.ErrorIs(t, told.failure, rediscache.ErrUnavailable)
+	require.LessOrEqual(t, dials, int64(20))
+	require.Less(t, told.quantile(0.99), 10*time.Millisecond+told.slack(), "a call in the outage fails at once")
+	require.Less(t, told.slowest, 100*time.Millisecond+dying+told.slack(), "and so does the slowest")
+}
+
+// A freeze that is shorter than the read timeout costs no connection. A longer one breaks the lanes,
+// and a connection that breaks takes the idle ones along that have not been used since.
+func TestFaultSIGSTOPHoldsNobodyPastTheDeadline(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	var told tally
+	pool, end := underLoad(t, &told, s.URL(), 100*time.Millisecond)
+	frozen, most := 1500*time.Millisecond, 0
+	if soak > 0 {
+		frozen, most = 5*time.Second, rediscache.DefaultMinIdle+rediscache.DefaultPipelineConns
+	}
+	require.Equal(t, frozen < rediscache.DefaultReadTimeout, most == 0)
+	var lost int64
+	for began := time.Now(); ; {
+		before := pool.Stats().Closed.Broken
+		s.Stop()
+		wait(t.Context(), frozen)
+		s.Cont()
+		told.recovers(t)
+		lost = max(lost, pool.Stats().Closed.Broken-before)
+		if time.Since(began) > faultTime(0) {
+			break
+		}
+	}
+	end()
+	t.Log(told.line(fmt.Sprintf("SIGSTOP for %v, 64 callers", frozen)))
+	t.Logf("%d connections lost", lost)
+	told.requireSound(t)
+	require.Positive(t, told.failed)
+	require.Positive(t, told.unknown, "a write that was sent")
+	require.ErrorIs(t, told.failure, context.DeadlineExceeded)
+	require.LessOrEqual(t, lost, int64(most))
+	told.requireNoRepetition(t, sets(s))
+}
+
+// Every 50 ms, or when the pool has its floor again if a slow machine takes longer: where all dials
+// that are left are killed as well, that is an outage.
+func TestFaultKillingEveryClientFailsNoRead(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	var told tally
+	pool, end := underLoad(t, &told, s.URL())
+	kills, clients := 0, 0
+	for began := time.Now(); time.Since(began) < faultTime(2*time.Second); kills++ {
+		wait(t.Context(), 50*time.Millisecond)
+		redistest.Eventually(t, func() bool {
+			stats := pool.Stats()
+			return stats.Idle >= rediscache.DefaultMinIdle && stats.Open == stats.Idle+stats.InUse
+		}, "the floor stands again")
+		clients += s.KillClients()
+	}
+	told.recovers(t)
+	end()
+	t.Log(told.line(fmt.Sprintf("CLIENT KILL of everything every 50 ms, %d times, %d connections, 64 callers", kills, clients)))
+	told.requireSound(t)
+	require.Zero(t, told.failed, "no read fails, and a write fails only as unknown: %v", told.failure)
+	told.requireNoRepetition(t, sets(s))
+}
+
+func TestFaultABadNetworkHoldsNobodyAndCrossesNoReply(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		length time.Duration
+		fails  bool // whether calls with the default timeout may
+		befall func(p *redistest.Proxy)
+	}{
+		{"jitter of 100 ms either way", time.Second, false, func(p *redistest.Proxy) {
+			p.Delay(redistest.Up, 0, 100*time.Millisecond)
+			p.Delay(redistest.Down, 0, 100*time.Millisecond)
+		}},
+		{"a byte at a time", time.Second, true, func(p *redistest.Proxy) {
+			p.Trickle(redistest.Up, time.Microsecond)
+			p.Trickle(redistest.Down, time.Microsecond)
+		}},
+		{"a reset of everything every 50 ms", time.Second, true, func(p *redistest.Proxy) { p.Reset() }},
+		{"a black hole", 1500 * time.Millisecond, true, (*redistest.Proxy).Blackhole},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			redistest.NoLeaks(t)
+			s := redistest.Start(t)
+			proxy := redistest.NewProxy(t, s.Addr)
+			var limits []time.Duration
+			if test.fails {
+				limits = append(limits, 100*time.Millisecond)
+			}
+			var told tally
+			_, end := underLoad(t, &told, "redis://"+proxy.Addr, limits...)
+			for began := time.Now(); time.Since(began) < faultTime(test.length); {
+				test.befall(proxy)
+				wait(t.Context(), 50*time.Millisecond)
+			}
+			proxy.Heal()
+			told.recovers(t)
+			end()
+			t.Log(told.line(fmt.Sprintf("%s for %v, 64 callers", test.name, faultTime(test.length))))
+			told.requireSound(t)
+			if !test.fails {
+				require.Zero(t, told.failed+told.unknown, "%v", told.failure)
+			}
+			told.requireNoRepetition(t, sets(s))
+		})
+	}
+}
+
+// TestFaultACutAfterEveryByteGivesEachCallerOneOutcome plays a batch of reads and
+// writes through a proxy that breaks off after byte n, for every n.
+func TestFaultACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
+	redistest.NoLeaks(t)
+	const callers, most = 6, 420 // more bytes than a batch has in either direction
+	for dir, name := range map[redistest.Direction]string{redistest.Up: "sent", redistest.Down: "received"} {
+		var told tally
+		server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+			if c.Name() == "GET" {
+				return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(c.Args[1]), c.Args[1]), false
+			}
+			return redistest.Default(c), false
+		})
+		proxy := redistest.NewProxy(t, server.Addr)
+		for _, open := range []func() rediscache.Pool{
+			func() rediscache.Pool {
+				return newPool(t, "redis://"+proxy.Addr, rediscache.WithMinIdle(2), rediscache.WithHealthCheckAfter(0))
+			},
+			func() rediscache.Pool {
+				return &redis.Pool{MaxIdle: 4, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", proxy.Addr) }}
+			},
+		} {
+			pool := open()
+			c := newCache(t, pool)
+			for n := 0; n < most; n += 1 + n%3 {
+				require.NoError(t, c.Ping(t.Context()))
+				if warm, ok := pool.(*rediscache.WarmPool); ok {
+					rest(t, warm, 2) // or the cut might hit a dial
+				}
+				proxy.Cut(dir, n, n%2 == 0)
+				together(callers, func(i int) {
+					key := fmt.Sprint("caller", n, i)
+					if i%2 == 0 {
+						_ = told.write(t.Context(), c, key, 0) // counted
+					} else if err := told.read(t.Context(), c, key, 0); err != nil {
+						t.Errorf("cut after %d: %v", n, err)
+					}
+				})
+				proxy.Heal()
+			}
+			require.NoError(t, c.Close())
+			require.NoError(t, pool.Close())
+		}
+		t.Log(told.line("a cut after every byte " + name + ", 6 callers"))
+		told.requireSound(t)
+		require.Zero(t, told.failed, "what was not sent was sent elsewhere: %v", told.failure)
+		require.Positive(t, told.unknown, "some were cut on the wire")
+		told.requireNoRepetition(t, server.Count("SET"))
+	}
+}
+
+func TestFaultTenThousandCallersThatCancelLeaveNothing(t *testing.T) {
+	callers := 10_000
+	if raceEnabled {
+		callers = 2000 // it knows 8128 goroutines
+	}
+	for name, test := range map[string]struct {
+		lanes int
+		most  int           // connections in use
+		pause time.Duration // of a caller, so that some calls are served
+	}{
+		"on lanes":                    {rediscache.DefaultPipelineConns, rediscache.DefaultPipelineConns, 200 * time.Millisecond},
+		"with a connection a command": {0, rediscache.DefaultMaxActive, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := poolServer(t)
+			pool := startPool(t, s)
+			c := newCache(t, pool, rediscache.WithPipelineConns(test.lanes))
+			requireReady(t, pool)
+			var told tally
+			most := 0
+			round := func(d time.Duration) (heap uint64) {
+				most = max(most, cancelling(t, &told, pool, c, callers, test.pause, d))
+				redistest.Eventually(t, func() bool {
+					stats := pool.Stats()
+					return stats.InUse == 0 && stats.Waiting == 0 && stats.Open == stats.Idle
+				}, "the connections go back")
+				runtime.GC()
+				runtime.GC() // what a sync.Pool kept
+				var m runtime.MemStats
+				runtime.ReadMemStats(&m)
+				return m.HeapAlloc
+			}
+			before := round(500 * time.Millisecond) // the runtime keeps what a goroutine is made of
+			after := round(faultTime(500 * time.Millisecond))
+			t.Log(told.line(fmt.Sprintf("%d callers that cancel, %s", callers, name)))
+			t.Logf("at most %d connections in use, %d dials, %+d kB of heap", most, pool.Stats().Dials, (int64(after)-int64(before))/1024)
+			require.Zero(t, told.wrong)
+			require.LessOrEqual(t, most, test.most)
+			require.LessOrEqual(t, after, before+2<<20, "no memory")
+			if test.lanes > 0 {
+				require.Zero(t, pool.Stats().Closed.Broken, "no cancel and no deadline cost a connection")
+				require.LessOrEqual(t, int(pool.Stats().Dials), rediscache.DefaultMinIdle+rediscache.DefaultPipelineConns)
+			}
+			require.NoError(t, c.Ping(t.Context()))
+			requireSimultaneous(t, pool, rediscache.DefaultMaxActive)
+		})
+	}
+}
+
+// cancelling lets n callers set and get for d, each call under a context that ends before long, and
+// returns how many connections were in use at most.
+func cancelling(
+	t *testing.T, told *tally, p *rediscache.WarmPool, c *rediscache.Cache, n int, pause, d time.Duration,
+) (most int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for ctx.Err() == nil {
+			most = max(most, p.Stats().InUse)
+			wait(ctx, 100*time.Microsecond)
+		}
+	})
+	together(n, func(i int) {
+		key := fmt.Sprint("k", i)
+		for wait(ctx, rand.N(pause)); ctx.Err() == nil; wait(ctx, rand.N(pause)) {
+			own, cancel := context.WithTimeout(t.Context(), rand.N(20*time.Millisecond))
+			if i%3 == 0 {
+				go cancel()
+			}
+			err := told.write(own, c, key, 0)
+			if err == nil {
+				err = told.read(own, c, key, 0)
+			}
+			if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v", err)
+			}
+			cancel()
+		}
+	})
+	watch.Wait()
+	return most
+}
+
+// A clock that is set changes no duration, as Go's are monotonic, and no freshness, as Redis is
+// asked how long a value has to live. So the library never looks at the time of day. What remains
+// is Redis's own clock, by which it expires keys.
+func TestFaultAClockThatJumpsIsNotLookedAt(t *testing.T) {
+	wall := regexp.MustCompile(`\.(Unix(Nano|Micro|Milli)?|Date|Clock|Format|AppendFormat|Local|UTC|In|Round|Truncate)\(|time\.Parse\(`)
+	harmless := strings.NewReplacer("time.Unix(1, 0)", "") // a deadline long past
+	files := 0
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (path == "bench" || path == "examples" || d.Name() == "redistest" || d.Name() == ".git"):
+			return filepath.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		files++
+		source, err := os.ReadFile(path)
+		for n, line := range strings.Split(harmless.Replace(string(source)), "\n") {
+			if wall.MatchString(line) {
+				t.Errorf("%s:%d: %s", path, n+1, strings.TrimSpace(line))
+			}
+		}
+		return err
+	}))
+	require.Greater(t, files, 20)
+}
