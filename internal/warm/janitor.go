@@ -1,6 +1,9 @@
 package warm
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // janitor looks after the idle connections while nobody asks. It ends when
 // the store closes.
@@ -54,25 +57,13 @@ func (s *Store) staleLocked(c *Conn, now time.Duration, spare int) *int64 {
 	return nil
 }
 
-// probeOne sends a PING on one cold connection and reports whether there was
-// one. Its place among the idle ones stays: only borrowers make it warmer.
+// probeOne looks after one cold connection and reports whether there was one.
 func (s *Store) probeOne() bool {
 	c := s.takeCold()
 	if c == nil {
 		return false
 	}
-	timer := time.AfterFunc(s.cfg.ReadTimeout, c.Cut) // for those who know no timeouts
-	_ = c.noteError(c.ping(s.cfg.ReadTimeout))
-	timer.Stop()
-	now := s.now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.probing--
-	c.probed = false
-	c.seen = now
-	s.turn++
-	c.proven = s.turn
-	s.keepLocked(c)
+	s.probe(c)
 	return true
 }
 
@@ -85,11 +76,35 @@ func (s *Store) takeCold() *Conn {
 	}
 	for i, c := range s.idle {
 		if now-c.seen >= s.cfg.HealthCheckAfter {
-			s.idle = append(s.idle[:i], s.idle[i+1:]...)
-			s.probing++
-			c.probed = true
-			return c
+			return s.probeLocked(i)
 		}
 	}
 	return nil
+}
+
+// probeLocked takes an idle connection, for probe.
+func (s *Store) probeLocked(i int) *Conn {
+	c := s.idle[i]
+	s.idle = slices.Delete(s.idle, i, i+1)
+	s.probing++
+	c.probed = true
+	return c
+}
+
+// probe sends a PING, which may take as long as a dial: that is what a
+// connection without an answer costs. Its place among the idle ones stays: only
+// borrowers make it warmer.
+func (s *Store) probe(c *Conn) {
+	timer := time.AfterFunc(s.cfg.DialTimeout, c.Cut) // for those who know no timeouts
+	_ = c.noteError(c.ping(s.cfg.DialTimeout))
+	timer.Stop()
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.probing--
+	c.probed = false
+	c.seen = now
+	s.turn++
+	c.proven = s.turn
+	s.keepLocked(c)
 }

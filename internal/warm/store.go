@@ -25,6 +25,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -261,7 +262,7 @@ func (s *Store) keepLocked(c *Conn) {
 		return
 	}
 	s.discardLocked(c, reason)
-	s.dropOlderLocked(c.failed)
+	s.doubtOlderLocked(c.failed)
 	s.fillLocked()
 	s.failWaitersIfDownLocked()
 }
@@ -416,15 +417,26 @@ func (s *Store) discardLocked(c *Conn, reason *int64) {
 	})
 }
 
-// dropOlderLocked closes the idle connections that nobody used since one of
-// their kind failed: what broke it has probably broken them.
-func (s *Store) dropOlderLocked(failed int64) {
+// doubtOlderLocked makes the idle connections that nobody used since one of
+// their kind failed prove that they are alive: what broke it has probably broken
+// them. Half of the slots stay free of these, for dials; where nothing is ever
+// probed they are all closed.
+func (s *Store) doubtOlderLocked(failed int64) {
+	var doubtful []*Conn
 	s.keepIdleLocked(func(c *Conn) *int64 {
-		if c.proven <= failed {
+		switch {
+		case c.proven > failed:
+		case s.cfg.HealthCheckAfter == 0 || c.Dead() || len(doubtful) >= s.cfg.MaxActive/2:
 			return &s.stats.Closed.Broken
+		default:
+			doubtful = append(doubtful, c)
 		}
 		return nil
 	})
+	for _, c := range doubtful {
+		s.probeLocked(slices.Index(s.idle, c))
+		s.wg.Go(func() { s.probe(c) })
+	}
 }
 
 // keepIdleLocked discards each idle connection for which reason gives one.

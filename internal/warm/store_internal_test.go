@@ -158,6 +158,43 @@ func TestADeadConnectionThatIsPassedRoundUnusedIsFound(t *testing.T) {
 	})
 }
 
+// A connection that breaks puts those that were not used since in doubt: they answer, or are closed,
+// before anybody gets one of them.
+func TestABrokenConnectionPutsTheIdleOnesInDoubt(t *testing.T) {
+	for _, test := range []struct {
+		mood             mood
+		healthCheckAfter time.Duration
+		closed           int64
+		within           time.Duration
+	}{
+		{mood: prompt, healthCheckAfter: time.Hour, closed: 1 + 2},
+		{mood: prompt, closed: 1 + 7},
+		{mood: silent, healthCheckAfter: time.Hour, closed: 1 + 7, within: time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(1, prompt)
+			s := New(Config{
+				MinIdle: 8, MaxActive: 10, HealthCheckAfter: test.healthCheckAfter,
+				DialTimeout: time.Second, ReadTimeout: time.Millisecond, Dial: f.dial,
+			})
+			defer s.Close()
+			require.NoError(t, s.Ready(t.Context()))
+			f.set(test.mood)
+			c := take(t, s)
+			c.Fail()
+			s.mu.Lock()
+			s.putLocked(c)
+			require.Empty(t, s.idle, "none is lent before it has answered")
+			s.mu.Unlock()
+			time.Sleep(test.within + 2*linger)
+			require.Equal(t, test.closed, s.Stats().Closed.Broken)
+			f.set(prompt)
+			time.Sleep(10 * time.Second)
+			require.Equal(t, 8, s.Stats().Idle)
+		})
+	}
+}
+
 // Between a failed dial and the next the pause grows, to a bound.
 func TestDialsBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
