@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -46,10 +47,11 @@ type lane struct {
 	flight  []entry
 	batch   []entry // the reader's; changed by it under mu, read by the clock
 	parked  bool    // the reader waits for wake
+	eager   bool    // the reader waits for bytes before there is a call
 	own     bool    // a caller reads its own reply: the reader stays parked
 	solo    bool    // the last call was alone
 	ownAt   int64   // the clock when that began
-	kicked  bool    // that caller is sent off
+	kicked  bool    // whoever waits for bytes is sent off
 	err     error   // why it broke
 	unsent  int     // how many of those claimed last the server cannot have received
 	spent   bool    // its connection is not to be lent again
@@ -260,9 +262,28 @@ func (l *lane) breakLocked(err error) {
 }
 
 func (l *lane) wakeLocked() {
-	if l.parked && !l.own {
+	switch {
+	case l.parked && !l.own:
 		l.parked = false
 		l.wake <- struct{}{}
+	case l.eager && l.over.Load():
+		l.kickLocked()
+	}
+}
+
+// kickLocked sends off who waits for bytes, at no cost to what comes later.
+func (l *lane) kickLocked() {
+	if !l.kicked {
+		l.kicked = true
+		l.alone.kick()
+	}
+}
+
+// unkickLocked is for who waited for bytes.
+func (l *lane) unkickLocked() {
+	if l.kicked {
+		l.kicked = false
+		l.alone.unkick()
 	}
 }
 
@@ -357,11 +378,14 @@ func (l *lane) judge(reply resp.Reply, last bool) {
 	}
 }
 
-// next waits for a batch.
+// next waits for a batch. After one that callers shared the next is likely to
+// be shared too, and the reader waits for its replies at once: whoever writes
+// it need not wake the reader.
 func (l *lane) next() ([]entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for {
+	eager := len(l.batch) > maxOwn && l.alone != nil
+	for ; ; eager = false {
 		l.out.Add(int64(len(l.batch)))
 		l.pos.Store(0)
 		l.batch, l.flight = l.flight, l.batch[:0]
@@ -374,8 +398,30 @@ func (l *lane) next() ([]entry, error) {
 		case l.over.Load() && !l.writing && len(l.queue) == 0:
 			return nil, errOver
 		}
-		l.waitLocked()
+		if !eager {
+			l.waitLocked()
+		} else if err := l.fillLocked(); err != nil {
+			return nil, err
+		}
 	}
+}
+
+// fillLocked waits for bytes without the lock, until somebody kicks.
+func (l *lane) fillLocked() error {
+	l.eager = true
+	l.mu.Unlock()
+	err := l.alone.fill()
+	l.mu.Lock()
+	l.eager = false
+	kicked := l.kicked
+	l.unkickLocked()
+	switch {
+	case kicked && errors.Is(err, os.ErrDeadlineExceeded):
+		return nil
+	case err == nil && len(l.flight) == 0 && !l.writing:
+		return errExtra
+	}
+	return err
 }
 
 // waitLocked waits for wake without the lock.
@@ -450,9 +496,8 @@ func (l *lane) tick(now int64) {
 	if l.load() > 0 || l.writing {
 		l.active = now
 	}
-	if l.own && !l.kicked && now-l.ownAt > 1 {
-		l.kicked = true
-		l.alone.kick()
+	if l.own && now-l.ownAt > 1 {
+		l.kickLocked()
 	}
 	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && !l.writing && !l.own {
 		l.progress, l.at = p, now

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"io"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -70,4 +71,38 @@ func TestATimeoutEndsACallThatIsBehindYoungerOnes(t *testing.T) {
 	l.tick(1 + p.timeoutTicks)
 	require.True(t, old.in(unlinked))
 	require.True(t, young.in(queued))
+}
+
+// No fault of a network shows this: on one machine a batch is rarely written in part.
+func TestACallWasSentIfItsLastByteWas(t *testing.T) {
+	const size = 27
+	for _, broken := range []struct {
+		wire wire
+		sent int // calls of three
+	}{
+		{&socketWire{sent: 0}, 0},
+		{&socketWire{sent: size - 1}, 0},
+		{&socketWire{sent: size}, 1},
+		{&socketWire{sent: 3*size - 1}, 2},
+		{&redigoWire{}, 3}, // it cannot tell
+	} {
+		l := &lane{p: New(Config{Lanes: 1}), writing: true}
+		var calls []*Call
+		var mine []entry
+		for range 3 {
+			c := Write("SET", 2).String("k").String("v")
+			e := c.queue(1)
+			require.True(t, e.move(queued, claimed))
+			require.Equal(t, size, e.size)
+			calls, mine = append(calls, c), append(mine, e)
+		}
+		require.False(t, l.flushed(broken.wire, mine, false, io.ErrUnexpectedEOF))
+		l.fail(io.ErrUnexpectedEOF)
+		for i, c := range calls {
+			<-c.done
+			var lost *lostError
+			require.ErrorAs(t, c.err, &lost)
+			require.Equal(t, i < broken.sent, lost.sent, "%T, %d sent, call %d", broken.wire, broken.sent, i)
+		}
+	}
 }

@@ -58,10 +58,7 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.own = false
-	if l.kicked {
-		l.kicked = false
-		l.alone.unkick()
-	}
+	l.unkickLocked()
 	for i, e := range mine[:answered] {
 		e.call.reply, e.call.err = replies[i], nil
 		e.move(claimed, ended) // nobody else knows of it

@@ -322,6 +322,72 @@ func TestALoneCallerThatOthersJoinKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// After a batch that callers shared the reader waits for bytes before there is a call.
+func TestAReaderThatWaitsForBytesIsSentOffAndLooksAtWhatComes(t *testing.T) {
+	redistest.NoLeaks(t)
+	var conn atomic.Int64 // that was asked last
+	release := make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		conn.Store(int64(c.Conn))
+		switch c.Name() {
+		case "GET":
+			return bulk(c.Args[1]), false
+		case "SET":
+			<-release
+		}
+		return redistest.Default(c), false
+	})
+	p := open(t, s.Addr, 1, 10*time.Second)
+	share := func(begin func(i int) *pipeline.Call) (_ []resp.Reply, failed error) {
+		var calls []*pipeline.Call
+		for i := range 8 {
+			calls = append(calls, begin(i))
+		}
+		replies, errs := p.DoAll(t.Context(), calls...)
+		return replies, errors.Join(errs...)
+	}
+	shareGets := func() {
+		t.Helper()
+		replies, err := share(func(i int) *pipeline.Call { return pipeline.Read("GET", 1).Key("k", fmt.Sprint(i)) })
+		require.NoError(t, err)
+		for i, r := range replies {
+			require.Equal(t, fmt.Sprint("k", i), string(r.Bytes))
+		}
+	}
+	for range 1000 { // a reply may be there before the writer has said what is in flight
+		shareGets()
+	}
+	for range 3 {
+		reply, err := get(t.Context(), p, "alone")
+		require.NoError(t, err)
+		require.Equal(t, "alone", string(reply.Bytes))
+	}
+	shareGets()
+	first := conn.Load()
+	require.Zero(t, first, "the first connection serves all of them")
+	redistest.Eventually(t, func() bool { return p.Lanes() == 0 }, "it hands a lane that rests back")
+	shareGets()
+	require.Equal(t, first, conn.Load(), "and its connection is good")
+
+	s.Push([]byte("+SURPRISE\r\n"))
+	redistest.Eventually(t, func() bool { return p.Lanes() == 0 }, "nobody asked for that")
+	shareGets()
+	require.NotEqual(t, first, conn.Load())
+
+	sets := make(chan error)
+	go func() {
+		_, err := share(func(int) *pipeline.Call { return pipeline.Write("SET", 2).Key("", "k").String("v") })
+		sets <- err
+	}()
+	redistest.Eventually(t, func() bool { return s.Count("SET") > 0 }, "sets are under way")
+	closed := make(chan struct{})
+	go func() { p.Close(); close(closed) }()
+	redistest.Eventually(t, p.Finishing, "the reader is sent off")
+	close(release)
+	require.NoError(t, <-sets, "and goes on with what is in flight")
+	<-closed
+}
+
 func TestRedigosPanicBreaksOnlyTheLane(t *testing.T) {
 	redistest.NoLeaks(t)
 	var bad atomic.Bool
