@@ -103,12 +103,12 @@ func run(addr string) error {
 		return err
 	}
 	server := &http.Server{
-		Handler: logged(newMux(cache)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
-		WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: logged(newMux(cache)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
 	done := make(chan error, 1)
 	defer context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		grace, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		done <- server.Shutdown(grace)
 	})()

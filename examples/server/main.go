@@ -91,8 +91,8 @@ func serve(ctx context.Context, listener net.Listener, cache *rediscache.Cache, 
 	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      15 * time.Second, // begins after the header; who was slow is told so
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10, // a longer value goes into the body, not the query
 	}
@@ -103,7 +103,7 @@ func serve(ctx context.Context, listener net.Listener, cache *rediscache.Cache, 
 	done := make(chan error, 1)
 	unhook := context.AfterFunc(ctx, func() {
 		log.Print("stopping: new requests are refused, those under way are finished")
-		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		grace, cancel := context.WithTimeout(context.Background(), 20*time.Second) // more than a request has
 		defer cancel()
 		done <- errors.Join(server.Shutdown(grace), cache.Close(), pool.Shutdown(grace)) // in this order
 	})

@@ -1,0 +1,13 @@
+package proof_test
+
+import (
+	"flag"
+	"time"
+)
+
+// soak is how long the tests under load go on; zero is a few seconds.
+var soak time.Duration
+
+func init() {
+	flag.DurationVar(&soak, "soak", 0, "how long the tests under load go on")
+}
