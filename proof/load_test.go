@@ -137,7 +137,7 @@ func (o *owner) post() error {
 }
 
 func (o *owner) delete() error {
-	status, body := 200, deleted(o.key)
+	status, body := 200, deletedBody(o.key)
 	if o.value == "" {
 		status, body = 404, missing
 	}
@@ -281,7 +281,7 @@ func (d *doubter) act(c *crowd) error {
 	case method == "GET" && d.mayHold(a):
 		said = ""
 	case method == "POST" && a.status == 200 && a.body == stored(d.key),
-		method == "DELETE" && a.status == 200 && a.body == deleted(d.key),
+		method == "DELETE" && a.status == 200 && a.body == deletedBody(d.key),
 		method == "DELETE" && a.status == 404 && a.body == missing:
 		d.value, said = value, ""
 	default:

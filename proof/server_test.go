@@ -28,8 +28,8 @@ import (
 
 // What examples/server sets.
 const (
-	headerTimeout = 5 * time.Second
-	requestTimeout   = 10 * time.Second
+	headerTimeout  = 5 * time.Second
+	requestTimeout = 10 * time.Second
 )
 
 // slack is what a busy machine may add to a time, and how long a client that behaves waits at most.
@@ -219,6 +219,6 @@ func stored(key string) string {
 
 func hit(key, value string) string { return fmt.Sprintf(`{"key":%q,"value":%q}`, key, value) }
 
-func deleted(key string) string {
+func deletedBody(key string) string {
 	return fmt.Sprintf(`{"message":"Data with key %s deleted successfully"}`, key)
 }
