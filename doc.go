@@ -50,8 +50,9 @@
 //     time of [WithTimeout] was over.
 //   - a redis.Error of redigo: Redis refused, and says why.
 //
-// No message of this package holds a key or a value. One may hold the address
-// of the server, that of a [DialError] above all: show none to clients.
+// No message of this package holds a key, a value or a password; those of your
+// loads, codecs and credentials are passed on as they are. One may hold the
+// address of the server, that of a [DialError] above all: show none to clients.
 //
 // # Concurrency
 //

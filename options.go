@@ -219,7 +219,9 @@ func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 	return c, f.join()
 }
 
-// WithPrefix puts prefix before every key. Empty, the default, puts nothing.
+// WithPrefix puts prefix before every key. Empty, the default, puts nothing. Two
+// caches are apart if neither's prefix begins the other's: "a:" and "ab:" are,
+// "a" and "ab" are not.
 func WithPrefix(prefix string) Option {
 	return Option{func(c *cacheConfig) { c.prefix = prefix }}
 }

@@ -43,6 +43,8 @@ type Policy struct {
 	// must be longer than a load takes: what comes later is returned and not
 	// stored. Zero shares loads within the process alone, and a value that is
 	// deleted during a load may be stored again by it, until its TTL ends.
+	//
+	// A lease is a key that ends in ":rediscache-lease": let no other do so.
 	Lease time.Duration
 
 	// Jitter shortens each TTL by a random fraction of it, up to this one, so

@@ -235,7 +235,7 @@ func misplacedAt(u *url.URL) bool {
 	if u.Scheme != "unix" { // whose path may have one
 		rest += u.Path
 	}
-	return strings.Contains(rest, "@")
+	return strings.Contains(rest, "@") || strings.Contains(u.RawQuery, "%40")
 }
 
 // dialer dials through redigo, and keeps hold of the socket. redigo's own TLS
@@ -267,7 +267,8 @@ func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, erro
 			}),
 			redis.DialReadTimeout(cfg.readTimeout),
 			redis.DialWriteTimeout(cfg.writeTimeout),
-			redis.DialTLSHandshakeTimeout(cfg.dialTimeout),
+			// A little earlier than the dial's own end, to say what it was that took so long.
+			redis.DialTLSHandshakeTimeout(cfg.dialTimeout - cfg.dialTimeout/10),
 			redis.DialUseTLS(t.tls),
 			redis.DialUsername(user),
 			redis.DialPassword(password),

@@ -149,6 +149,24 @@ func TestADialThatHangsEndsAtTheDialTimeout(t *testing.T) {
 	}
 }
 
+func TestReadyEndsWithItsContextWhileADialHangs(t *testing.T) {
+	for _, url := range []string{"rediss://", "redis://:secret@", "redis://"} {
+		t.Run(url, func(t *testing.T) {
+			redistest.NoLeaks(t)
+			addr, accepted := silentListener(t)
+			p, err := rediscache.NewPool(url+addr, sizes(1, 2, rediscache.WithDialTimeout(15*time.Second))...)
+			require.NoError(t, err)
+			defer p.Close()
+			<-accepted
+			ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			require.ErrorIs(t, p.Ready(ctx), context.DeadlineExceeded)
+			require.Less(t, time.Since(start), 5*time.Second)
+		})
+	}
+}
+
 // The server's side tells: a socket that is gone answers bytes with a reset, one that only ended its
 // stream takes them.
 func TestAFailedDialLeavesNoSocket(t *testing.T) {

@@ -3,6 +3,7 @@ package rediscache_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -287,23 +288,33 @@ func TestAServerThatIsFullFromTheStartIsToldFromABusyPool(t *testing.T) {
 	requireSimultaneous(t, p, 5)
 }
 
-// A reply of that length makes redigo panic. In a dial or in the janitor's PING it is a failure.
-func TestAReplyOnWhichRedigoPanicsEndsAConnectionAndNothingElse(t *testing.T) {
-	redistest.NoLeaks(t)
-	script := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
-		if c.Conn == 0 || c.Conn == 1 && c.Name() == "PING" && c.Seq > 0 {
-			return []byte("$9223372036854775807\r\n"), false
-		}
-		return redistest.Default(c), false
-	})
-	p, err := rediscache.NewPool(script.URL(), sizes(1, 1, rediscache.WithHealthCheckAfter(time.Millisecond))...)
-	require.NoError(t, err)
-	defer p.Close()
-	redistest.Eventually(t, func() bool { return p.Stats().DialFailures == 1 }, "a dial that failed")
-	redistest.Eventually(t, func() bool { return p.Stats().Closed.Broken == 1 }, "a connection that failed")
-	requireReady(t, p)
-	require.NoError(t, ping(context.Background(), p))
-	require.Equal(t, 3, script.Accepted())
+// Of the first redigo panics, after an AUTH in a goroutine of its own, the second takes all memory and
+// the third all stack. In a dial or in the janitor's PING it is a failure.
+func TestAReplyThatRedigoDoesNotSurviveEndsAConnectionAndNothingElse(t *testing.T) {
+	for name, c := range map[string]struct{ userinfo, reply string }{
+		"length":         {"", "$9223372036854775807\r\n"},
+		"length to AUTH": {":password@", "$9223372036854775807\r\n"},
+		"array":          {"", "*1000000000\r\n"},
+		"nesting":        {"", strings.Repeat("*1\r\n", 10_000_000)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			redistest.NoLeaks(t)
+			script := redistest.NewScript(t, func(call redistest.Call) ([]byte, bool) {
+				if call.Conn == 0 || call.Conn == 1 && call.Name() == "PING" && call.Seq > 1 {
+					return []byte(c.reply), false
+				}
+				return redistest.Default(call), false
+			})
+			p, err := rediscache.NewPool("redis://"+c.userinfo+script.Addr, sizes(1, 1, rediscache.WithHealthCheckAfter(time.Millisecond))...)
+			require.NoError(t, err)
+			defer p.Close()
+			redistest.Eventually(t, func() bool { return p.Stats().DialFailures == 1 }, "a dial that failed")
+			redistest.Eventually(t, func() bool { return p.Stats().Closed.Broken == 1 }, "a connection that failed")
+			requireReady(t, p)
+			require.NoError(t, ping(context.Background(), p))
+			require.Equal(t, 3, script.Accepted())
+		})
+	}
 }
 
 func TestAConnectionThatTheServerRefusesToServeIsReplaced(t *testing.T) {

@@ -229,11 +229,11 @@ func (p *Pipeline) settle(ctx context.Context, c *Call, reply resp.Reply, err er
 			}
 			if !pause(ctx, give, try) {
 				c.release()
-				return resp.Reply{}, redis.Error(reply.Text)
+				return resp.Reply{}, redis.Error(resp.Discreet(reply.Text))
 			}
 		case err == nil && reply.Kind == resp.Error:
 			c.release()
-			return resp.Reply{}, redis.Error(reply.Text)
+			return resp.Reply{}, redis.Error(resp.Discreet(reply.Text))
 		case err == nil:
 			c.release()
 			return reply, nil

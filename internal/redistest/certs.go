@@ -18,12 +18,14 @@ import (
 
 // Certs is a certificate authority of one test and what it has issued.
 type Certs struct {
-	Pool      *x509.CertPool // holds the authority
-	CAFile    string
-	Server    Cert // for 127.0.0.1 and localhost
-	Expired   Cert // as Server, but its time was over an hour ago
-	WrongName Cert // as Server, but for elsewhere.invalid
-	Client    Cert
+	Pool       *x509.CertPool // holds the authority
+	CAFile     string
+	Server     Cert // for 127.0.0.1 and localhost
+	Expired    Cert // as Server, but its time was over an hour ago
+	NotYet     Cert // as Server, but its time begins in an hour
+	WrongName  Cert // as Server, but for elsewhere.invalid
+	SelfSigned Cert // as Server, but of no authority
+	Client     Cert
 }
 
 // Cert is a certificate with its key, in memory and as PEM files.
@@ -41,22 +43,26 @@ func NewCerts(tb testing.TB) *Certs {
 		NotBefore: now.Add(-24 * time.Hour), NotAfter: now.Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	})
+	nobody := a
 	a.root = &root
-	leaf := func(name string, notAfter time.Time, host string, ips ...net.IP) Cert {
-		return a.issue(name, &x509.Certificate{
-			NotBefore: now.Add(-2 * time.Hour), NotAfter: notAfter,
+	leaf := func(by *authority, name string, begins, ends time.Duration, host string, ips ...net.IP) Cert {
+		return by.issue(name, &x509.Certificate{
+			NotBefore: now.Add(begins), NotAfter: now.Add(ends),
 			DNSNames: []string{host}, IPAddresses: ips, KeyUsage: x509.KeyUsageDigitalSignature,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		})
 	}
-	loopback, tomorrow := net.IPv4(127, 0, 0, 1), now.Add(12*time.Hour)
+	const past, future = -2 * time.Hour, 12 * time.Hour
+	loopback := net.IPv4(127, 0, 0, 1)
 	c := &Certs{
-		Pool:      x509.NewCertPool(),
-		CAFile:    root.CertFile,
-		Server:    leaf("server", tomorrow, "localhost", loopback),
-		Expired:   leaf("expired", now.Add(-time.Hour), "localhost", loopback),
-		WrongName: leaf("wrong-name", tomorrow, "elsewhere.invalid"),
-		Client:    leaf("client", tomorrow, "client.invalid"),
+		Pool:       x509.NewCertPool(),
+		CAFile:     root.CertFile,
+		Server:     leaf(&a, "server", past, future, "localhost", loopback),
+		Expired:    leaf(&a, "expired", past, -time.Hour, "localhost", loopback),
+		NotYet:     leaf(&a, "not-yet", time.Hour, future, "localhost", loopback),
+		WrongName:  leaf(&a, "wrong-name", past, future, "elsewhere.invalid"),
+		SelfSigned: leaf(&nobody, "self-signed", past, future, "localhost", loopback),
+		Client:     leaf(&a, "client", past, future, "client.invalid"),
 	}
 	c.Pool.AddCert(root.Pair.Leaf)
 	return c

@@ -148,6 +148,8 @@ func TestCertificatesAreWhatTheySay(t *testing.T) {
 	}{
 		{"right", certs.Server, certs.ClientConfig(), ""},
 		{"expired", certs.Expired, certs.ClientConfig(), "expired"},
+		{"not yet valid", certs.NotYet, certs.ClientConfig(), "not yet valid"},
+		{"self-signed", certs.SelfSigned, certs.ClientConfig(), "unknown authority"},
 		{"wrong name", certs.WrongName, certs.ClientConfig(), "127.0.0.1"},
 		{"wrong authority", certs.Server, redistest.NewCerts(t).ClientConfig(), "unknown authority"},
 		{"no client certificate", certs.Server, &tls.Config{RootCAs: certs.Pool}, "certificate required"},

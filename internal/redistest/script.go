@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -66,7 +67,18 @@ type Script struct {
 // NewScript starts a server that answers with handle. It ends with the test.
 func NewScript(tb testing.TB, handle Handler) *Script {
 	tb.Helper()
-	ln := listen(tb)
+	return newScript(tb, listen(tb), handle)
+}
+
+// NewScriptTLS is NewScript behind TLS. What is counted came after a handshake that both sides
+// completed.
+func NewScriptTLS(tb testing.TB, config *tls.Config, handle Handler) *Script {
+	tb.Helper()
+	return newScript(tb, tls.NewListener(listen(tb), config), handle)
+}
+
+func newScript(tb testing.TB, ln net.Listener, handle Handler) *Script {
+	tb.Helper()
 	s := &Script{
 		Addr: ln.Addr().String(), handle: handle, ln: ln, done: make(chan struct{}),
 		open: make(map[net.Conn]bool), count: make(map[string]int),
@@ -150,12 +162,18 @@ func (s *Script) accept() {
 			_ = conn.Close()
 		}
 		s.mu.Unlock()
-		s.wg.Go(func() { s.converse(conn.(*net.TCPConn), number) })
+		s.wg.Go(func() { s.converse(conn.(halfCloser), number) })
 	}
 }
 
+// halfCloser is a connection with TLS or without.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
 // converse answers the commands of one connection until either side closes it.
-func (s *Script) converse(conn *net.TCPConn, number int) {
+func (s *Script) converse(conn halfCloser, number int) {
 	defer func() {
 		s.mu.Lock()
 		delete(s.open, conn)

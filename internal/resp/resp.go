@@ -6,6 +6,8 @@
 // its value; +OK, integers and nil cost none.
 package resp
 
+import "strings"
+
 // Kind says what a [Reply] is. Zero is no kind, so that a reply which was never read is not taken
 // for a nil one.
 type Kind uint8
@@ -32,6 +34,13 @@ type Reply struct {
 	Bytes []byte
 	// Elems is set for Array: not nil even when empty. An element may itself be an Error.
 	Elems []Reply
+}
+
+// Discreet is the text of an error without what servers repeat of a command that they do not know,
+// such as one that was renamed: its keys and values, or a password.
+func Discreet(text string) string {
+	said, _, _ := strings.Cut(text, ", with args beginning with")
+	return said
 }
 
 // ProtocolError means that the peer sent something that is not RESP2 or that is beyond a limit. The

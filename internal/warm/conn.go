@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+
+	"github.com/rediscache/rediscache/internal/resp"
 )
 
 // Conn is a connection on loan. It is used as redigo's are: one goroutine may
@@ -51,6 +53,7 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the dialer panicked: %v", r)
 		}
+		err = discreet(err)
 		// Where the dial's time has ended, that is not the time of whoever hears of it.
 		switch late := errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil; {
 		case err == nil || !late:
@@ -83,6 +86,16 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 	return c, nil
 }
 
+// discreet replaces an error in which the server repeats the password: it does
+// not know AUTH, and says what it got.
+func discreet(err error) error {
+	var answer redis.Error
+	if errors.As(err, &answer) && resp.Discreet(string(answer)) != string(answer) {
+		return redis.Error(resp.Discreet(string(answer)))
+	}
+	return err
+}
+
 // ping wants an answer. That PING is not allowed is one too. A reply on which
 // redigo panics is none.
 func (c *Conn) ping(timeout time.Duration) (err error) {
@@ -94,6 +107,10 @@ func (c *Conn) ping(timeout time.Duration) (err error) {
 			err = fmt.Errorf("PING panicked: %v", r)
 		}
 	}()
+	if c.socket != nil {
+		c.socket.setTerse(true)
+		defer c.socket.setTerse(false)
+	}
 	_, err = doTimeout(c.Conn, timeout, "PING")
 	if re := redis.Error(""); errors.As(err, &re) && strings.HasPrefix(string(re), "NOPERM") {
 		return nil

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -13,32 +15,103 @@ import (
 // it has read its end. Close, which redigo calls at the first error, ends
 // reads and writes and tells the server so; Shut then waits for the server.
 // Between the two the slot is taken.
+//
+// During a dial or a probe it is terse: every command has a reply of one line,
+// and nobody has sent anything that matters yet. So nothing else is let through
+// then to redigo, which dies of some lengths and nestings, after an AUTH in a
+// goroutine where nobody can recover. And why the server hangs up, which it says
+// before it does, is heard although a write may find the end first.
 type Socket struct {
 	net.Conn
 	peek func() bool // nil where it cannot be looked at
 
-	mu    sync.Mutex // guards ended, and that no deadline is set after it
-	ended bool
+	terse  atomic.Bool
+	sealed bool // the reader's: it carries TLS, so lines are not seen
+	inLine bool // the reader's while terse
+	heard  int  // as inLine
+
+	mu     sync.Mutex // guards what follows, and that no deadline is set after ended
+	ended  bool
+	broken error // of a write while terse, for the next read to tell
 }
 
-// NewSocket wraps a socket, whose owner then calls Shut.
-func NewSocket(c net.Conn) *Socket { return &Socket{Conn: c, peek: peeker(c)} }
+const (
+	maxTerse = 64 << 10 // bytes of all that is said in a dial or a probe
+
+	tlsAlert, tlsHandshake = 0x15, 0x16 // how what a TLS server says may begin
+)
+
+var errNotRedis = errors.New("the server does not answer as Redis does")
+
+// NewSocket wraps a socket, whose owner then calls Shut. It begins terse.
+func NewSocket(c net.Conn) *Socket {
+	s := &Socket{Conn: c, peek: peeker(c)}
+	s.terse.Store(true)
+	return s
+}
+
+// setTerse begins or ends a dial or a probe, while nobody reads.
+func (s *Socket) setTerse(on bool) {
+	s.inLine, s.heard = false, 0
+	s.terse.Store(on)
+}
 
 // Read fails with net.ErrClosed after Close.
 func (s *Socket) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
-	return n, s.reason(err)
+	if s.terse.Load() && !s.isTerse(p[:n]) {
+		return 0, errNotRedis
+	}
+	if err == nil {
+		return n, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != nil && !s.ended {
+		return n, s.broken
+	}
+	return n, s.reasonLocked(err)
 }
 
-// Write fails with net.ErrClosed after Close.
+// isTerse looks at what was read. Bytes that begin as TLS does are nothing to
+// redigo where there is none.
+func (s *Socket) isTerse(p []byte) bool {
+	if s.heard == 0 && len(p) > 0 && (p[0] == tlsHandshake || p[0] == tlsAlert) {
+		s.sealed = true
+	}
+	if s.sealed {
+		return true
+	}
+	for _, b := range p {
+		if !s.inLine && b != '+' && b != '-' {
+			return false
+		}
+		s.inLine = b != '\n'
+	}
+	s.heard += len(p)
+	return s.heard <= maxTerse
+}
+
+// Write fails with net.ErrClosed after Close. While the socket is terse another
+// failure is for the next read to tell, once it has read what there is.
 func (s *Socket) Write(p []byte) (int, error) {
 	n, err := s.Conn.Write(p)
-	return n, s.reason(err)
+	if err == nil {
+		return n, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.terse.Load() && !s.ended && !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.broken = err
+		return len(p), nil
+	}
+	return n, s.reasonLocked(err)
 }
 
-// reason tells an end that this side wanted from the timeout that it looks like.
-func (s *Socket) reason(err error) error {
-	if err != nil && s.over() {
+// reasonLocked tells an end that this side wanted from the timeout that it
+// looks like.
+func (s *Socket) reasonLocked(err error) error {
+	if s.ended {
 		return net.ErrClosed
 	}
 	return err

@@ -1,9 +1,12 @@
 package warm
 
 import (
+	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -84,7 +87,7 @@ func TestASocketIsQuietUntilSomethingComes(t *testing.T) {
 		t.Skip("sockets cannot be looked at here")
 	}
 	require.True(t, s.quiet())
-	_, err := far.Write([]byte("x"))
+	_, err := far.Write([]byte("+"))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return !s.quiet() }, 5*time.Second, time.Millisecond)
 	_, err = s.Read(make([]byte, 1))
@@ -93,4 +96,67 @@ func TestASocketIsQuietUntilSomethingComes(t *testing.T) {
 	require.NoError(t, far.Close())
 	require.Eventually(t, func() bool { return !s.quiet() }, 5*time.Second, time.Millisecond)
 	s.Shut()
+}
+
+// refusing is a server that has said why and hung up.
+type refusing struct {
+	net.Conn
+	said io.Reader
+}
+
+var errReset = errors.New("reset")
+
+func (r *refusing) Read(p []byte) (int, error)     { return r.said.Read(p) }
+func (*refusing) Write([]byte) (int, error)        { return 0, errReset }
+func (*refusing) SetDeadline(time.Time) error      { return nil }
+func (*refusing) SetReadDeadline(time.Time) error  { return nil }
+func (*refusing) SetWriteDeadline(time.Time) error { return nil }
+func (*refusing) Close() error                     { return nil }
+
+func TestWhatTheServerSaidIsReadBeforeAFailedWriteIsToldDuringADial(t *testing.T) {
+	s := NewSocket(&refusing{said: strings.NewReader("-why\r\n")})
+	n, err := s.Write([]byte("hello"))
+	require.NoError(t, err)
+	require.Equal(t, 5, n)
+	said, err := io.ReadAll(s)
+	require.Equal(t, "-why\r\n", string(said))
+	require.ErrorIs(t, err, errReset, "and not the end of the stream")
+	require.NoError(t, s.Close())
+	_, err = s.Read(make([]byte, 1))
+	require.ErrorIs(t, err, net.ErrClosed)
+	_, err = s.Write([]byte("hello"))
+	require.ErrorIs(t, err, net.ErrClosed)
+
+	s = NewSocket(&refusing{said: strings.NewReader("")})
+	s.setTerse(false)
+	_, err = s.Write([]byte("hello"))
+	require.ErrorIs(t, err, errReset, "later it matters what was sent")
+	_, err = s.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestADialAndAProbeHearLinesOrTLSAndNothingElse(t *testing.T) {
+	for said, passes := range map[string]bool{
+		"+OK\r\n-ERR no\r\n":              true,
+		"\x16\x03\x03 anything\n$*":       true,
+		"\x15\x03\x03":                    true,
+		"$9223372036854775807\r\n":        false,
+		"*1000000000\r\n":                 false,
+		"+OK\r\n*1\r\n*1\r\n":             false,
+		"+OK\r\n\x16":                     false,
+		"HTTP/1.1 400 Bad Request\r\n":    false,
+		"\r\n":                            false,
+		"+" + strings.Repeat("x", 64<<10): false,
+	} {
+		s := NewSocket(&refusing{said: iotest.OneByteReader(strings.NewReader(said))})
+		_, err := io.ReadAll(s)
+		require.Equal(t, passes, err == nil, said)
+		if !passes {
+			require.ErrorIs(t, err, errNotRedis)
+		}
+		s = NewSocket(&refusing{said: strings.NewReader(said)})
+		s.setTerse(false)
+		_, err = io.ReadAll(s)
+		require.NoError(t, err, "others may say what they like")
+	}
 }

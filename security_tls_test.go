@@ -1,0 +1,231 @@
+package rediscache_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// secret is a password that no message may show.
+const secret = "s3cret-pa55word"
+
+// protocols are the versions of TLS that are spoken, under Redis's names.
+var protocols = map[string]uint16{"TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}
+
+// tlsPeer is a server whose certificate can change. Its user is app, with the secret.
+type tlsPeer struct {
+	addr string
+	show func(redistest.Cert)
+	told func() int // how often a pool has told it something
+}
+
+// redisPeer is a redis-server, which counts the AUTHs.
+func redisPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPeer {
+	s := redistest.StartTLS(t, certs, certs.Server, "--tls-protocols", protocol, "--tls-auth-clients", "no",
+		"--user", "app", "on", ">"+secret, "~*", "+@all")
+	return tlsPeer{
+		addr: s.TLSAddr,
+		show: func(c redistest.Cert) {
+			s.Do("CONFIG", "SET", "tls-cert-file", c.CertFile, "tls-key-file", c.KeyFile)
+		},
+		told: func() (auths int) {
+			_, stat, _ := strings.Cut(string(s.Do("INFO", "commandstats").([]byte)), "cmdstat_auth:calls=")
+			_, _ = fmt.Sscan(strings.ReplaceAll(stat, ",", " "), &auths) // none yet: zero
+			return auths
+		},
+	}
+}
+
+// recordingPeer is a listener that counts whatever it is told.
+func recordingPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPeer {
+	var shown atomic.Pointer[tls.Certificate]
+	shown.Store(&certs.Server.Pair)
+	s := redistest.NewScriptTLS(t, &tls.Config{
+		MinVersion: protocols[protocol], MaxVersion: protocols[protocol],
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return shown.Load(), nil },
+	}, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
+	return tlsPeer{
+		addr: s.Addr,
+		show: func(c redistest.Cert) { shown.Store(&c.Pair) },
+		told: func() int { return s.Count("") },
+	}
+}
+
+// Nor is it when there is a password to tell. Once its certificate is mended the pool fills by itself.
+func TestAServerWithoutATrustedCertificateIsNotTalkedTo(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	isNoTime := func(t *testing.T, err error) {
+		var invalid x509.CertificateInvalidError
+		require.ErrorAs(t, err, &invalid)
+		require.Equal(t, x509.Expired, invalid.Reason)
+	}
+	for name, c := range map[string]struct {
+		shown redistest.Cert
+		as    func(*testing.T, error)
+	}{
+		"of another authority": {redistest.NewCerts(t).Server, isA[x509.UnknownAuthorityError]},
+		"self-signed":          {certs.SelfSigned, isA[x509.UnknownAuthorityError]},
+		"for another host":     {certs.WrongName, isA[x509.HostnameError]},
+		"that has expired":     {certs.Expired, isNoTime},
+		"not valid yet":        {certs.NotYet, isNoTime},
+	} {
+		for kind, start := range map[string]func(*testing.T, *redistest.Certs, string) tlsPeer{
+			"redis-server": redisPeer, "recorder": recordingPeer,
+		} {
+			for protocol, version := range protocols {
+				t.Run(name+" "+kind+" "+protocol, func(t *testing.T) {
+					peer := start(t, certs, protocol)
+					peer.show(c.shown)
+					var spoken atomic.Uint32
+					config := certs.ClientConfig()
+					config.VerifyConnection = func(cs tls.ConnectionState) error {
+						spoken.Store(uint32(cs.Version))
+						return nil
+					}
+					p := newPool(t, "rediss://app:"+secret+"@"+peer.addr,
+						sizes(2, 3, rediscache.WithDialOptions(redis.DialTLSConfig(config)))...)
+					_, err := p.GetContext(t.Context())
+					require.ErrorIs(t, err, rediscache.ErrUnavailable)
+					isA[*rediscache.DialError](t, err)
+					isA[*tls.CertificateVerificationError](t, err)
+					c.as(t, err)
+					require.NotContains(t, err.Error(), secret)
+					redistest.Eventually(t, func() bool { return p.Stats().DialFailures >= 3 }, "it is tried again")
+					require.Zero(t, peer.told())
+
+					peer.show(certs.Server)
+					requireReady(t, p)
+					requireSimultaneous(t, p, 3)
+					require.EqualValues(t, version, spoken.Load())
+					require.GreaterOrEqual(t, peer.told(), 3)
+				})
+			}
+		}
+	}
+}
+
+// isA requires an error of that type in the tree of err.
+func isA[E error](t *testing.T, err error) {
+	t.Helper()
+	var e E
+	require.ErrorAs(t, err, &e)
+}
+
+func TestTLSBelow12IsRefused(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	s := redistest.NewScriptTLS(t, &tls.Config{
+		MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{certs.Server.Pair},
+	}, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
+	for name, config := range map[string]*tls.Config{"by default": nil, "with roots": {RootCAs: certs.Pool}} {
+		p := newPool(t, "rediss://:"+secret+"@"+s.Addr, sizes(1, 1, rediscache.WithDialOptions(redis.DialTLSConfig(config)))...)
+		_, err := p.GetContext(t.Context())
+		require.ErrorIs(t, err, rediscache.ErrUnavailable, name)
+		require.ErrorContains(t, err, "protocol version not supported", name)
+		require.NoError(t, p.Close())
+	}
+	require.Zero(t, s.Count(""))
+}
+
+func TestAPortOfTheOtherKindIsToldInTime(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	s := redistest.StartTLS(t, certs, certs.Server)
+	for name, c := range map[string]struct {
+		url   string
+		limit time.Duration
+		says  string
+	}{
+		// Redis waits for the end of the line that it takes the handshake for.
+		"TLS to a port without":  {"rediss://:" + secret + "@" + s.Addr, time.Second, "TLS handshake timeout"},
+		"no TLS to a port of it": {"redis://:" + secret + "@" + s.TLSAddr, 10 * time.Second, "read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, c.url, sizes(2, 3, rediscache.WithDialTimeout(c.limit),
+				rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig())))...)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			_, err := p.GetContext(ctx)
+			require.NoError(t, ctx.Err())
+			require.ErrorIs(t, err, rediscache.ErrUnavailable)
+			require.ErrorContains(t, err, c.says)
+			require.NotContains(t, err.Error(), secret)
+			redistest.Eventually(t, func() bool { return p.Stats().Open == 0 }, "no slot is lost")
+		})
+	}
+}
+
+// Under TLS 1.3 the server looks at the certificate when the client thinks that the handshake is over:
+// what the client says then is answered by a reset, which must not hide the reason.
+func TestAClientCertificateIsShownAndItsRefusalSaysWhy(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs, others := redistest.NewCerts(t), redistest.NewCerts(t)
+	for protocol := range protocols {
+		s := redistest.StartTLS(t, certs, certs.Server, "--tls-protocols", protocol)
+		none := "certificate required"
+		if protocol == "TLSv1.2" {
+			none = "handshake failure"
+		}
+		for says, shown := range map[string][]tls.Certificate{
+			"":                              {certs.Client.Pair},
+			none:                            nil,
+			"unknown certificate authority": {others.Client.Pair},
+			"expired certificate":           {certs.Expired.Pair},
+		} {
+			config := &tls.Config{RootCAs: certs.Pool, Certificates: shown}
+			for range 10 {
+				p := newPool(t, "rediss://"+s.TLSAddr, sizes(0, 1, rediscache.WithDialOptions(redis.DialTLSConfig(config)))...)
+				err := ping(t.Context(), p)
+				if says == "" {
+					require.NoError(t, err)
+				} else {
+					require.ErrorIs(t, err, rediscache.ErrUnavailable)
+					require.ErrorContains(t, err, says, protocol)
+				}
+				require.NoError(t, p.Close())
+			}
+		}
+	}
+}
+
+func TestClientCertificatesAreAskedForAtEachDial(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs, others := redistest.NewCerts(t), redistest.NewCerts(t)
+	s := redistest.StartTLS(t, certs, certs.Server)
+	var shown atomic.Pointer[tls.Certificate]
+	shown.Store(&certs.Client.Pair)
+	config := &tls.Config{
+		RootCAs:              certs.Pool,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return shown.Load(), nil },
+	}
+	p := startPoolAt(t, s, "rediss://"+s.TLSAddr, sizes(2, 4, rediscache.WithDialOptions(redis.DialTLSConfig(config)))...)
+	requireReady(t, p)
+	ids := clientIDs(t, s)
+
+	shown.Store(&others.Client.Pair)
+	requireSimultaneous(t, p, 2)
+	require.Equal(t, ids, clientIDs(t, s), "those that are open stay")
+	letRest(t)
+	s.KillClients()
+	redistest.Eventually(t, func() bool { // the kill may have met a dial
+		err := ping(t.Context(), p)
+		return errors.Is(err, rediscache.ErrUnavailable) && strings.Contains(err.Error(), "unknown certificate authority")
+	}, "a new one is refused")
+
+	shown.Store(&certs.Server.Pair) // which is good for clients too
+	requireReady(t, p)
+	requireSimultaneous(t, p, 4)
+}
