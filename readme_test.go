@@ -47,17 +47,21 @@ func TestTheReadmeIsShortAndItsLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-func TestEveryPromiseOfTheReadmeNamesATestThatExists(t *testing.T) {
-	_, promises, found := strings.Cut(readFile(t, "README.md"), "\n## What it promises\n")
-	require.True(t, found)
-	promises, _, _ = strings.Cut(promises, "\n## ")
-	_, promises, _ = strings.Cut(promises, "\n|---|---|\n")
+func TestEveryPromiseNamesATestThatExists(t *testing.T) {
 	link := regexp.MustCompile(`\[((?:Test|Fuzz)\w+)\]\(([\w/]+_test\.go)\)`)
-	for promise := range strings.Lines(strings.TrimSpace(promises)) {
-		tests := link.FindAllStringSubmatch(promise, -1)
-		require.NotEmpty(t, tests, promise)
-		for _, test := range tests {
+	for _, table := range []struct{ file, begins, ends string }{
+		{"README.md", "\n| promise | test that holds it to that |\n|---|---|\n", "\n\n"},
+		{"RELIABILITY.md", "\n| fault | promise | measured | test |\n|---|---|---|---|\n", "\n\n"},
+	} {
+		text := readFile(t, table.file)
+		for _, test := range link.FindAllStringSubmatch(text, -1) {
 			require.True(t, strings.Contains(readFile(t, test[2]), "\nfunc "+test[1]+"("), test[1])
+		}
+		_, rows, found := strings.Cut(text, table.begins)
+		require.True(t, found, table.file)
+		rows, _, _ = strings.Cut(rows, table.ends)
+		for row := range strings.Lines(rows) {
+			require.Regexp(t, link, row)
 		}
 	}
 }
