@@ -96,7 +96,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 // returns [ErrNotFound] on a miss.
 func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1).Key(c.prefix, key))
+	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key(c.prefix, key))
 	if err != nil {
 		return nil, c.fail(ctx, "get", key, begin, err)
 	}
@@ -138,9 +138,9 @@ func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
 
 func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call {
 	if ttl == NoExpiry {
-		return pipeline.Write("SET", 2).Key(c.prefix, key).Value(value)
+		return pipeline.Write("SET", 2, pipeline.Status).Key(c.prefix, key).Value(value)
 	}
-	return pipeline.Write("SET", 4).Key(c.prefix, key).Value(value).String("PX").Int(ttl.Milliseconds())
+	return pipeline.Write("SET", 4, pipeline.Status).Key(c.prefix, key).Value(value).String("PX").Int(ttl.Milliseconds())
 }
 
 // Delete removes the keys and returns how many of them existed.
@@ -149,7 +149,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 		return 0, ctx.Err()
 	}
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, c.with(pipeline.Write("DEL", len(keys)), keys))
+	reply, err := c.pipe.Do(ctx, c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
 	if err != nil {
 		return 0, c.fail(ctx, "delete", "", begin, err)
 	}
@@ -173,10 +173,7 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 		return hits, ctx.Err()
 	}
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, c.with(pipeline.Read("MGET", len(keys)), keys))
-	if err == nil && len(reply.Elems) != len(keys) {
-		err = errReply
-	}
+	reply, err := c.pipe.Do(ctx, c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys))
 	if err != nil {
 		return nil, c.fail(ctx, "get many", "", begin, err)
 	}
@@ -231,10 +228,11 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 const maxTogether = 512
 
 // TTL returns how long the value of key will live still, or [NoExpiry], or
-// [ErrNotFound]. It has a resolution of a millisecond.
+// [ErrNotFound]. It has a resolution of a millisecond, and stops at what a
+// Duration can say.
 func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1).Key(c.prefix, key))
+	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1, pipeline.Count).Key(c.prefix, key))
 	switch {
 	case err != nil:
 		return 0, c.fail(ctx, "ttl", key, begin, err)
@@ -243,7 +241,16 @@ func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
 	case reply.Int == -1:
 		return NoExpiry, nil
 	}
-	return time.Duration(reply.Int) * time.Millisecond, nil
+	return milliseconds(reply.Int), nil
+}
+
+// milliseconds is a time as Redis tells it, or forever where that is longer:
+// Redis counts further than a Duration.
+func milliseconds(n int64) time.Duration {
+	if n > int64(forever/time.Millisecond) {
+		return forever
+	}
+	return time.Duration(n) * time.Millisecond
 }
 
 // Clear removes all keys under the cache's prefix, by SCAN and UNLINK, and
@@ -259,13 +266,10 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 	removed := 0
 	begin := c.begin()
 	for cursor := "0"; ; {
-		reply, err := c.pipe.Do(ctx, pipeline.Read("SCAN", 5).String(cursor).
+		reply, err := c.pipe.Do(ctx, pipeline.Read("SCAN", 5, pipeline.Page).String(cursor).
 			String("MATCH").String(pattern).String("COUNT").Int(maxTogether))
 		if err != nil {
 			return removed, c.fail(ctx, "clear", "", begin, err)
-		}
-		if len(reply.Elems) != 2 {
-			return removed, c.fail(ctx, "clear", "", begin, errReply)
 		}
 		n, err := c.unlink(ctx, reply.Elems[1].Elems)
 		if removed += n; err != nil {
@@ -282,7 +286,7 @@ func (c *Cache) unlink(ctx context.Context, keys []resp.Reply) (int, error) {
 	if len(keys) == 0 {
 		return 0, nil
 	}
-	call := pipeline.Write("UNLINK", len(keys))
+	call := pipeline.Write("UNLINK", len(keys), pipeline.Count)
 	for _, key := range keys {
 		call.String(string(key.Bytes))
 	}
@@ -307,7 +311,7 @@ func (c *Cache) Sub(prefix string) *Cache {
 // Ping asks Redis for an answer.
 func (c *Cache) Ping(ctx context.Context) error {
 	begin := c.begin()
-	if _, err := c.pipe.Do(ctx, pipeline.Read("PING", 0)); err != nil {
+	if _, err := c.pipe.Do(ctx, pipeline.Read("PING", 0, pipeline.Status)); err != nil {
 		return c.fail(ctx, "ping", "", begin, err)
 	}
 	return nil
@@ -348,8 +352,6 @@ func (e *opError) Unwrap() []error {
 	}
 	return []error{e.is, e.cause}
 }
-
-var errReply = errors.New("a reply of another form than the command's")
 
 func sentinel(err error) error {
 	for _, known := range []error{

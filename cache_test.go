@@ -182,6 +182,17 @@ func testTTL(t *testing.T, s *redistest.Server, open maker) {
 	left, err = c.TTL(ctx, "k")
 	require.NoError(t, err)
 	require.Greater(t, left, 290*365*24*time.Hour)
+
+	if s.Mini == nil { // which takes no more than a Duration does
+		s.Do("SET", "k", "v", "PX", 1<<60)
+		left, err = c.TTL(ctx, "k")
+		require.NoError(t, err)
+		require.Equal(t, time.Duration(math.MaxInt64), left)
+		v := newView(t, c, rediscache.String(), rediscache.Policy{TTL: time.Minute, Stale: time.Minute})
+		value, err := v.GetOrLoad(ctx, "k", never[string](t))
+		require.NoError(t, err)
+		require.Equal(t, "v", value)
+	}
 }
 
 func testOwnTTL(t *testing.T, _ *redistest.Server, open maker) {

@@ -269,7 +269,7 @@ func (v *View[V]) write(ctx context.Context, jobs []*job[V]) {
 	calls := make([]*pipeline.Call, len(jobs))
 	for i, j := range jobs {
 		if j.life == remove {
-			calls[i] = pipeline.Write("DEL", 1).Key(v.c.prefix, j.key)
+			calls[i] = pipeline.Write("DEL", 1, pipeline.Count).Key(v.c.prefix, j.key)
 		} else {
 			calls[i] = v.c.set(j.key, j.data, j.life)
 		}

@@ -104,41 +104,6 @@ func TestTheHandlerSays503WhenEveryConnectionIsLent(t *testing.T) {
 	})
 }
 
-func TestTheHandlerSays503WhenRedisDoesNotTakeWrites(t *testing.T) {
-	for name, refuse := range map[string]func(s *redistest.Server){
-		"OOM":        func(s *redistest.Server) { s.ConfigSet("maxmemory", "1") },
-		"READONLY":   func(s *redistest.Server) { s.Do("REPLICAOF", "127.0.0.1", "1") },
-		"NOREPLICAS": func(s *redistest.Server) { s.ConfigSet("min-replicas-to-write", "1") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := redistest.Start(t)
-			cache := handlerCache(t, s.URL())
-			refuse(s)
-			requireFailures(t, s, cache, map[string]exchange{"POST": {status: 503, want: "!cache_unavailable"}})
-			exchange{"", "GET", "/cache/a", nil, "", 404, `{"message":"Key not found"}`}.run(t, rediscache.NewHandler(cache))
-		})
-	}
-}
-
-func TestTheHandlerSays500WhenRedisDeniesAccess(t *testing.T) {
-	t.Run("NOPERM", func(t *testing.T) {
-		s := redistest.Start(t)
-		s.Do("ACL", "SETUSER", "limited", "on", ">pw", "+ping", "~*")
-		cache := handlerCache(t, "redis://limited:pw@"+s.Addr)
-		requireFailures(t, s, cache, everyMethod(500, "!internal"))
-	})
-	t.Run("NOAUTH", func(t *testing.T) {
-		s := redistest.Start(t)
-		s.ConfigSet("requirepass", "pw")
-		requireFailures(t, s, handlerCache(t, s.URL()), everyMethod(500, "!internal"))
-	})
-	t.Run("WRONGPASS", func(t *testing.T) {
-		s := redistest.Start(t)
-		s.ConfigSet("requirepass", "pw")
-		requireFailures(t, s, handlerCache(t, "redis://:wrong@"+s.Addr), everyMethod(500, "!internal"))
-	})
-}
-
 func TestTheHandlerKnowsWhatRedisSaysOnAPoolOfItsUser(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		pool := &redis.Pool{Dial: func() (redis.Conn, error) { return redis.DialURL(s.URL()) }}

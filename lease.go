@@ -111,10 +111,10 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 	for i, j := range jobs {
 		tokens[i] = rand.Text()
 		calls = append(calls,
-			pipeline.Write("SET", 5).String(j.lease).String(tokens[i]).
+			pipeline.Write("SET", 5, pipeline.Done).String(j.lease).String(tokens[i]).
 				String("NX").String("PX").Int(v.policy.Lease.Milliseconds()),
-			pipeline.Read("GET", 1).Key(v.c.prefix, j.key),
-			pipeline.Read("PTTL", 1).Key(v.c.prefix, j.key))
+			pipeline.Read("GET", 1, pipeline.Value).Key(v.c.prefix, j.key),
+			pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, j.key))
 	}
 	replies, errs := v.c.together(ctx, calls)
 	var surplus []*job[V]
@@ -228,7 +228,7 @@ func (v *View[V]) run(
 		}
 		calls := make([]*pipeline.Call, len(jobs))
 		for i, j := range jobs {
-			calls[i] = pipeline.Write(how.command, argc+2).String(how.script)
+			calls[i] = pipeline.Write(how.command, argc+2, pipeline.Count).String(how.script)
 			args(calls[i], j)
 		}
 		replies, errs := v.c.together(ctx, calls)

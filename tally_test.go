@@ -79,7 +79,7 @@ func (y *tally) call(
 
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	y.tried++
+	y.addLocked(err)
 	y.slowest, y.late = max(y.slowest, took), max(y.late, took-deadline)
 	if err == nil {
 		if !right {
@@ -93,14 +93,26 @@ func (y *tally) call(
 		}
 		return nil
 	}
-	if errors.Is(err, rediscache.ErrOutcomeUnknown) {
-		y.unknown++
-	} else {
-		y.failed++
-	}
 	y.failure, y.well = err, time.Time{}
 	y.times[min(took, maxTime-1)/step]++
 	return err
+}
+
+// add counts a call that was made in another way.
+func (y *tally) add(err error) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.addLocked(err)
+}
+
+func (y *tally) addLocked(err error) {
+	y.tried++
+	switch {
+	case errors.Is(err, rediscache.ErrOutcomeUnknown):
+		y.unknown++
+	case err != nil:
+		y.failed++
+	}
 }
 
 // callers lets n callers read and write, each a key of its own, with the limits in turn. What it

@@ -113,7 +113,7 @@ func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
 	// The other order would let the old load store between the two.
 	v.flights.Forget(keys...)
 	begin := v.c.begin()
-	calls := append(v.dropLeases(keys), v.c.with(pipeline.Write("DEL", len(keys)), keys))
+	calls := append(v.dropLeases(keys), v.c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
 	replies, errs := v.c.together(ctx, calls)
 	if err := errors.Join(errs...); err != nil {
 		return 0, v.c.fail(ctx, "delete", "", begin, err)
@@ -134,7 +134,7 @@ func (v *View[V]) dropLeases(keys []string) []*pipeline.Call {
 	if len(leases) == 0 {
 		return nil
 	}
-	call := pipeline.Write("DEL", len(leases))
+	call := pipeline.Write("DEL", len(leases), pipeline.Count)
 	for _, lease := range leases {
 		call.String(lease)
 	}
@@ -202,7 +202,7 @@ const forever = time.Duration(math.MaxInt64)
 // read asks for a key and, where that matters, how long it has to live. What
 // is stored between the two gives an older value a younger's time, once.
 func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], error) {
-	get := pipeline.Read("GET", 1).Key(v.c.prefix, key)
+	get := pipeline.Read("GET", 1, pipeline.Value).Key(v.c.prefix, key)
 	if !timed {
 		held, err := v.c.pipe.Do(ctx, get)
 		if err != nil {
@@ -210,7 +210,7 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 		}
 		return v.entry(held, resp.Reply{}), nil
 	}
-	held, left, err := v.c.pipe.DoTwo(ctx, get, pipeline.Read("PTTL", 1).Key(v.c.prefix, key))
+	held, left, err := v.c.pipe.DoTwo(ctx, get, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, key))
 	if err != nil {
 		return entry[V]{}, err
 	}
@@ -219,10 +219,10 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 
 // readMany is read for keys, in their order.
 func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
-	calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys)), keys)}
+	calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
 	if timed {
 		for _, key := range keys {
-			calls = append(calls, pipeline.Read("PTTL", 1).Key(v.c.prefix, key))
+			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, key))
 		}
 	}
 	replies, errs := v.c.together(ctx, calls)
@@ -230,9 +230,6 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 		if err != nil {
 			return nil, err
 		}
-	}
-	if len(replies[0].Elems) != len(keys) {
-		return nil, errReply
 	}
 	entries := make([]entry[V], len(keys))
 	for i, held := range replies[0].Elems {
@@ -252,7 +249,7 @@ func (v *View[V]) entry(held, left resp.Reply) entry[V] {
 	}
 	e := entry[V]{state: fresh, held: held.Bytes, left: forever}
 	if left.Kind == resp.Int && left.Int >= 0 {
-		e.left = time.Duration(left.Int) * time.Millisecond
+		e.left = milliseconds(left.Int)
 	}
 	if len(e.held) == 0 && v.policy.Negative > 0 {
 		e.state = negative

@@ -15,6 +15,9 @@ import (
 func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err error) {
 	leaseErr := p.borrowed(ctx, c, func(ctx context.Context, conn redis.Conn) (spent bool, failed error) {
 		reply, err = fromRedigo(guard(func() (any, error) { return p.do(ctx, conn, c) }))
+		if err == nil {
+			err = c.check(reply)
+		}
 		if err != nil {
 			err = lost(ctx, err)
 		}
@@ -41,13 +44,16 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 		if broken == nil {
 			_, broken = w.flush()
 		}
-		for range calls {
+		for _, c := range calls {
 			if broken != nil {
 				break
 			}
 			w.timeout = p.patience(ctx)
 			var reply resp.Reply
 			if reply, broken = w.receive(); broken == nil {
+				broken = c.check(reply)
+			}
+			if broken == nil {
 				replies = append(replies, reply)
 				spent = spent || reply.Kind == resp.Error && warm.Farewell(reply.Text)
 			}

@@ -21,8 +21,8 @@ type Call struct {
 	name  string
 	req   []byte // the command in RESP
 	value int    // which argument is a value, not a key or an option; 0: none
-	argc  int
-	write bool // whether a repetition could do harm
+	write bool   // whether a repetition could do harm
+	shape
 
 	state atomic.Uint64 // generation << 3 | state
 	since int64         // the pipeline's clock when it was first queued; 0: not yet
@@ -42,15 +42,15 @@ const (
 var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
 
 // Read begins a command of n arguments that may be repeated.
-func Read(name string, n int) *Call { return begin(name, n, false) }
+func Read(name string, n int, form Form) *Call { return begin(name, n, form, false) }
 
 // Write begins a command of n arguments that is never repeated once it may
 // have been received.
-func Write(name string, n int) *Call { return begin(name, n, true) }
+func Write(name string, n int, form Form) *Call { return begin(name, n, form, true) }
 
-func begin(name string, n int, write bool) *Call {
+func begin(name string, n int, form Form, write bool) *Call {
 	c := calls.Get().(*Call)
-	c.name, c.write, c.value, c.argc, c.since = name, write, 0, 0, 0
+	c.name, c.write, c.value, c.shape, c.since = name, write, 0, shape{form: form}, 0
 	c.req = resp.AppendBulk(resp.AppendArray(c.req[:0], n+1), name)
 	return c
 }
@@ -68,7 +68,7 @@ func (c *Call) String(s string) *Call { return c.Key("", s) }
 // Value appends an argument. At most one of a call's arguments is a value.
 func (c *Call) Value(p []byte) *Call {
 	c.argc++
-	c.value = c.argc
+	c.value = int(c.argc)
 	c.req = resp.AppendBulk(c.req, p)
 	return c
 }
@@ -84,7 +84,7 @@ func (c *Call) Int(n int64) *Call {
 // part of the call.
 func (c *Call) args(into []any) []any {
 	rest := c.req
-	for i := range c.argc + 2 { // the head, the name, the arguments
+	for i := range int(c.argc) + 2 { // the head, the name, the arguments
 		arg, after := splitArg(rest)
 		rest = after
 		switch {
@@ -129,7 +129,7 @@ func (c *Call) queue(now int64) entry {
 	if c.since == 0 {
 		c.since = now
 	}
-	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write}
+	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write, shape: c.shape}
 }
 
 // leave moves the call on in its caller's stead. It reports false if it has
@@ -159,6 +159,7 @@ type entry struct {
 	// Of the call, which may be another by the time they are asked for.
 	size  int
 	write bool
+	shape
 }
 
 func (e entry) move(from, to uint64) bool {

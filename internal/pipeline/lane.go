@@ -335,6 +335,9 @@ func (l *lane) read() error {
 	}
 	for i, e := range batch {
 		reply, err := l.wire.receive()
+		if err == nil {
+			err = e.check(reply)
+		}
 		if err != nil {
 			return err
 		}

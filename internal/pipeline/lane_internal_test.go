@@ -11,7 +11,7 @@ func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
 	l := &lane{p: New(Config{Lanes: 1}), wire: &socketWire{}}
 	enqueue := func() (write, gather bool, turn int) {
 		t.Helper()
-		ok, write, gather, turn := l.enqueue([]*Call{Read("PING", 0)})
+		ok, write, gather, turn := l.enqueue([]*Call{Read("PING", 0, Status)})
 		require.True(t, ok)
 		return write, gather, turn
 	}
@@ -63,7 +63,7 @@ func TestABatchGrowsWithTheLoad(t *testing.T) {
 func TestATimeoutEndsACallThatIsBehindYoungerOnes(t *testing.T) {
 	p := New(Config{Lanes: 1, Timeout: tick})
 	l := &lane{p: p}
-	young, old := Read("PING", 0), Read("PING", 0)
+	young, old := Read("PING", 0, Status), Read("PING", 0, Status)
 	old.since = 1
 	p.clock.Store(p.timeoutTicks)
 	ok, _, _, _ := l.enqueue([]*Call{young, old})
@@ -90,7 +90,7 @@ func TestACallWasSentIfItsLastByteWas(t *testing.T) {
 		var calls []*Call
 		var mine []entry
 		for range 3 {
-			c := Write("SET", 2).String("k").String("v")
+			c := Write("SET", 2, Status).String("k").String("v")
 			e := c.queue(1)
 			require.True(t, e.move(queued, claimed))
 			require.Equal(t, size, e.size)

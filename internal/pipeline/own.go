@@ -48,9 +48,13 @@ func (l *lane) mayReadOwn() bool {
 // meanwhile, are the reader's anyway.
 func (l *lane) readOwn(mine []entry) (answered int) {
 	var replies [maxOwn]resp.Reply
+	var wrong error
 	for answered < len(mine) && l.alone.fill() == nil && l.alone.whole() {
 		var err error
 		if replies[answered], err = l.wire.receive(); err != nil {
+			break
+		}
+		if wrong = mine[answered].check(replies[answered]); wrong != nil {
 			break
 		}
 		answered++
@@ -67,7 +71,10 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 	l.out.Add(int64(answered))
 	l.flight = slices.Insert(l.flight, 0, mine[answered:]...)
 	l.solo = len(l.flight) == 0 && !l.writing
-	if l.solo && l.wire.extra() {
+	switch {
+	case wrong != nil:
+		l.breakLocked(wrong)
+	case l.solo && l.wire.extra():
 		l.breakLocked(errExtra)
 	}
 	if len(l.flight) > 0 || l.over.Load() {

@@ -48,7 +48,7 @@ func open(t testing.TB, addr string, lanes int, timeout time.Duration) *pipeline
 }
 
 func get(ctx context.Context, p *pipeline.Pipeline, key string) (resp.Reply, error) {
-	return p.Do(ctx, pipeline.Read("GET", 1).Key("", key))
+	return p.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key("", key))
 }
 
 // bulk answers a GET with its key.
@@ -180,7 +180,7 @@ func TestALargeValueGoesOnAConnectionOfItsOwn(t *testing.T) {
 	for size, apart := range map[int]bool{100: false, 64 << 10: true} {
 		_, err := get(t.Context(), p, "k")
 		require.NoError(t, err)
-		_, err = p.Do(t.Context(), pipeline.Write("SET", 2).Key("", "k").Value(make([]byte, size)))
+		_, err = p.Do(t.Context(), pipeline.Write("SET", 2, pipeline.Status).Key("", "k").Value(make([]byte, size)))
 		require.NoError(t, err)
 		require.Equal(t, apart, on[0].Load() != on[1].Load(), "%d bytes", size)
 	}
@@ -348,7 +348,7 @@ func TestAReaderThatWaitsForBytesIsSentOffAndLooksAtWhatComes(t *testing.T) {
 	}
 	shareGets := func() {
 		t.Helper()
-		replies, err := share(func(i int) *pipeline.Call { return pipeline.Read("GET", 1).Key("k", fmt.Sprint(i)) })
+		replies, err := share(func(i int) *pipeline.Call { return pipeline.Read("GET", 1, pipeline.Value).Key("k", fmt.Sprint(i)) })
 		require.NoError(t, err)
 		for i, r := range replies {
 			require.Equal(t, fmt.Sprint("k", i), string(r.Bytes))
@@ -376,7 +376,7 @@ func TestAReaderThatWaitsForBytesIsSentOffAndLooksAtWhatComes(t *testing.T) {
 
 	sets := make(chan error)
 	go func() {
-		_, err := share(func(int) *pipeline.Call { return pipeline.Write("SET", 2).Key("", "k").String("v") })
+		_, err := share(func(int) *pipeline.Call { return pipeline.Write("SET", 2, pipeline.Status).Key("", "k").String("v") })
 		sets <- err
 	}()
 	redistest.Eventually(t, func() bool { return s.Count("SET") > 0 }, "sets are under way")
@@ -440,7 +440,7 @@ func FuzzLane(f *testing.F) {
 		if took := after.TotalAlloc - before.TotalAlloc; took > 16<<20 {
 			t.Errorf("%d bytes allocated for %d", took, len(b))
 		}
-		if _, err := p.Do(t.Context(), pipeline.Read("PING", 0)); err != nil {
+		if _, err := p.Do(t.Context(), pipeline.Read("PING", 0, pipeline.Status)); err != nil {
 			t.Errorf("the lane was not replaced: %v", err)
 		}
 	})

@@ -160,6 +160,21 @@ func TestProxyResetsAndRefuses(t *testing.T) {
 	}
 }
 
+func TestProxySendsNewConnectionsElsewhere(t *testing.T) {
+	redistest.NoLeaks(t)
+	one, other := redistest.StartMini(t), redistest.StartMini(t)
+	p := redistest.NewProxy(t, one.Addr)
+	before := dial(t, p.Addr)
+	p.Redirect(other.Addr)
+	after := dial(t, p.Addr)
+	for _, c := range []redis.Conn{before, after} {
+		_, err := c.Do("SET", "k", "v")
+		require.NoError(t, err)
+		require.EqualValues(t, 1, one.Do("DBSIZE"))
+	}
+	require.EqualValues(t, 1, other.Do("DBSIZE"))
+}
+
 func TestProxyToADeadServerResets(t *testing.T) {
 	s := redistest.Start(t)
 	p := redistest.NewProxy(t, s.Addr)

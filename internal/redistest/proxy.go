@@ -24,12 +24,12 @@ type Proxy struct {
 	Addr string // host:port to dial instead of the server's
 
 	t      testing.TB
-	target string
 	ctx    context.Context // over once Close has begun; bounds the dials to target
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // accept loops and links
 
-	mu       sync.Mutex   // guards what follows
+	mu       sync.Mutex // guards what follows
+	target   string
 	ln       net.Listener // nil while connections are refused
 	links    map[*link]bool
 	accepted int
@@ -140,6 +140,9 @@ func (p *Proxy) Heal() {
 	p.Accept()
 }
 
+// Redirect sends the connections to come to target. Those that are open stay.
+func (p *Proxy) Redirect(target string) { p.set(func() { p.target = target }) }
+
 // Accepted counts the connections that clients have made.
 func (p *Proxy) Accepted() int {
 	p.mu.Lock()
@@ -181,9 +184,10 @@ func (p *Proxy) serve(ln net.Listener) {
 func (p *Proxy) carry(client *net.TCPConn) {
 	p.mu.Lock()
 	p.accepted++
+	target := p.target
 	p.mu.Unlock()
 	var d net.Dialer
-	server, err := d.DialContext(p.ctx, "tcp", p.target)
+	server, err := d.DialContext(p.ctx, "tcp", target)
 	if err != nil {
 		abort(client)
 		return

@@ -31,8 +31,9 @@ func (c Call) Name() string { return strings.ToUpper(c.Args[0]) }
 // come one after another, those of several at once.
 type Handler func(c Call) (reply []byte, hangUp bool)
 
-// Default answers as an empty Redis: PONG to PING, OK to what sets something, nil to GET, 0 to DEL
-// and UNLINK, an error to the rest. It serves a Handler for all that it does not care about.
+// Default answers as an empty Redis: PONG to PING, OK to what sets something, nil to GET and for
+// each key of MGET, 0 to DEL and UNLINK, -2 to PTTL, no key to SCAN, an error to the rest. It serves
+// a Handler for all that it does not care about.
 func Default(c Call) []byte {
 	switch c.Name() {
 	case "PING":
@@ -41,8 +42,15 @@ func Default(c Call) []byte {
 		return []byte("+OK\r\n")
 	case "GET":
 		return []byte("$-1\r\n")
+	case "MGET":
+		n := len(c.Args) - 1
+		return fmt.Appendf(nil, "*%d\r\n%s", n, strings.Repeat("$-1\r\n", n))
 	case "DEL", "UNLINK":
 		return []byte(":0\r\n")
+	case "PTTL":
+		return []byte(":-2\r\n")
+	case "SCAN":
+		return []byte("*2\r\n$1\r\n0\r\n*0\r\n")
 	}
 	return []byte("-ERR unknown command\r\n")
 }

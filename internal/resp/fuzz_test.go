@@ -24,6 +24,12 @@ func seed(f *testing.F) {
 	f.Add([]byte("+OK\r\n:1\r\n$-1\r\n$5\r\nabc"))
 	f.Add([]byte("*1048576\r\n$536870912\r\nabc"))
 	f.Add([]byte("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n+OK\r\n"))
+	for _, keys := range []string{
+		"*1\r\n$1\r\nk\r\n", "*-1\r\n", "$-1\r\n", "*0\r\n", "*2\r\n$1\r\nk\r\n", "*1\r\n*1\r\n$1\r\nk\r\n", "*1\r\n$-1\r\n",
+	} { // what a server says of keys that a client may hold, and what it does not
+		f.Add([]byte("*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n" + keys))
+		f.Add([]byte(">2\r\n$10\r\ninvalidate\r\n" + keys))
+	}
 	f.Add(bytes.Repeat([]byte("*1\r\n"), 100))
 	f.Add(append([]byte("*3000\r\n"), bytes.Repeat([]byte("+\r\n"), 2000)...))
 }
