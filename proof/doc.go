@@ -1,5 +1,10 @@
-// Package proof holds, in its tests, the proof that Get, Set and Delete of a rediscache.Cache are
-// linearizable, key by key, while the network and the server fail.
+// Package proof holds, in its tests, what takes more than the root module may require or its tests may
+// last.
+//
+// # Order
+//
+// Get, Set and Delete of a rediscache.Cache are linearizable, key by key, while the network and the
+// server fail.
 //
 // Clients use a few keys of a real redis-server at once, through a proxy, while connections are
 // slowed, cut, reset, held and refused, and the server kills its clients, pauses, freezes, or is
@@ -15,4 +20,11 @@
 //
 // A run names its seed. With -seed the faults and each client's calls are the same again, but not
 // how they meet.
+//
+// # The server example
+//
+// examples/server, built and started as a user would, is put under thousands of connections, without
+// enough of Redis, to a stop under load, and among clients that mean harm.
+//
+//	cd proof && go test -run Thousands -v -soak 60s
 package proof
