@@ -346,6 +346,29 @@ func TestAConnectionThatTheServerRefusesToServeIsReplaced(t *testing.T) {
 	}
 }
 
+// That it is a replica, a server says of every write, on new connections too.
+func TestAReplicaThatRefusesWritesCostsFewDials(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	s.Do("REPLICAOF", "127.0.0.1", "1")
+	for _, conns := range []int{0, rediscache.DefaultPipelineConns} {
+		pool := newPool(t, s.URL(), rediscache.WithMinIdle(1))
+		c := newCache(t, pool, rediscache.WithPipelineConns(conns), rediscache.WithTimeout(100*time.Millisecond))
+		began := time.Now()
+		together(16, func(int) {
+			for time.Since(began) < time.Second {
+				if err := c.Set(t.Context(), "k", nil, 0); !errors.Is(err, rediscache.ErrUnavailable) {
+					t.Errorf("%v", err)
+				}
+			}
+		})
+		dials := pool.Stats().Dials
+		t.Logf("%d dials with %d shared connections", dials, conns)
+		require.Greater(t, dials, int64(4), "another server may be there by now")
+		require.Less(t, dials, int64(16+1+2*20))
+	}
+}
+
 // redigo allows one goroutine to send while another receives, and both may find the end.
 func TestASenderAndAReceiverMayFindTheEndAtOnce(t *testing.T) {
 	s := poolServer(t)

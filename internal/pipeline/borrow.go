@@ -21,7 +21,7 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err e
 		if err != nil {
 			err = lost(ctx, err)
 		}
-		return reply.Kind == resp.Error && warm.Farewell(reply.Text), err
+		return reply.Kind == resp.Error && p.farewells.Hear(reply.Text), err
 	})
 	if leaseErr != nil {
 		return resp.Reply{}, leaseErr
@@ -55,7 +55,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 			}
 			if broken == nil {
 				replies = append(replies, reply)
-				spent = spent || reply.Kind == resp.Error && warm.Farewell(reply.Text)
+				spent = spent || reply.Kind == resp.Error && p.farewells.Hear(reply.Text)
 			}
 		}
 		if broken != nil {

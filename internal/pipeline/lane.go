@@ -171,7 +171,7 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 // judgeLocked lets the lane end in order, and its connection with it, after an
 // answer that says that it is of no use.
 func (l *lane) judgeLocked(reply resp.Reply) {
-	if reply.Kind == resp.Error && warm.Farewell(reply.Text) {
+	if reply.Kind == resp.Error && l.p.farewells.Hear(reply.Text) {
 		l.spent = true
 		l.over.Store(true)
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -261,7 +262,7 @@ func (c *Conn) noteError(err error) error {
 	}
 	if isBroken(err) {
 		c.Fail()
-	} else if Farewell(err.Error()) {
+	} else if c.store.farewells.Hear(err.Error()) {
 		c.retired = true
 	}
 	return err
@@ -286,16 +287,26 @@ func isBroken(err error) bool {
 	return err != nil && !errors.As(err, &re) && !errors.Is(err, redis.ErrNil)
 }
 
-// Farewell knows the answers after which a connection is of no use: a new one,
-// to another server or with another password, may do better.
-func Farewell(answer string) bool {
-	for _, p := range []string{"NOAUTH", "READONLY", "MASTERDOWN", "ERR max number of clients"} {
-		if strings.HasPrefix(answer, p) {
-			return true
-		}
+// Farewells knows the answers after which a connection is of no use: a new one,
+// to another server or with another password, may do better. That writes go
+// elsewhere a replica says on a new connection too, and only of writes, so that
+// dials go on: it is heard once in a while. The zero value is ready.
+type Farewells struct{ last atomic.Pointer[time.Time] }
+
+// Hear reports whether the connection is to be retired.
+func (f *Farewells) Hear(answer string) bool {
+	is := func(word string) bool { return strings.HasPrefix(answer, word) }
+	switch {
+	case is("NOAUTH"), is("MASTERDOWN"), is("ERR max number of clients"):
+		return true
+	case !is("READONLY"):
+		return false
 	}
-	return false
+	now, last := time.Now(), f.last.Load()
+	return (last == nil || now.Sub(*last) >= pause) && f.last.CompareAndSwap(last, &now)
 }
+
+const pause = 100 * time.Millisecond // between two that are heard
 
 // Dead looks at the socket of a connection that nobody uses. A hidden one is
 // taken to be alive.

@@ -68,7 +68,8 @@ type Store struct {
 	startDial func()             // immutable; its goroutine is one of wg
 	stopDials context.CancelFunc // immutable
 	stop      chan struct{}      // closed when the store closes: ends the janitor
-	wg        sync.WaitGroup     // dials, closes and the janitor
+	farewells Farewells
+	wg        sync.WaitGroup // dials, closes and the janitor
 
 	mu      sync.Mutex         // guards all below
 	all     map[*Conn]struct{} // every open connection
