@@ -165,6 +165,8 @@ func TestProxySendsNewConnectionsElsewhere(t *testing.T) {
 	one, other := redistest.StartMini(t), redistest.StartMini(t)
 	p := redistest.NewProxy(t, one.Addr)
 	before := dial(t, p.Addr)
+	_, err := before.Do("PING") // so that the proxy has taken it
+	require.NoError(t, err)
 	p.Redirect(other.Addr)
 	after := dial(t, p.Addr)
 	for _, c := range []redis.Conn{before, after} {
