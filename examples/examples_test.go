@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -107,12 +106,12 @@ func TestServerAnswersAndFinishesWhatIsUnderWayWhenItIsStopped(t *testing.T) {
 
 			slow := p.beginPost(t, "/cache/slow", "hello")
 			p.signal(t, signal)
-			redistest.Eventually(t, func() bool { return strings.Contains(p.output(), "stopping") }, "it stops")
+			redistest.Eventually(t, func() bool { return strings.Contains(p.String(), "stopping") }, "it stops")
 			redistest.Eventually(t, func() bool { return !accepts(p.addr) }, "it refuses connections")
 			slow.end(t, `{"message":"Data cached successfully","key":"slow"}`)
 
-			require.Equal(t, 0, p.wait(t), p.output())
-			require.Regexp(t, `goodbye: requests finished, cache closed, pool shut down\n$`, p.output())
+			require.Equal(t, 0, p.wait(t), p.String())
+			require.Regexp(t, `goodbye: requests finished, cache closed, pool shut down\n$`, p.String())
 		})
 	}
 }
@@ -121,8 +120,8 @@ func TestServerSaysWhatToCurlAsTheReadmeDoes(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	require.NoError(t, err)
 	p := start(t, "server", "-addr", "127.0.0.1:0")
-	lines := regexp.MustCompile(`(?m)^\s*(curl .*)$`).FindAllStringSubmatch(p.output(), -1)
-	require.Len(t, lines, 3, p.output())
+	lines := regexp.MustCompile(`(?m)^\s*(curl .*)$`).FindAllStringSubmatch(p.String(), -1)
+	require.Len(t, lines, 3, p.String())
 	for _, line := range lines {
 		require.Contains(t, string(readme), "$ "+strings.ReplaceAll(line[1], p.addr, "127.0.0.1:8080")+"\n")
 	}
@@ -145,10 +144,10 @@ func TestServerExitsWithOneLineThatSaysWhatIsWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := launch(t, "server", strings.Fields(c.args)...)
 			require.Equal(t, 1, p.wait(t))
-			lines := strings.Split(strings.TrimSpace(p.output()), "\n")
+			lines := strings.Split(strings.TrimSpace(p.String()), "\n")
 			require.Contains(t, lines[len(lines)-1], "server: ")
 			require.Contains(t, lines[len(lines)-1], c.want)
-			require.NotContains(t, p.output(), "hunter2")
+			require.NotContains(t, p.String(), "hunter2")
 		})
 	}
 }
@@ -161,7 +160,7 @@ func TestServerListsItsFlags(t *testing.T) {
 		fmt.Sprintf(`-min-idle int\n.*\(default %d\)`, rediscache.DefaultMinIdle),
 		fmt.Sprintf(`-max-active int\n.*\(default %d\)`, rediscache.DefaultMaxActive),
 	} {
-		require.Regexp(t, want, p.output())
+		require.Regexp(t, want, p.String())
 	}
 }
 
@@ -170,13 +169,13 @@ func TestServerStartsWithoutRedisAndSaysWhyItDoesNotAnswer(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, unused.Close())
 	p := start(t, "server", "-addr", "127.0.0.1:0", "-redis", "redis://"+unused.Addr().String())
-	require.Regexp(t, `Redis is not ready, .*`+regexp.QuoteMeta(unused.Addr().String())+`.*refused`, p.output())
+	require.Regexp(t, `Redis is not ready, .*`+regexp.QuoteMeta(unused.Addr().String())+`.*refused`, p.String())
 	const unavailable = `{"error":"cache_unavailable","detail":"The cache is not available now."}`
 	p.do(t, "GET", "/cache/a", 503, unavailable)
 	p.do(t, "POST", "/cache/a?value=hello", 503, unavailable)
-	require.Regexp(t, `request failed method=GET code=cache_unavailable cause=.*refused`, p.output())
+	require.Regexp(t, `request failed method=GET code=cache_unavailable cause=.*refused`, p.String())
 	p.signal(t, syscall.SIGTERM)
-	require.Equal(t, 0, p.wait(t), p.output())
+	require.Equal(t, 0, p.wait(t), p.String())
 }
 
 func TestServerUsesTheRedisAndTheSizesThatItIsGiven(t *testing.T) {
@@ -196,7 +195,7 @@ func TestServerUsesTheRedisAndTheSizesThatItIsGiven(t *testing.T) {
 	s.Restart()
 	redistest.Eventually(t, func() bool { return p.status("/cache/a") == 404 }, "Redis is back, empty")
 	p.signal(t, syscall.SIGTERM)
-	require.Equal(t, 0, p.wait(t), p.output())
+	require.Equal(t, 0, p.wait(t), p.String())
 	redistest.Eventually(t, func() bool { return clients() == 0 }, "no connection is left")
 }
 
@@ -221,19 +220,18 @@ func TestExistingKeepsItsRoutesAndItsTenantsApart(t *testing.T) {
 	}
 	p.doAs(t, writer, "GET", "/api/cache/a", 200, hit)
 
-	require.Regexp(t, `(?m) POST /api/cache/a \d+.*s$`, p.output())
-	require.NotContains(t, p.output(), "acme-writer")
+	require.Regexp(t, `(?m) POST /api/cache/a \d+.*s$`, p.String())
+	require.NotContains(t, p.String(), "acme-writer")
 	p.signal(t, syscall.SIGTERM)
-	require.Equal(t, 0, p.wait(t), p.output())
+	require.Equal(t, 0, p.wait(t), p.String())
 }
 
 // program is an example that runs.
 type program struct {
+	redistest.Output
+
 	addr string // where it listens
 	cmd  *exec.Cmd
-
-	mu  sync.Mutex // guards what follows
-	out strings.Builder
 }
 
 // launch starts a built example, which ends with the test at the latest.
@@ -245,7 +243,7 @@ func launch(t *testing.T, name string, args ...string) *program {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // one that does not end is killed
 	t.Cleanup(cancel)
 	p := &program{cmd: exec.CommandContext(ctx, filepath.Join(bin, name), args...)}
-	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.Stdout, p.cmd.Stderr = &p.Output, &p.Output
 	require.NoError(t, p.cmd.Start())
 	t.Cleanup(func() { _ = p.cmd.Wait() }) // an error where the test has waited itself
 	return p
@@ -255,23 +253,8 @@ func launch(t *testing.T, name string, args ...string) *program {
 func start(t *testing.T, name string, args ...string) *program {
 	t.Helper()
 	p := launch(t, name, args...)
-	listening := regexp.MustCompile(`listening on ([\d.]+:\d+)`)
-	redistest.Eventually(t, func() bool { return listening.MatchString(p.output()) }, "%s listens", name)
-	p.addr = listening.FindStringSubmatch(p.output())[1]
+	p.addr = p.Addr(t)
 	return p
-}
-
-// Write takes what the program prints, to either stream.
-func (p *program) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
-}
-
-func (p *program) output() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.String()
 }
 
 func (p *program) signal(t *testing.T, s os.Signal) {

@@ -114,7 +114,7 @@ func TestIntrudersAreCutOffAndHurtNobody(t *testing.T) {
 		intruders, a.answers+b.answers, max(a.slowest, b.slowest))
 	require.Greater(t, min(a.answers, b.answers), 20)
 	require.Zero(t, redis.Do("EXISTS", "a"), "none of them has stored a value")
-	require.Less(t, strings.Count(server.output(), "\n"), 10, "nor filled the log")
+	require.Less(t, strings.Count(server.String(), "\n"), 10, "nor filled the log")
 }
 
 // run intrudes until the server ends the connection.
@@ -237,8 +237,8 @@ func TestNoPasswordKeyOrValueIsSaid(t *testing.T) {
 		}
 		server.stop(t)
 		server.requireGoodbye(t, slack)
-		require.Contains(t, server.output(), c.says)
-		requireNone(t, append(passwords, key, value), server.output())
+		require.Contains(t, server.String(), c.says)
+		requireNone(t, append(passwords, key, value), server.String())
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -59,13 +58,12 @@ var build = sync.OnceValues(func() (path string, err error) {
 
 // server is examples/server as a process of its own.
 type server struct {
+	redistest.Output
+
 	addr string // where it listens
 
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the process is gone
-
-	mu  sync.Mutex // guards what follows
-	log strings.Builder
 }
 
 // startServer starts one that ends with the test at the latest, and waits until it listens.
@@ -74,7 +72,7 @@ func startServer(t *testing.T, args ...string) *server {
 	path, err := build()
 	require.NoError(t, err)
 	s := &server{cmd: exec.Command(path, append([]string{"-addr", "127.0.0.1:0"}, args...)...), ended: make(chan struct{})}
-	s.cmd.Stdout, s.cmd.Stderr = s, s
+	s.cmd.Stdout, s.cmd.Stderr = &s.Output, &s.Output
 	require.NoError(t, s.cmd.Start())
 	go func() {
 		defer close(s.ended)
@@ -84,23 +82,8 @@ func startServer(t *testing.T, args ...string) *server {
 		_ = s.cmd.Process.Kill() // an error where it has ended by itself
 		<-s.ended
 	})
-	listening := regexp.MustCompile(`listening on ([\d.]+:\d+)`)
-	redistest.Eventually(t, func() bool { return listening.MatchString(s.output()) }, "it listens")
-	s.addr = listening.FindStringSubmatch(s.output())[1]
+	s.addr = s.Addr(t)
 	return s
-}
-
-// Write takes what the server logs.
-func (s *server) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.log.Write(b)
-}
-
-func (s *server) output() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.log.String()
 }
 
 // stop sends SIGTERM and returns when the server no longer listens.
@@ -122,10 +105,10 @@ func (s *server) requireGoodbye(t *testing.T, d time.Duration) {
 	select {
 	case <-s.ended:
 	case <-time.After(d):
-		t.Fatalf("it runs %v later: %s", d, s.output())
+		t.Fatalf("it runs %v later: %s", d, s.String())
 	}
-	require.Equal(t, 0, s.cmd.ProcessState.ExitCode(), s.output())
-	require.Regexp(t, `goodbye: requests finished, cache closed, pool shut down\n$`, s.output())
+	require.Equal(t, 0, s.cmd.ProcessState.ExitCode(), s.String())
+	require.Regexp(t, `goodbye: requests finished, cache closed, pool shut down\n$`, s.String())
 }
 
 // rss returns how much memory the server has, in MiB, or zero where no file says so.
