@@ -57,8 +57,9 @@
 // # Concurrency
 //
 // Pools, caches and handlers are safe for concurrent use. The callers of a cache
-// share [WithPipelineConns] connections, and commands that meet travel together,
-// without a delay that waits for more. A caller whose context ends leaves at
+// share [WithPipelineConns] connections: a few are spread over them, many with
+// small values share one. Commands that meet travel together, without a delay
+// that waits for more. A caller whose context ends leaves at
 // once, and the connection stays. With none to share, and for a large value, a
 // command has a connection to itself: it is that command's end if it is cut short.
 //

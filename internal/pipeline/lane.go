@@ -36,6 +36,8 @@ type lane struct {
 	over atomic.Bool  // takes no more calls
 	slow atomic.Bool  // a large reply is arriving
 
+	leased atomic.Bool // wire is set; written under mu
+
 	mu      sync.Mutex // guards all below
 	wire    wire       // nil until leased
 	alone   ownReader  // wire, if a caller may read from it
@@ -124,11 +126,17 @@ func (l *lane) run(ctx context.Context) {
 		err = l.read()
 	}
 	if errors.Is(err, errOver) {
-		l.wire.giveBack(false, l.spent)
+		l.wire.giveBack(false, l.isSpent())
 		l.p.forget(l)
 		return
 	}
 	l.fail(err)
+}
+
+func (l *lane) isSpent() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.spent
 }
 
 var errOver = errors.New("over")
@@ -145,10 +153,12 @@ func (l *lane) lease(ctx context.Context) error {
 		if c != nil {
 			c.Close()
 		}
+		l.p.gather(tightTicks)
 		return err
 	}
 	l.wire = newWire(c, l.p.cfg.ReadTimeout, l.holdUp)
 	l.alone, _ = l.wire.(ownReader)
+	l.leased.Store(true)
 	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
 	if len(l.queue) > 0 {
 		l.writing = true
@@ -163,6 +173,7 @@ func (l *lane) read() error {
 	if err != nil {
 		return err
 	}
+	bytes := 0
 	for i, e := range batch {
 		reply, err := l.wire.receive()
 		if err == nil {
@@ -174,8 +185,12 @@ func (l *lane) read() error {
 		if reply.Kind == resp.Error || i == len(batch)-1 && l.wire.extra() {
 			l.judge(reply, i == len(batch)-1)
 		}
+		bytes += e.size + reply.Size()
 		l.pos.Store(int64(i) + 1)
 		e.end(claimed, reply, nil)
+	}
+	if len(batch) >= minBatch && bytes < len(batch)*smallCall {
+		l.p.gather(denseTicks)
 	}
 	return nil
 }
@@ -265,6 +280,9 @@ func (l *lane) waitLocked() {
 	l.mu.Lock()
 }
 
+// leasing reports that calls wait for the connection.
+func (l *lane) leasing() bool { return !l.leased.Load() && !l.over.Load() }
+
 // finish lets the lane end in order, its connection too if it is spent.
 func (l *lane) finish(spent bool) {
 	l.mu.Lock()
@@ -276,12 +294,6 @@ func (l *lane) finish(spent bool) {
 func (l *lane) finishLocked() {
 	l.over.Store(true)
 	l.wakeLocked()
-}
-
-func (l *lane) leasing() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.wire == nil
 }
 
 // fail ends a broken lane and its calls, once the writer has left.
@@ -337,7 +349,11 @@ func (l *lane) tick(now int64) {
 	} else if now-l.at > l.p.stallTicks {
 		l.breakLocked(errStalled)
 	}
-	if !l.over.Load() && (now-l.active >= idleTicks || now-l.opened >= heldTicks || l.wire.wanted()) {
+	wanted := l.wire.wanted()
+	if wanted {
+		l.p.gather(tightTicks)
+	}
+	if !l.over.Load() && (wanted || now-l.active >= idleTicks || now-l.opened >= heldTicks) {
 		l.finishLocked()
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache/internal/resp"
 )
 
 func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
@@ -56,6 +58,94 @@ func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
 func TestABatchGrowsWithTheLoad(t *testing.T) {
 	for load, want := range map[int64]int{0: minBatch, 8: minBatch, 100: 25, 256: maxBatch, maxQueued: maxBatch} {
 		require.Equal(t, want, batchOf(load), load)
+	}
+}
+
+// crowd makes a pipeline of lanes that are leased, if it says so, and whose
+// writers are busy, and returns what gives n calls to it and tells what each
+// lane has.
+func crowd(t *testing.T, lanes int, leased bool) (*Pipeline, func(n int) []int64) {
+	p := New(Config{Lanes: lanes})
+	p.ticking = true // its clock is the test's
+	p.start = func(l *lane) {
+		l.wire, l.writing = &socketWire{}, true
+		l.leased.Store(leased)
+	}
+	return p, func(n int) (loads []int64) {
+		for range n {
+			_, _, err := p.send(t.Context(), []*Call{Read("PING", 0, Status)})
+			require.NoError(t, err)
+		}
+		for _, l := range *p.lanes.Load() {
+			loads = append(loads, l.load())
+		}
+		return loads
+	}
+}
+
+func TestFewCallsAreSpreadAndManyAreGathered(t *testing.T) {
+	p, give := crowd(t, 2, true)
+	require.Equal(t, []int64{1}, give(1))
+	require.Equal(t, []int64{1, 1}, give(1))
+	require.Equal(t, []int64{4, 4}, give(6))
+	p.gather(2)
+	require.Equal(t, []int64{100, 4}, give(96))
+	p.gather(1) // is less than there is
+	p.clock.Add(1)
+	require.Equal(t, []int64{maxGathered, 4}, give(maxGathered-100))
+	require.Equal(t, []int64{maxGathered, 10}, give(6))
+	p.clock.Add(1)
+	require.Equal(t, []int64{maxGathered, maxGathered}, give(maxGathered-10))
+	require.Equal(t, []int64{maxGathered + 1, maxGathered + 1}, give(2))
+
+	(*p.lanes.Load())[0].slow.Store(true)
+	require.Equal(t, []int64{maxGathered + 1, maxGathered + 9}, give(8), "a large reply is arriving there")
+}
+
+func TestNobodyWaitsForASecondConnection(t *testing.T) {
+	p, give := crowd(t, 2, false)
+	require.Equal(t, []int64{8}, give(8), "nor asks for it before there is a first")
+	first := (*p.lanes.Load())[0]
+	first.leased.Store(true)
+	require.Equal(t, []int64{16, 0}, give(8))
+	(*p.lanes.Load())[1].leased.Store(true)
+	require.Equal(t, []int64{16, 16}, give(16))
+	first.over.Store(true)
+	require.Equal(t, []int64{16, 17}, give(1))
+}
+
+// scripted has one reply for all.
+type scripted struct {
+	wire
+	reply resp.Reply
+}
+
+func (w scripted) receive() (resp.Reply, error) { return w.reply, nil }
+func (w scripted) extra() bool                  { return false }
+
+func TestABatchOfManySmallCallsGathersMore(t *testing.T) {
+	value := resp.Reply{Kind: resp.Bulk, Bytes: make([]byte, smallCall)}
+	for _, c := range []struct {
+		about    string
+		calls    int
+		form     Form
+		reply    resp.Reply
+		gathered bool
+	}{
+		{"many small", minBatch, Value, resp.Reply{Kind: resp.Nil}, true},
+		{"few", minBatch - 1, Value, resp.Reply{Kind: resp.Nil}, false},
+		{"large", minBatch, Value, value, false},
+		{"large in all", minBatch, Values, resp.Reply{Kind: resp.Array, Elems: []resp.Reply{value}}, false},
+	} {
+		p := New(Config{Lanes: 1})
+		l := &lane{p: p, wire: scripted{reply: c.reply}}
+		for range c.calls {
+			e := Read("MGET", 1, c.form).String("k").queue(1)
+			require.True(t, e.move(queued, claimed))
+			l.flight = append(l.flight, e)
+		}
+		require.NoError(t, l.read())
+		require.Equal(t, c.gathered, p.clock.Load() < p.gathered.Load(), c.about)
 	}
 }
 

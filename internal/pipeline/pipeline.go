@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,7 @@ import (
 var ErrOutcomeUnknown = errors.New("rediscache: outcome unknown")
 
 const (
-	maxShared      = 1024 // calls in a lane before the next one is opened, see offer
+	maxGathered    = 1024 // calls in a lane before others go to the next one, see offer
 	maxQueued      = 8192 // calls in a lane before callers wait
 	maxUnannounced = 64 << 10
 	largeCall      = 64 << 10 // bytes of a command that gets a connection of its own
@@ -39,6 +40,8 @@ const (
 	quietTicks = 2   // after which a look at the socket is worth it
 	idleTicks  = 100 // a lane without calls ends
 	heldTicks  = 500 // a lane ends, so that the pool's rules reach its connection
+	denseTicks = 5   // calls are gathered after a dense batch
+	tightTicks = 100 // and after the pool wanted a connection back or had none to lend
 	maxStep    = 5   // ticks that one turn of the clock may count
 )
 
@@ -63,6 +66,7 @@ type Pipeline struct {
 	start        func(*lane)        // immutable; its goroutine is one of wg
 	stop         context.CancelFunc // immutable; ends leases under way
 	clock        atomic.Int64       // ticks, while there is a lane
+	gathered     atomic.Int64       // the clock until which one lane gets all calls
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers that wait for changed
 	hints        hints
@@ -211,7 +215,7 @@ func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (r
 	if cause == nil {
 		cause = context.DeadlineExceeded
 	}
-	if l.leasing() {
+	if !l.leased.Load() {
 		cause = p.cfg.Late(cause)
 	}
 	return resp.Reply{}, &lostError{cause: cause, sent: c.in(abandoned), left: true}
@@ -312,31 +316,41 @@ func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered i
 	}
 }
 
-// offer gives the calls to the first lane that is not shared by many yet or,
-// if there cannot be another lane, to the one that is shared by the fewest.
-// Many is a lot: while one busy lane keeps all processors at work, the
-// runtime does not look whether another's socket has something to read.
-// One in which a large reply is arriving counts as shared by many more.
+// offer gives the calls to the lane with the fewest, so that client and server
+// work at the same time. When there are many small calls that is the first one:
+// a batch is worth more then, and while one busy lane keeps all processors at
+// work the runtime does not look whether another's socket has something to
+// read. One that is not leased yet, or in which a large reply is arriving, is
+// as good as crowded.
 func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
+	var few int64 = 1
+	if p.clock.Load() < p.gathered.Load() {
+		few = maxGathered
+	}
 	var best *lane
 	var least int64 = math.MaxInt64
+	leasing := false
 	lanes := *p.lanes.Load()
 	for _, l := range lanes {
 		if l.over.Load() {
 			continue
 		}
 		load := l.load()
-		if l.slow.Load() {
+		switch {
+		case l.leasing():
+			load += maxQueued / 4
+			leasing = true
+		case l.slow.Load():
 			load += maxQueued / 2
 		}
 		if load < least {
 			best, least = l, load
 		}
-		if least < maxShared {
+		if least < few {
 			break
 		}
 	}
-	if best == nil || least >= maxShared && len(lanes) < p.cfg.Lanes {
+	if best == nil || least >= few && !leasing && len(lanes) < p.cfg.Lanes {
 		return nil, 0
 	}
 	ok, write, gather, turn := best.enqueue(calls)
@@ -349,8 +363,19 @@ func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
 	return best, answered
 }
 
-// open adds a lane if there may be one more. The channel is closed at the next
-// change after that.
+// gather lets one lane have all calls for a while.
+func (p *Pipeline) gather(ticks int64) {
+	until := p.clock.Load() + ticks
+	for {
+		was := p.gathered.Load()
+		if was >= until || p.gathered.CompareAndSwap(was, until) {
+			return
+		}
+	}
+}
+
+// open adds a lane if there may be one more and none is being leased. The
+// channel is closed at the next change after that.
 func (p *Pipeline) open() (changed <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -358,7 +383,7 @@ func (p *Pipeline) open() (changed <-chan struct{}, err error) {
 		return nil, warm.ErrClosed
 	}
 	lanes := *p.lanes.Load()
-	if len(lanes) >= p.cfg.Lanes {
+	if len(lanes) >= p.cfg.Lanes || slices.ContainsFunc(lanes, (*lane).leasing) {
 		return p.changed, nil
 	}
 	now := p.clock.Load()

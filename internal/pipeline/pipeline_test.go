@@ -25,8 +25,21 @@ import (
 // open makes a pipeline of lanes on a store for addr.
 func open(t testing.TB, addr string, lanes int, timeout time.Duration) *pipeline.Pipeline {
 	t.Helper()
+	p := pipeline.New(pipeline.Config{
+		Lease:       leaseOf(t, addr, 10),
+		Lanes:       lanes,
+		Timeout:     timeout,
+		ReadTimeout: timeout,
+	})
+	t.Cleanup(p.Close)
+	return p
+}
+
+// leaseOf borrows from a store of at most n connections to addr.
+func leaseOf(t testing.TB, addr string, n int) func(context.Context) (redis.Conn, error) {
+	t.Helper()
 	store := warm.New(warm.Config{
-		MaxActive: 10, DialTimeout: time.Second, ReadTimeout: time.Second,
+		MaxActive: n, DialTimeout: time.Second, ReadTimeout: time.Second,
 		Dial: func(ctx context.Context) (warm.Dialed, error) {
 			raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 			if err != nil {
@@ -37,14 +50,7 @@ func open(t testing.TB, addr string, lanes int, timeout time.Duration) *pipeline
 		},
 	})
 	t.Cleanup(store.Close)
-	p := pipeline.New(pipeline.Config{
-		Lease:       func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) },
-		Lanes:       lanes,
-		Timeout:     timeout,
-		ReadTimeout: timeout,
-	})
-	t.Cleanup(p.Close)
-	return p
+	return func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) }
 }
 
 func get(ctx context.Context, p *pipeline.Pipeline, key string) (resp.Reply, error) {
@@ -183,6 +189,47 @@ func TestALargeValueGoesOnAConnectionOfItsOwn(t *testing.T) {
 		_, err = p.Do(t.Context(), pipeline.Write("SET", 2, pipeline.Status).Key("", "k").Value(make([]byte, size)))
 		require.NoError(t, err)
 		require.Equal(t, apart, on[0].Load() != on[1].Load(), "%d bytes", size)
+	}
+}
+
+// A pool that has no second connection is not asked for one all the time.
+func TestASecondConnectionIsForThePoolToSpare(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			return bulk(c.Args[1]), false
+		}
+		return redistest.Default(c), false
+	})
+	one := &redis.Pool{MaxActive: 1, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }}
+	defer one.Close()
+	for name, lease := range map[string]func(context.Context) (redis.Conn, error){
+		"a store": leaseOf(t, s.Addr, 1), "a pool that refuses": one.GetContext,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var leases atomic.Int64
+			p := pipeline.New(pipeline.Config{
+				Lease: func(ctx context.Context) (redis.Conn, error) {
+					leases.Add(1)
+					return lease(ctx)
+				},
+				Lanes: 2, Timeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
+			})
+			defer p.Close()
+			var wg sync.WaitGroup
+			until := time.Now().Add(300 * time.Millisecond)
+			for range 8 {
+				wg.Go(func() {
+					for time.Now().Before(until) {
+						if _, err := get(t.Context(), p, "k"); err != nil {
+							t.Errorf("%v", err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			require.LessOrEqual(t, leases.Load(), int64(4))
+		})
 	}
 }
 

@@ -42,6 +42,8 @@ func batchOf(load int64) int { return int(min(max(load/4, minBatch), maxBatch)) 
 const (
 	minBatch = 16
 	maxBatch = 64
+
+	smallCall = 2 << 10 // bytes both ways
 )
 
 // write is the writer. It lets callers that are ready join, and goes on until

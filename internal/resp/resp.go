@@ -36,6 +36,15 @@ type Reply struct {
 	Elems []Reply
 }
 
+// Size is how many bytes of values there are in the reply.
+func (r Reply) Size() int {
+	n := len(r.Bytes)
+	for _, e := range r.Elems {
+		n += e.Size()
+	}
+	return n
+}
+
 // Discreet is the text of an error without what servers repeat of a command that they do not know,
 // such as one that was renamed: its keys and values, or a password.
 func Discreet(text string) string {
