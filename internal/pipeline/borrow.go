@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,13 +14,13 @@ import (
 
 // borrow sends a call on a connection of its own.
 func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err error) {
-	leaseErr := p.borrowed(ctx, c, func(ctx context.Context, conn redis.Conn) (spent bool, failed error) {
-		reply, err = fromRedigo(guard(func() (any, error) { return p.do(ctx, conn, c) }))
+	leaseErr := p.borrowed(ctx, c, func(l loan) (spent bool, failed error) {
+		reply, err = fromRedigo(guard(func() (any, error) { return l.do(c) }))
 		if err == nil {
 			err = c.check(reply)
 		}
 		if err != nil {
-			err = lost(ctx, err)
+			err = l.lost(err)
 		}
 		return reply.Kind == resp.Error && p.farewells.Hear(reply.Text), err
 	})
@@ -34,8 +35,8 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err e
 func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (resp.Reply, error) {
 	replies := make([]resp.Reply, 0, len(calls))
 	var broken error
-	leaseErr := p.borrowed(ctx, calls[0], func(ctx context.Context, conn redis.Conn) (spent bool, failed error) {
-		w := &redigoWire{conn: conn}
+	leaseErr := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
+		w := &redigoWire{conn: l.conn}
 		for _, c := range calls {
 			if broken == nil {
 				broken = w.put(c)
@@ -48,7 +49,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 			if broken != nil {
 				break
 			}
-			w.timeout = p.patience(ctx)
+			w.timeout = l.patience()
 			var reply resp.Reply
 			if reply, broken = w.receive(); broken == nil {
 				broken = c.check(reply)
@@ -59,7 +60,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 			}
 		}
 		if broken != nil {
-			broken = lost(ctx, broken)
+			broken = l.lost(broken)
 		}
 		return spent, broken
 	})
@@ -79,39 +80,55 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 // borrowed lends a connection to use, under the timeout of c. It returns an
 // error only if use was not called.
 func (p *Pipeline) borrowed(
-	ctx context.Context, c *Call, use func(context.Context, redis.Conn) (spent bool, failed error),
+	ctx context.Context, c *Call, use func(loan) (spent bool, failed error),
 ) error {
+	until, _ := ctx.Deadline()
 	if p.cfg.Timeout > 0 {
+		d := p.remaining(c)
+		if own := time.Now().Add(d); until.IsZero() || own.Before(until) {
+			until = own
+		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, p.remaining(c))
+		ctx, cancel = warm.Within(ctx, d)
 		defer cancel()
 	}
 	if p.closing() {
 		return warm.ErrClosed
 	}
 	conn, err := p.cfg.Lease(ctx)
-	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
+	switch ended := warm.Ended(ctx); {
+	case err == nil && ended != nil:
 		conn.Close()
+		return ended
+	case ended != nil && errors.Is(err, context.Canceled):
+		return p.cfg.Late(ended)
+	case err != nil:
 		return err
 	}
 	stop := func() bool { return true }
-	l, ours := conn.(*warm.Conn)
-	if ours {
-		stop = context.AfterFunc(ctx, l.Cut) // a write has no other bound
+	ours, ok := conn.(*warm.Conn)
+	if ok { // its sockets know when this process stood still, and a write has no other bound
+		until = time.Time{}
+		stop = context.AfterFunc(ctx, ours.Cut)
 	}
-	spent, failed := use(ctx, conn)
+	spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, until})
 	spent = !stop() || spent
 	end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
 	return nil
 }
 
+// loan is a connection that one caller has.
+type loan struct {
+	ctx         context.Context
+	conn        redis.Conn
+	readTimeout time.Duration
+	until       time.Time // when the caller has had enough, if nothing cuts the connection then
+}
+
 // lost is a call whose connection failed, or whose context ended it.
-func lost(ctx context.Context, err error) error {
-	left := ctx.Err()
-	if deadline, ok := ctx.Deadline(); ok && left == nil && !time.Now().Before(deadline) {
+func (l loan) lost(err error) error {
+	left := warm.Ended(l.ctx)
+	if left == nil && !l.until.IsZero() && !time.Now().Before(l.until) {
 		left = context.DeadlineExceeded // the socket's timer was first
 	}
 	if left != nil {
@@ -120,24 +137,23 @@ func lost(ctx context.Context, err error) error {
 	return &lostError{cause: err, sent: true, left: left != nil}
 }
 
-// do is bounded by the deadline of ctx; args are read by nobody once it has
-// returned.
-func (p *Pipeline) do(ctx context.Context, conn redis.Conn, c *Call) (any, error) {
+// do reads the arguments of c no more once it has returned.
+func (l loan) do(c *Call) (any, error) {
 	args := c.args(nil)
-	if t, ok := conn.(redis.ConnWithTimeout); ok {
-		if reply, err := t.DoWithTimeout(p.patience(ctx), c.name, args...); !unsupported(err) {
+	if t, ok := l.conn.(redis.ConnWithTimeout); ok {
+		if reply, err := t.DoWithTimeout(l.patience(), c.name, args...); !unsupported(err) {
 			return reply, err
 		}
 	}
-	return conn.Do(c.name, args...)
+	return l.conn.Do(c.name, args...)
 }
 
 // patience is how long a reply may take.
-func (p *Pipeline) patience(ctx context.Context) time.Duration {
-	if deadline, ok := ctx.Deadline(); ok {
-		return min(p.cfg.ReadTimeout, max(time.Until(deadline), 1))
+func (l loan) patience() time.Duration {
+	if l.until.IsZero() {
+		return l.readTimeout
 	}
-	return p.cfg.ReadTimeout
+	return min(l.readTimeout, max(time.Until(l.until), 1))
 }
 
 func (p *Pipeline) closing() bool {

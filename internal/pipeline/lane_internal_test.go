@@ -1,8 +1,11 @@
 package pipeline
 
 import (
+	"context"
 	"io"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -112,6 +115,23 @@ func TestNobodyWaitsForASecondConnection(t *testing.T) {
 	require.Equal(t, []int64{16, 16}, give(16))
 	first.over.Store(true)
 	require.Equal(t, []int64{16, 17}, give(1))
+}
+
+func TestACallWaitsForRoomUntilItsTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(Config{Lanes: 1, Timeout: time.Second})
+		p.ticking = true
+		p.start = func(l *lane) { l.over.Store(true) }
+		began := time.Now()
+		_, err := p.Do(t.Context(), Read("PING", 0, Status))
+		require.Equal(t, context.DeadlineExceeded, err)
+		require.Equal(t, time.Second, time.Since(began))
+
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Millisecond, cancel)
+		_, err = p.Do(ctx, Read("PING", 0, Status))
+		require.Equal(t, context.Canceled, err)
+	})
 }
 
 // scripted has one reply for all.

@@ -431,19 +431,16 @@ func (p *Pipeline) await(ctx context.Context, changed <-chan struct{}, c *Call) 
 	if c.since == 0 {
 		c.since = p.clock.Load()
 	}
-	var late <-chan time.Time
 	if p.cfg.Timeout > 0 {
-		t := time.NewTimer(p.remaining(c))
-		defer t.Stop()
-		late = t.C
+		var cancel context.CancelFunc
+		ctx, cancel = warm.Within(ctx, p.remaining(c))
+		defer cancel()
 	}
 	select {
 	case <-changed:
 		return nil
-	case <-late:
-		return context.DeadlineExceeded
 	case <-ctx.Done():
-		return ctx.Err()
+		return warm.Ended(ctx)
 	}
 }
 

@@ -30,9 +30,11 @@ type Socket struct {
 	inLine bool // the reader's while terse
 	heard  int  // as inLine
 
-	mu     sync.Mutex // guards what follows, and that no deadline is set after ended
-	ended  bool
-	broken error // of a write while terse, for the next read to tell
+	mu       sync.Mutex // guards what follows, and that no deadline is set after ended
+	ended    bool
+	broken   error         // of a write while terse, for the next read to tell
+	due      time.Time     // the deadline of reads
+	patience time.Duration // from when that was set; zero or less: there is none
 }
 
 const (
@@ -59,6 +61,9 @@ func (s *Socket) setTerse(on bool) {
 // Read fails with net.ErrClosed after Close.
 func (s *Socket) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
+	for errors.Is(err, os.ErrDeadlineExceeded) && s.goesOn() {
+		n, err = s.Conn.Read(p)
+	}
 	if s.terse.Load() && !s.isTerse(p[:n]) {
 		return 0, errNotRedis
 	}
@@ -71,6 +76,21 @@ func (s *Socket) Read(p []byte) (int, error) {
 		return n, s.broken
 	}
 	return n, s.reasonLocked(err)
+}
+
+// goesOn gives a read the time that was lost.
+func (s *Socket) goesOn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.patience <= 0 {
+		return false
+	}
+	more := lost(s.due, s.patience)
+	if more == 0 {
+		return false
+	}
+	s.due = time.Now().Add(more)
+	return s.Conn.SetReadDeadline(s.due) == nil
 }
 
 // isTerse looks at what was read. Bytes that begin as TLS does are nothing to
@@ -124,19 +144,22 @@ func (s *Socket) over() bool {
 }
 
 // SetDeadline fails after Close, as do the other two.
-func (s *Socket) SetDeadline(t time.Time) error { return s.arm(s.Conn.SetDeadline, t) }
+func (s *Socket) SetDeadline(t time.Time) error { return s.arm(s.Conn.SetDeadline, t, true) }
 
 // SetReadDeadline is one of the other two.
-func (s *Socket) SetReadDeadline(t time.Time) error { return s.arm(s.Conn.SetReadDeadline, t) }
+func (s *Socket) SetReadDeadline(t time.Time) error { return s.arm(s.Conn.SetReadDeadline, t, true) }
 
 // SetWriteDeadline is one of the other two.
-func (s *Socket) SetWriteDeadline(t time.Time) error { return s.arm(s.Conn.SetWriteDeadline, t) }
+func (s *Socket) SetWriteDeadline(t time.Time) error { return s.arm(s.Conn.SetWriteDeadline, t, false) }
 
-func (s *Socket) arm(set func(time.Time) error, t time.Time) error {
+func (s *Socket) arm(set func(time.Time) error, t time.Time, reads bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		return net.ErrClosed
+	}
+	if reads {
+		s.due, s.patience = t, time.Until(t)
 	}
 	return set(t)
 }
