@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime/pprof"
@@ -146,8 +147,8 @@ func (b *session) rows(ctx context.Context) error {
 	return nil
 }
 
-// row measures one condition: each client once in each round, and each round
-// begins with the client after the one that the last began with.
+// row measures one condition: each client once in each round, in an order of
+// its own, as what a client leaves of the machine to the next one differs.
 func (b *session) row(ctx context.Context, c report.Condition) (report.Row, error) {
 	row := report.Row{Condition: c, Cells: make([]report.Cell, len(b.o.clients))}
 	addr, err := b.addr(c.RTT)
@@ -157,10 +158,8 @@ func (b *session) row(ctx context.Context, c report.Condition) (report.Row, erro
 	if err := b.fill(c.ValueSize); err != nil {
 		return row, err
 	}
-	n := len(b.o.clients)
-	for round := range b.o.rounds {
-		for i := range n {
-			at := (i + round) % n
+	for range b.o.rounds {
+		for _, at := range rand.Perm(len(b.o.clients)) {
 			if err := b.turn(ctx, addr, c, b.o.clients[at], &row.Cells[at]); err != nil {
 				return row, err
 			}

@@ -7,7 +7,7 @@
 //	go run . -clients 'rediscache,rueidis*' -callers 64,512 -values 100 -mixes 9:1 -rtts 0
 //
 // The clients take turns: in each round every client is measured once, for a
-// short slice, in rotated order, so that a noise of the machine hits all alike.
+// short slice, in random order, so that a noise of the machine hits all alike.
 // What counts is the ratio within a row; the numbers themselves are the
 // machine's.
 package main

@@ -29,14 +29,13 @@ type lane struct {
 	p    *Pipeline
 	wake chan struct{} // holds one
 
-	// Read by anyone, to choose a lane; in and over are written under mu.
+	// Read by anyone, to choose a lane; in, over and leased are written under mu.
 	in   atomic.Int64 // calls queued
 	out  atomic.Int64 // calls ended before batch
 	pos  atomic.Int64 // how many of batch have ended; the reader's
-	over atomic.Bool  // takes no more calls
 	slow atomic.Bool  // a large reply is arriving
 
-	leased atomic.Bool // wire is set; written under mu
+	leased, over atomic.Bool // wire is set; takes no more calls
 
 	mu      sync.Mutex // guards all below
 	wire    wire       // nil until leased

@@ -35,6 +35,9 @@ func Within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 			cancel(context.DeadlineExceeded)
 		})
 	}
+	if d <= 0 {
+		cancel(context.DeadlineExceeded)
+	}
 	first := arm(d)
 	return ctx, func() {
 		first.Stop()

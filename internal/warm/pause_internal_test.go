@@ -38,6 +38,10 @@ func TestWithinEndsOnTime(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, context.DeadlineExceeded, Ended(ctx))
+
+		ctx, cancel = Within(t.Context(), 0)
+		defer cancel()
+		require.Equal(t, context.DeadlineExceeded, Ended(ctx), "at once")
 	})
 }
 

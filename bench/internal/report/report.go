@@ -81,7 +81,7 @@ func (r *Report) header(b *strings.Builder) {
 	fmt.Fprintf(b, "- %s, took %s, load average before it: %s\n", r.Started.UTC().Format("2006-01-02 15:04 MST"),
 		r.Took.Round(time.Second), cmp.Or(r.Machine.Load, "unknown"))
 	fmt.Fprintf(b, "- Command: `%s`\n", r.Command)
-	fmt.Fprintf(b, "- %d rounds; in each, every client once, in rotated order, on fresh connections: %v of warm-up, then %v counted\n",
+	fmt.Fprintf(b, "- %d rounds; in each, every client once, in random order, on fresh connections: %v of warm-up, then %v counted\n",
 		r.Rounds, r.Warmup, r.Slice)
 	fmt.Fprintf(b, "- %d keys, all present, drawn evenly; each GET checks that its own key's value came back\n", r.Keys)
 	for _, asked := range slices.Sorted(maps.Keys(r.Measured)) {
