@@ -3,6 +3,7 @@ package rediscache_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -396,4 +397,88 @@ func TestASenderAndAReceiverMayFindTheEndAtOnce(t *testing.T) {
 	}
 	require.NoError(t, ping(context.Background(), p))
 	require.EqualValues(t, 20, p.Stats().Closed.Broken)
+}
+
+// Two lanes break at once, and the one that comes after the first of them is not to go with the second.
+func TestAServerThatStandsStillCostsTheLanesAndNoMore(t *testing.T) {
+	redistest.NoLeaks(t)
+	var still atomic.Pointer[chan struct{}]
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if until := still.Load(); until != nil {
+			select {
+			case <-*until:
+			case <-c.Done:
+			}
+		}
+		if c.Name() == "GET" {
+			return []byte("$-1\r\n"), false
+		}
+		return redistest.Default(c), false
+	})
+	pool := newPool(t, "redis://"+s.Addr, rediscache.WithReadTimeout(200*time.Millisecond))
+	require.NoError(t, pool.Ready(t.Context()))
+	c := newCache(t, pool, rediscache.WithTimeout(100*time.Millisecond))
+	ctx, cancel := context.WithCancel(t.Context())
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = c.Get(ctx, "k")
+			}
+		})
+	}
+	redistest.Eventually(t, func() bool { return pool.Stats().InUse == rediscache.DefaultPipelineConns }, "all lanes are in use")
+	until := make(chan struct{})
+	still.Store(&until)
+	wait(t.Context(), 400*time.Millisecond)
+	close(until)
+	redistest.Eventually(t, func() bool {
+		_, err := c.Get(t.Context(), "k")
+		return errors.Is(err, rediscache.ErrNotFound)
+	}, "it goes on")
+	cancel()
+	callers.Wait()
+	require.NoError(t, c.Close())
+	require.EqualValues(t, rediscache.DefaultPipelineConns, pool.Stats().Closed.Broken)
+}
+
+// What has broken one connection may have broken the other, which does not know it yet.
+func TestAReadIsTriedAgainOnAConnectionThatCameAfterTheBreak(t *testing.T) {
+	redistest.NoLeaks(t)
+	var held, doomed atomic.Bool
+	release := make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case doomed.Load() && c.Conn == 1:
+			return nil, true
+		case c.Args[1] == "held":
+			held.Store(true)
+			<-release
+		}
+		return fmt.Appendf(nil, "$1\r\n%d\r\n", c.Conn), false
+	})
+	pool := newPool(t, "redis://"+s.Addr, rediscache.WithMinIdle(0))
+	c := newCache(t, pool, rediscache.WithTimeout(10*time.Second))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := c.Get(t.Context(), "held"); err != nil {
+			t.Errorf("held: %v", err)
+		}
+	})
+	redistest.Eventually(t, held.Load, "the first lane has something to do")
+	redistest.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		served, err := c.Get(ctx, "k")
+		return err == nil && string(served) == "1"
+	}, "so there is a second")
+	doomed.Store(true)
+	served, err := c.Get(t.Context(), "k") // on the second, which has less to do
+	require.NoError(t, err)
+	require.Equal(t, "2", string(served))
+	close(release)
+	wg.Wait()
+	redistest.Eventually(t, func() bool { return pool.Stats().Closed.Broken == 2 }, "nor is the first lent again")
 }

@@ -282,10 +282,14 @@ func (l *lane) waitLocked() {
 // leasing reports that calls wait for the connection.
 func (l *lane) leasing() bool { return !l.leased.Load() && !l.over.Load() }
 
-// finish lets the lane end in order, its connection too if it is spent.
+// finish lets the lane end in order, its connection too if it is spent. One
+// that is still to come is not.
 func (l *lane) finish(spent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if spent && l.wire == nil {
+		return
+	}
 	l.spent = l.spent || spent
 	l.finishLocked()
 }
