@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -192,7 +191,7 @@ func TestFaultAHostileReplyCostsItsConnectionAndNoMemory(t *testing.T) {
 			_, err := c.Get(t.Context(), "private")
 			require.ErrorIs(t, err, rediscache.ErrNotFound, "%s: before %s", name, what)
 			s.lie.Store(&lie{command: "GET", reply: h.reply, hangUp: true})
-			took := allocated(func() { _, err = c.Get(t.Context(), "private") })
+			took := redistest.Allocated(func() { _, err = c.Get(t.Context(), "private") })
 			s.lie.Store(nil)
 			require.ErrorIs(t, err, rediscache.ErrUnavailable, "%s: %s", name, what)
 			requireClear(t, err)
@@ -204,15 +203,6 @@ func TestFaultAHostileReplyCostsItsConnectionAndNoMemory(t *testing.T) {
 			require.Zero(t, s.trusted.Load(), "%s: %s: the connection is replaced", name, what)
 		}
 	}
-}
-
-// allocated returns how many bytes the process allocates while f runs.
-func allocated(f func()) uint64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	f()
-	runtime.ReadMemStats(&after)
-	return after.TotalAlloc - before.TotalAlloc
 }
 
 // TestFaultAServerThatIsNoRedisIsUnavailableUntilItIsOne puts other servers

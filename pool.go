@@ -17,7 +17,8 @@ import (
 
 // Pool is what a [Cache] needs of a connection pool: a connection, which the
 // cache closes to hand it back. [*WarmPool] and redigo's *redis.Pool are
-// pools. GetContext must not wait once ctx has ended.
+// pools. GetContext must not wait once ctx has ended, which [WithTimeout] does
+// without a deadline that ctx tells of.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)
 	Close() error

@@ -115,6 +115,13 @@ func TestNobodyWaitsForASecondConnection(t *testing.T) {
 	require.Equal(t, []int64{16, 16}, give(16))
 	first.over.Store(true)
 	require.Equal(t, []int64{16, 17}, give(1))
+
+	p, _ = crowd(t, 2, false)
+	for range 2 { // callers who saw that there was none
+		_, err := p.open()
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1, p.Lanes())
 }
 
 func TestACallWaitsForRoomUntilItsTimeIsOver(t *testing.T) {

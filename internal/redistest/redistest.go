@@ -10,6 +10,7 @@ package redistest
 import (
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -38,6 +39,15 @@ func StartMini(tb testing.TB) *Server {
 	s := &Server{Addr: mini.Addr(), Mini: mini, t: tb}
 	tb.Cleanup(s.closeAdmin)
 	return s
+}
+
+// Allocated returns how many bytes the process allocates while f runs.
+func Allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
 }
 
 // Eventually fails the test unless cond holds within five seconds. It is the one place where a

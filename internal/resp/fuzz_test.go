@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rediscache/rediscache/internal/redistest"
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
@@ -54,7 +55,7 @@ func FuzzReply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var replies []resp.Reply
 		var err error
-		bytesTaken := allocated(func() { replies, err = readAll(bytes.NewReader(in)) })
+		bytesTaken := redistest.Allocated(func() { replies, err = readAll(bytes.NewReader(in)) })
 		require.LessOrEqual(t, bytesTaken, uint64(2<<20+160*len(in)))
 
 		var broken *resp.ProtocolError

@@ -3,7 +3,6 @@ package resp_test
 import (
 	"fmt"
 	"io"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rediscache/rediscache/internal/redistest"
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
@@ -57,15 +57,6 @@ func TestAllocationsOfAReply(t *testing.T) {
 	}
 }
 
-// allocated returns how many bytes f allocates.
-func allocated(f func()) uint64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	f()
-	runtime.ReadMemStats(&after)
-	return after.TotalAlloc - before.TotalAlloc
-}
-
 func TestAClaimAllocatesNoMoreThanAFirstStep(t *testing.T) {
 	const step = 1 << 20
 	for name, c := range map[string]struct {
@@ -88,7 +79,7 @@ func TestAClaimAllocatesNoMoreThanAFirstStep(t *testing.T) {
 		"noise":                         {&repeat{block: "\x15\x03\x01"}, step / 4},
 	} {
 		var err error
-		got := allocated(func() { _, err = read(c.src) })
+		got := redistest.Allocated(func() { _, err = read(c.src) })
 		require.Error(t, err, name)
 		require.LessOrEqual(t, got, c.most, name)
 	}

@@ -1,0 +1,42 @@
+package pipeline
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/warm"
+)
+
+// A timer of a socket knows nothing of the rest of a batch when the process stood still in its midst.
+func TestTheTimeOfACallIsATimerOfTheSocketOnlyWhereNothingCutsIt(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
+	store := warm.New(warm.Config{
+		MaxActive: 1, DialTimeout: time.Minute,
+		Dial: func(context.Context) (warm.Dialed, error) {
+			raw, err := net.Dial("tcp", s.Addr)
+			if err != nil {
+				return warm.Dialed{}, err
+			}
+			socket := warm.NewSocket(raw)
+			return warm.Dialed{Conn: redis.NewConn(socket, 0, 0), Socket: socket, Plain: true}, nil
+		},
+	})
+	defer store.Close()
+	patience := func(lease func(context.Context) (redis.Conn, error)) (d time.Duration) {
+		p := New(Config{Lease: lease, Timeout: time.Minute, ReadTimeout: time.Hour})
+		require.NoError(t, p.borrowed(t.Context(), Read("PING", 0, Status), func(l loan) (bool, error) {
+			d = l.patience()
+			return false, nil
+		}))
+		return d
+	}
+	require.Equal(t, time.Hour, patience(func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) }))
+	require.LessOrEqual(t, patience(func(context.Context) (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }), time.Minute)
+}
