@@ -90,7 +90,10 @@ type session struct {
 func (b *session) steps() int {
 	n := len(b.o.conditions) * b.o.rounds * len(b.o.clients)
 	if b.o.extras {
-		n += 5 + b.o.rounds
+		n += 3 + b.o.rounds
+	}
+	if b.o.large {
+		n += largeWays * b.o.rounds
 	}
 	return n
 }
@@ -104,19 +107,19 @@ func (b *session) run(ctx context.Context) (err error) {
 	if err := b.profiled(func() error { return b.rows(ctx) }); err != nil {
 		return err
 	}
-	if !b.o.extras {
-		return nil
+	var more []func(context.Context) error
+	if b.o.extras {
+		more = append(more, b.http, b.loads, b.limit)
 	}
-	if err := b.http(ctx); err != nil {
-		return err
+	if b.o.large {
+		more = append(more, b.large)
 	}
-	if err := b.loads(ctx); err != nil {
-		return err
+	for _, measure := range more {
+		if err := measure(ctx); err != nil {
+			return err
+		}
 	}
-	if err := b.large(ctx); err != nil {
-		return err
-	}
-	return b.limit(ctx)
+	return nil
 }
 
 // profiled runs f under the CPU profiler where that is asked for.

@@ -77,6 +77,29 @@ func TestTheExtrasAreMeasured(t *testing.T) {
 	}
 }
 
+func TestTheSmallBesideTheLargeAreMeasured(t *testing.T) {
+	requireServer(t)
+	srv, err := server.Start(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, srv.Close()) }()
+	b := &session{
+		o: &options{rounds: 1, slice: 10 * time.Millisecond}, srv: srv, report: &report.Report{},
+		progress: newProgress(os.Stderr, 1),
+	}
+	require.NoError(t, b.large(t.Context()))
+	require.GreaterOrEqual(t, len(b.report.Large)+len(b.report.Notes), largeWays)
+	for _, l := range b.report.Large {
+		require.Positive(t, l.Alone.Median, l.Name)
+		require.Positive(t, l.Beside.Median, l.Name)
+		require.Positive(t, l.Stood.Median, l.Name)
+		require.Positive(t, l.Got, l.Name)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, b.large(ctx), context.Canceled)
+}
+
 // An interrupt is the end of the run's context.
 func TestAnInterruptedRunReportsTheRowsThatItFinished(t *testing.T) {
 	requireServer(t)

@@ -3,7 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"net"
+	"os/exec"
 	"slices"
 	"sync"
 	"time"
@@ -11,16 +12,30 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/rediscache/rediscache"
+
+	"github.com/rediscache/rediscache/bench/internal/report"
 )
 
 const (
-	largeValue = 50 << 20 // bytes
-	smallRate  = 1000     // a second
+	largeValue  = 50 << 20 // bytes
+	smallRate   = 1000     // a second
+	largeWindow = 20       // slices; 10 s of a full run
+	largeWays   = 3
+
+	// cliProgram comes with Redis, too.
+	cliProgram = "redis-cli"
 )
 
-// large measures what small GETs at a steady rate wait for, first alone and
-// then while one caller gets a large value over and over: for this library and,
-// as the server itself stops to copy a large value, for a connection a GET.
+// way is how small values and a large one beside them are asked for.
+type way struct {
+	name         string
+	small, large func(context.Context) error
+}
+
+// large measures what small GETs at a steady rate wait for when one GET of a
+// large value is beside them: for this library, for a connection a GET, and for
+// this library when another process gets the large one. As the server executes
+// one command at a time, all wait while it copies the value; it tells how long.
 func (b *session) large(ctx context.Context) (err error) {
 	cache, done, err := b.cache(rediscache.WithTimeout(10 * time.Second))
 	if err != nil {
@@ -28,84 +43,126 @@ func (b *session) large(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	items := map[string][]byte{"large": make([]byte, largeValue), "small": make([]byte, 100)}
-	if err := cache.SetMany(ctx, items, time.Minute); err != nil {
+	if err := cache.SetMany(ctx, items, rediscache.NoExpiry); err != nil {
 		return err
 	}
 	plain := &redis.Pool{MaxIdle: 50, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", b.srv.Addr()) }}
 	defer func() { err = errors.Join(err, plain.Close()) }()
+	host, port, err := net.SplitHostPort(b.srv.Addr())
+	if err != nil {
+		return err
+	}
 
-	for _, way := range []struct {
-		name string
-		get  func(ctx context.Context, key string) error
-	}{
-		{"rediscache", func(ctx context.Context, key string) error {
+	ours := func(key string) func(context.Context) error {
+		return func(ctx context.Context) error {
 			_, err := cache.Get(ctx, key)
 			return err
-		}},
-		{"redigo", func(_ context.Context, key string) error {
+		}
+	}
+	redigos := func(key string) func(context.Context) error {
+		return func(context.Context) error {
 			conn := plain.Get()
 			_, err := conn.Do("GET", key)
 			return errors.Join(err, conn.Close())
-		}},
-	} {
-		b.progress.step("large values: " + way.name)
-		note, err := compare(ctx, way.name, way.get, 8*b.o.slice)
-		if err != nil {
-			return err
 		}
-		b.report.Notes = append(b.report.Notes, note)
+	}
+	ways := [largeWays]way{
+		{"rediscache", ours("small"), ours("large")},
+		{"redigo pool", redigos("small"), redigos("large")},
+		{"rediscache, and " + cliProgram + " gets the large one", ours("small"), func(ctx context.Context) error {
+			return exec.CommandContext(ctx, cliProgram, "-h", host, "-p", port, "GET", "large").Run()
+		}},
+	}
+	b.report.LargeRate, b.report.LargeWindow = smallRate, largeWindow*b.o.slice
+	for _, w := range ways {
+		line, err := b.beside(ctx, w)
+		if errors.Is(err, exec.ErrNotFound) {
+			b.report.Notes = append(b.report.Notes, "No "+cliProgram+" here: what another process' large GET costs is not known.")
+			continue
+		}
+		if err != nil {
+			return errors.Join(ctx.Err(), err)
+		}
+		b.report.Large = append(b.report.Large, line)
 	}
 	_, err = cache.Delete(ctx, "large", "small")
 	return err
 }
 
-// compare measures the p99 of small GETs alone, beside one large GET, and
-// beside one after another.
-func compare(
-	ctx context.Context, name string, get func(context.Context, string) error, d time.Duration,
-) (string, error) {
-	var p99 [3]time.Duration
-	var got [3]int
-	for i, most := range []int{0, 1, 1 << 30} {
-		beside, end := context.WithCancel(ctx)
-		var failed error
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			for failed == nil && got[i] < most && beside.Err() == nil {
-				failed = get(ctx, "large")
-				got[i]++
-			}
-		})
-		var err error
-		p99[i], err = paced(ctx, get, d)
-		end()
-		wg.Wait()
-		if err := errors.Join(err, failed); err != nil {
-			return "", err
+// beside measures the small GETs of one way, in rounds: alone, and for as long
+// with one large GET; then once with one large GET after another.
+func (b *session) beside(ctx context.Context, w way) (report.LargeLine, error) {
+	line := report.LargeLine{Name: w.name}
+	d := b.report.LargeWindow
+	var alone, beside, times, waited, longest, stood []float64
+	for range b.o.rounds {
+		b.progress.step("large values: " + w.name)
+		quiet, _, err := paced(ctx, w, d, 0)
+		if err != nil {
+			return line, err
 		}
+		if _, err := b.srv.Slowest(); err != nil { // from here on
+			return line, err
+		}
+		took, _, err := paced(ctx, w, d, 1)
+		if err != nil {
+			return line, err
+		}
+		stop, err := b.srv.Slowest()
+		if err != nil {
+			return line, err
+		}
+		before, after := p99(quiet), p99(took)
+		within, _ := slices.BinarySearch(took, 10*before+1)
+		alone = append(alone, float64(before))
+		beside = append(beside, float64(after))
+		times = append(times, float64(after)/float64(before))
+		waited = append(waited, float64(len(took)-within))
+		longest = append(longest, float64(took[len(took)-1]))
+		stood = append(stood, float64(stop))
 	}
-	times := func(i int) float64 { return float64(p99[i]) / float64(p99[0]) }
-	return fmt.Sprintf("%s, %d GETs of 100 B a second for %v: p99 %v alone; %v (%.1f times) beside one GET of %d MiB;"+
-		" %v (%.1f times) beside %d of them, one after another.",
-		name, smallRate, d, p99[0], p99[1], times(1), largeValue>>20, p99[2], times(2), got[2]), nil
+	line.Alone, line.Beside, line.Times = report.StatOf(alone), report.StatOf(beside), report.StatOf(times)
+	line.Waited, line.Longest, line.Stood = report.StatOf(waited), report.StatOf(longest), report.StatOf(stood)
+	took, got, err := paced(ctx, w, d, 1<<30)
+	if err != nil {
+		return line, err
+	}
+	line.Got, line.Among = got, p99(took)
+	return line, nil
 }
 
-// paced sends GETs on a schedule, late or not, and returns the p99 of the time
-// from when each was due.
-func paced(ctx context.Context, get func(context.Context, string) error, d time.Duration) (time.Duration, error) {
+// p99 is that of what is sorted.
+func p99(took []time.Duration) time.Duration { return took[len(took)*99/100] }
+
+// paced sends small GETs on a schedule for as long as d, late or not, and up to
+// most large ones, one after another. It returns the times from when each small
+// one was due, sorted, and how many large ones there were.
+func paced(ctx context.Context, w way, d time.Duration, most int) (took []time.Duration, got int, err error) {
+	beside, end := context.WithCancel(ctx)
+	var large sync.WaitGroup
+	var failed error
+	large.Go(func() {
+		for got < most && beside.Err() == nil && failed == nil {
+			failed = w.large(ctx)
+			got++
+		}
+	})
 	n := int(d.Seconds() * smallRate)
-	took, errs := make([]time.Duration, n), make([]error, n)
-	var wg sync.WaitGroup
+	took = make([]time.Duration, n)
+	errs := make([]error, n)
+	var small sync.WaitGroup
 	began := time.Now()
-	for i := range n {
+	for i := 0; i < n && ctx.Err() == nil; i++ {
 		due := began.Add(time.Duration(i) * time.Second / smallRate)
 		time.Sleep(time.Until(due))
-		wg.Go(func() {
-			errs[i] = get(ctx, "small")
+		small.Go(func() {
+			errs[i] = w.small(ctx)
 			took[i] = time.Since(due)
 		})
 	}
-	wg.Wait()
+	small.Wait()
+	end()
+	large.Wait()
 	slices.Sort(took)
-	return took[n*99/100].Round(time.Microsecond), errors.Join(errs...)
+	return took, got, errors.Join(append(errs, failed, ctx.Err())...)
 }

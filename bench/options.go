@@ -31,6 +31,7 @@ type options struct {
 	clients    []client.Config
 	conditions []report.Condition
 	extras     bool
+	large      bool
 }
 
 // warmup is the part of a slice that runs before it and is not counted.
@@ -49,7 +50,8 @@ func parse(args []string) (*options, error) {
 	rtts := f.String("rtts", "0,2ms", "the `durations` that a round trip takes more")
 	f.IntVar(&o.rounds, "rounds", 0, fmt.Sprintf("how often each client has its turn (default %d, quick %d)", fullRounds, quickRounds))
 	f.DurationVar(&o.slice, "slice", 0, fmt.Sprintf("how long a turn counts (default %v, quick %v)", fullSlice, quickSlice))
-	f.BoolVar(&o.extras, "extras", true, "also redis-benchmark and the HTTP handler")
+	f.BoolVar(&o.extras, "extras", true, "also the HTTP handler, GetOrLoad and redis-benchmark")
+	f.BoolVar(&o.large, "large", false, "also what a GET of 50 MiB does to small ones beside it: 5 minutes")
 	f.StringVar(&o.out, "o", "results.md", "the report's `file`; the plots go beside it")
 	f.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the load to this `file`")
 	if err := f.Parse(args); err != nil {

@@ -32,6 +32,9 @@ func took(ns float64) string {
 	return digits(ns) + " ns"
 }
 
+// count writes a number of things.
+func count(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
+
 // digits writes n with about three digits and no exponent.
 func digits(n float64) string {
 	decimals := 0

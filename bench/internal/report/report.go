@@ -30,9 +30,13 @@ type Report struct {
 	Rows     []Row
 	HTTP     []HTTPLine
 	Limit    []LimitLine
-	LimitCmd string   // how Limit was measured
-	Notes    []string // what the reader must know first
-	Plots    []Plot
+	LimitCmd string // how Limit was measured
+	Large    []LargeLine
+	// LargeRate is how many small GETs a second Large is about, LargeWindow for how long each time.
+	LargeRate   int
+	LargeWindow time.Duration
+	Notes       []string // what the reader must know first
+	Plots       []Plot
 }
 
 // HTTPLine is what one HTTP handler did.
@@ -50,6 +54,19 @@ type LimitLine struct {
 	PerSec float64
 }
 
+// LargeLine is what small GETs waited for beside a large one. The statistics
+// are over rounds; times are in nanoseconds.
+type LargeLine struct {
+	Name          string
+	Alone, Beside Stat          // their p99
+	Times         Stat          // Beside / Alone
+	Waited        Stat          // how many took more than ten times the p99 alone
+	Longest       Stat          // the slowest of them
+	Stood         Stat          // how long the server executed the large GET, as it says itself
+	Among         time.Duration // their p99 beside Got large ones, one after another
+	Got           int
+}
+
 // Plot is a picture beside the report.
 type Plot struct{ Title, File string }
 
@@ -65,6 +82,7 @@ func (r *Report) Write(w io.Writer) error {
 	}
 	r.http(&b)
 	r.limit(&b)
+	r.large(&b)
 	r.details(&b)
 	_, err := io.WriteString(w, b.String())
 	return err

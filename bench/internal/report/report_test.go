@@ -67,7 +67,13 @@ func run() *report.Report {
 		},
 		Limit:    []report.LimitLine{{Test: "GET", PerSec: 2_600_000}},
 		LimitCmd: "redis-benchmark -P 64",
-		Notes:    []string{"Interrupted."},
+		Large: []report.LargeLine{{
+			Name: "ours", Alone: report.StatOf([]float64{1e6}), Beside: report.StatOf([]float64{2e6, 3e6, 5e6}),
+			Times: report.StatOf([]float64{2, 3, 5}), Waited: report.StatOf([]float64{0, 27, 30}),
+			Longest: report.StatOf([]float64{40e6}), Stood: report.StatOf([]float64{33e6}), Among: 45 * time.Millisecond, Got: 60,
+		}},
+		LargeRate: 1000, LargeWindow: 10 * time.Second,
+		Notes: []string{"Interrupted."},
 	}
 }
 
@@ -88,6 +94,8 @@ func TestAReportSaysWhatWasMeasuredWhereAndHow(t *testing.T) {
 		"### round trip 0, 10 kB, 9:1, 64 callers",   // a table of details
 		"| 1.50 | 120 |",                                                  // allocations
 		"ours / bare: **0.50**", "2, such as `reset`", "| GET | 2.60 M |", // the extras
+		"beside 1000 of 100 B", "For 10s at a time",
+		"| 3.00 ms (2.00 ms - 5.00 ms) | **3.00 (2.00 - 5.00)** | 27 (0 - 30) |", "| 45.0 ms, 60 of them |",
 	} {
 		require.Contains(t, text, want)
 	}

@@ -131,3 +131,19 @@ func (r *Report) limit(b *strings.Builder) {
 		fmt.Fprintf(b, "| %s | %s |\n", l.Test, rate(l.PerSec))
 	}
 }
+
+func (r *Report) large(b *strings.Builder) {
+	if len(r.Large) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n## A GET of 50 MiB beside %d of 100 B a second\n\nFor %v at a time, %d rounds: median (min - max). "+
+		"The server executes one command at a time; its stop is what it says itself that the large GET took it (SLOWLOG).\n\n"+
+		"| small GETs by | p99 alone | p99 beside one large GET | times | small GETs that took more than 10 times the p99 alone | "+
+		"the slowest | the server's stop | p99 beside one large GET after another |\n|---|---|---|---|---|---|---|---|\n",
+		r.LargeRate, r.LargeWindow, r.Rounds)
+	for _, l := range r.Large {
+		fmt.Fprintf(b, "| %s | %s | %s | **%s** | %s | %s | %s | %s, %d of them |\n", l.Name,
+			spread(l.Alone, took), spread(l.Beside, took), spread(l.Times, digits), spread(l.Waited, count),
+			spread(l.Longest, took), spread(l.Stood, took), took(float64(l.Among)), l.Got)
+	}
+}

@@ -66,7 +66,8 @@ func start(ctx context.Context) (*Server, error) {
 	}
 	host, port, _ := net.SplitHostPort(addr)
 	cmd := exec.Command(program, "--bind", host, "--port", port,
-		"--save", "", "--appendonly", "no", "--daemonize", "no", "--loglevel", "warning")
+		"--save", "", "--appendonly", "no", "--daemonize", "no", "--loglevel", "warning",
+		"--slowlog-log-slower-than", "1000")
 	cmd.SysProcAttr = child.Apart()
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -140,6 +141,23 @@ func (s *Server) CPU() time.Duration {
 		total += time.Duration(seconds * float64(time.Second))
 	}
 	return total
+}
+
+// Slowest returns how long the server executed the slowest command since it was
+// asked the last time, zero if none took a millisecond.
+func (s *Server) Slowest() (time.Duration, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	logs, err := redis.SlowLogs(s.admin.Do("SLOWLOG", "GET", "-1"))
+	if err != nil {
+		return 0, fmt.Errorf("bench: ask for the slow log: %w", err)
+	}
+	var slowest time.Duration
+	for _, l := range logs {
+		slowest = max(slowest, l.ExecutionTime)
+	}
+	_, err = s.admin.Do("SLOWLOG", "RESET")
+	return slowest, err
 }
 
 // Fill empties the server and stores what value returns for each key.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
@@ -50,6 +51,15 @@ func TestAServerIsFilledTellsWhatItIsAndEnds(t *testing.T) {
 
 	require.NotEmpty(t, s.Version())
 	require.Positive(t, s.CPU())
+
+	_, err = conn.Do("EVAL", "for i = 1, 1e7 do end", 0)
+	require.NoError(t, err)
+	slowest, err := s.Slowest()
+	require.NoError(t, err)
+	require.Greater(t, slowest, time.Millisecond)
+	again, err := s.Slowest()
+	require.NoError(t, err)
+	require.Less(t, again, slowest, "that was told")
 
 	require.NoError(t, s.Close())
 	_, err = net.Dial("tcp", s.Addr())
