@@ -23,3 +23,27 @@ func (p *Pipeline) Finishing() bool {
 	}
 	return true
 }
+
+// AfterWrite has f called by whoever writes the next batch to the only lane, as
+// if it lost the processor then. No call may be under way.
+func (p *Pipeline) AfterWrite(f func()) {
+	l := (*p.lanes.Load())[0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.wire.(*socketWire)
+	try := w.try
+	w.try = func(b []byte) (int, error) {
+		w.try = try
+		n, err := try(b)
+		f()
+		return n, err
+	}
+}
+
+// Resting reports that the reader of the only lane waits, and has nothing to receive.
+func (p *Pipeline) Resting() bool {
+	l := (*p.lanes.Load())[0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.parked && len(l.flight) == 0 && len(l.batch) == int(l.pos.Load())
+}

@@ -58,6 +58,23 @@ func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
 	refuse(maxBatch)
 }
 
+func TestCallsThatLeftMakeRoomWhenTheyAreSeen(t *testing.T) {
+	l := &lane{p: New(Config{Lanes: 1}), wire: &socketWire{}}
+	calls := []*Call{Read("PING", 0, Status), Read("PING", 0, Status)}
+	_, _, _, turn := l.enqueue(calls)
+	require.True(t, calls[0].leave())
+	l.p.waiting.Add(1)
+	changed := l.p.changed
+	_, mine := l.claim(turn)
+	require.Len(t, mine, 1)
+	require.EqualValues(t, 1, l.load())
+	select {
+	case <-changed:
+	default:
+		t.Error("whoever waits for room was not told")
+	}
+}
+
 func TestABatchGrowsWithTheLoad(t *testing.T) {
 	for load, want := range map[int64]int{0: minBatch, 8: minBatch, 100: 25, 256: maxBatch, maxQueued: maxBatch} {
 		require.Equal(t, want, batchOf(load), load)

@@ -17,9 +17,9 @@ type ownReader interface {
 // maxOwn is how many calls of a caller that is alone it reads the replies to.
 const maxOwn = 2
 
-// areOwn reports that what was claimed are a caller's first calls.
+// areOwn reports that what was claimed are a caller's first calls, and few.
 func areOwn(claimed []entry, own []*Call) bool {
-	if len(claimed) > len(own) {
+	if len(claimed) > min(len(own), maxOwn) {
 		return false
 	}
 	for i, e := range claimed {

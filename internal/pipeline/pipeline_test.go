@@ -376,6 +376,40 @@ func TestALoneCallerThatOthersJoinKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// A batch that is large is the reader's before it is written, so its replies may
+// all have been received when the writer goes on.
+func TestTheReplyToACallThatTheReaderHasIsNobodyElses(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() != "GET" {
+			return redistest.Default(c), false
+		}
+		return bulk(c.Args[1]), false
+	})
+	p := open(t, s.Addr, 1, 10*time.Second)
+	asked := func(key string) {
+		reply, err := get(t.Context(), p, key)
+		require.NoError(t, err)
+		require.Equal(t, key, string(reply.Bytes))
+	}
+	asked("first")
+	asked("second")
+	p.AfterWrite(func() { redistest.Eventually(t, p.Resting, "every reply was received") })
+	long := strings.Repeat("x", 40<<10)
+	var calls []*pipeline.Call
+	for _, key := range []string{"1" + long, "2" + long} {
+		calls = append(calls, pipeline.Read("GET", 1, pipeline.Value).String(key))
+	}
+	replies, errs := p.DoAll(t.Context(), calls...)
+	require.NoError(t, errors.Join(errs...))
+	require.Equal(t, "1"+long, string(replies[0].Bytes))
+	require.Equal(t, "2"+long, string(replies[1].Bytes))
+	for i := range 4 {
+		asked(fmt.Sprint("key", i))
+	}
+	require.Zero(t, p.Load())
+}
+
 // After a batch that callers shared the reader waits for bytes before there is a call.
 func TestAReaderThatWaitsForBytesIsSentOffAndLooksAtWhatComes(t *testing.T) {
 	redistest.NoLeaks(t)

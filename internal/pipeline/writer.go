@@ -60,9 +60,6 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 		if len(mine) == 0 {
 			return 0
 		}
-		var first [maxOwn]entry // mine is the next writer's once this one has left
-		copy(first[:], mine)
-		claims := len(mine)
 		size := 0
 		var err error
 		for _, e := range mine {
@@ -72,6 +69,9 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 			size += e.size
 		}
 		early := size > maxUnannounced
+		alone := !early && areOwn(mine, own) // those that the reader has are its to receive
+		var first [maxOwn]entry              // mine is the next writer's once this one has left
+		claims := copy(first[:], mine)
 		if early { // or neither side might read while both write
 			l.announce(mine)
 		}
@@ -90,7 +90,7 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 				}
 			}()
 			return 0
-		case err == nil && claims <= maxOwn && areOwn(first[:claims], own) && l.mayReadOwn():
+		case err == nil && alone && l.mayReadOwn():
 			return l.readOwn(first[:claims])
 		case !l.flushed(w, mine, early, err):
 			return 0
@@ -120,7 +120,10 @@ func (l *lane) claim(turn int) (wire, []entry) {
 			mine = append(mine, e)
 		}
 	}
-	l.in.Add(int64(len(mine) - len(l.queue)))
+	if left := len(l.queue) - len(mine); left > 0 {
+		l.in.Add(-int64(left))
+		l.p.room()
+	}
 	l.queue, l.spare = l.spare[:0], mine
 	if len(mine) == 0 {
 		l.leaveLocked()
