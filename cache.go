@@ -190,7 +190,9 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 
 // SetMany stores the items, each as Set does, in one pipeline. It is not one
 // transaction: after an error some may have been stored, and the error matches
-// [ErrOutcomeUnknown] if that is unknown of any.
+// [ErrOutcomeUnknown] if that is unknown of any. [WithTimeout] bounds each 512
+// items and each large value, and after one that is too late no more are sent;
+// ctx bounds the whole.
 func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.Duration) error {
 	ttl, err := c.lifetime(ttl)
 	if err != nil || len(items) == 0 {
@@ -199,9 +201,11 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	var unknown, refused error // the first of each
 	begin := c.begin()
 	calls := make([]*pipeline.Call, 0, min(len(items), maxTogether))
+	late := false
 	send := func() {
 		_, errs := c.pipe.DoAll(ctx, calls...)
 		for _, err := range errs {
+			late = late || pipeline.TooLate(err)
 			switch {
 			case err == nil:
 				c.counts.sets.Add(1)
@@ -215,7 +219,9 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	}
 	for key, value := range items {
 		if calls = append(calls, c.set(key, value, ttl)); len(calls) == maxTogether {
-			send()
+			if send(); late {
+				break
+			}
 		}
 	}
 	if len(calls) > 0 {

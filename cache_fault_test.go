@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -75,15 +76,128 @@ func TestRefusalsAreTriedAgainInsideTheDeadline(t *testing.T) {
 				left.Store(3)
 				require.NoError(t, c.Set(t.Context(), "k", nil, 0), "it is over after three")
 				left.Store(1 << 30)
+				before := s.Count("SET")
 				err := c.Set(t.Context(), "k", nil, 0)
 				require.ErrorIs(t, err, rediscache.ErrUnavailable)
 				require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown)
 				require.NotErrorIs(t, err, context.DeadlineExceeded, "it is given up in time")
 				require.ErrorContains(t, err, refusal)
+				require.Less(t, s.Count("SET")-before, 40, "the pauses grow")
 				require.NoError(t, c.Close())
 				require.NoError(t, pool.Close())
 			}
 		})
+	}
+}
+
+func TestACallerThatLeavesWhileRedisRefusesHearsOfItsContextToo(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			return []byte("-LOADING wait\r\n"), false
+		}
+		return redistest.Default(c), false
+	})
+	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(time.Minute))
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	_, err := c.Get(ctx, "k")
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "LOADING")
+}
+
+func TestTheTimeoutBoundsAllTries(t *testing.T) {
+	redistest.NoLeaks(t)
+	for _, conns := range []int{0, 2} {
+		for _, size := range []int{1, 100 << 10} {
+			s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+				if c.Name() == "SET" {
+					time.Sleep(150 * time.Millisecond) // of the server
+					return []byte("-LOADING wait\r\n"), false
+				}
+				return redistest.Default(c), false
+			})
+			c := newCache(t, newPool(t, s.URL()), rediscache.WithPipelineConns(conns), rediscache.WithTimeout(200*time.Millisecond))
+			require.Error(t, c.Set(t.Context(), "k", make([]byte, size), 0))
+			require.LessOrEqual(t, s.Count("SET"), 2, "%d connections, %d bytes", conns, size)
+		}
+	}
+}
+
+func TestNothingMoreIsSentOfManyAfterOneThatIsTooLate(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "SET" || c.Name() == "MGET" || c.Name() == "PTTL" {
+			return nil, false
+		}
+		return redistest.Default(c), false
+	})
+	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(200*time.Millisecond))
+	for _, test := range []struct{ n, size, sent int }{{2000, 1, 512}, {5, 100 << 10, 1}} {
+		before := s.Count("SET")
+		items := map[string][]byte{}
+		for i := range test.n {
+			items[fmt.Sprint(i)] = make([]byte, test.size)
+		}
+		err := c.SetMany(t.Context(), items, 0)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, rediscache.ErrOutcomeUnknown)
+		require.LessOrEqual(t, s.Count("SET")-before, test.sent)
+	}
+	v := newView(t, c, rediscache.Bytes(), rediscache.Policy{TTL: time.Hour, Stale: time.Hour})
+	keys := make([]string, 2000)
+	for i := range keys {
+		keys[i] = fmt.Sprint(i)
+	}
+	loaded := 0
+	values, err := v.GetOrLoadMany(t.Context(), keys, func(_ context.Context, keys []string) (map[string][]byte, error) {
+		loaded = len(keys)
+		return map[string][]byte{"0": []byte("v")}, nil
+	})
+	require.NoError(t, err)
+	require.Len(t, values, 1, "Redis is not asked for them, the source is")
+	require.Equal(t, len(keys), loaded)
+	require.Less(t, s.Count("PTTL"), 512)
+	s.HangUp()
+}
+
+func TestATimeoutMayBeForEver(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			time.Sleep(60 * time.Millisecond) // of the server
+		}
+		return redistest.Default(c), false
+	})
+	for _, conns := range []int{0, 2} {
+		pool := newPool(t, s.URL(), rediscache.WithReadTimeout(math.MaxInt64))
+		c := newCache(t, pool, rediscache.WithTimeout(math.MaxInt64), rediscache.WithPipelineConns(conns))
+		_, err := c.Get(t.Context(), "k")
+		require.ErrorIs(t, err, rediscache.ErrNotFound)
+	}
+}
+
+// They wait together, once for all of them.
+func TestManyThatAreRefusedTogetherAreTriedAgainTogether(t *testing.T) {
+	redistest.NoLeaks(t)
+	for _, conns := range []int{0, 2} {
+		const n = 500
+		var left atomic.Int64
+		s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+			if c.Name() == "SET" && left.Add(-1) >= 0 {
+				return []byte("-LOADING wait\r\n"), false
+			}
+			return redistest.Default(c), false
+		})
+		c := newCache(t, newPool(t, s.URL()), rediscache.WithPipelineConns(conns))
+		items := map[string][]byte{}
+		for i := range n {
+			items[fmt.Sprint(i)] = nil
+		}
+		left.Store(4 * n) // four rounds; one call after another would need as many pauses for each
+		require.NoError(t, c.SetMany(t.Context(), items, 0))
+		require.Equal(t, 5*n, s.Count("SET"))
+		require.EqualValues(t, n, c.Stats().Sets)
 	}
 }
 
@@ -196,6 +310,45 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 	require.Zero(t, pool.Stats().Open)
 }
 
+// A reply of a large value that nobody knew of makes the reads behind it go
+// elsewhere, where the same may happen. The values are too many to be known all.
+func TestManyLargeValuesFailNoReadOfASmallOne(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(30*time.Second))
+	const known = 300
+	items := map[string][]byte{"small": []byte("s")}
+	large := make([]byte, 300<<10)
+	for i := range known {
+		items[fmt.Sprint(i)] = large
+	}
+	require.NoError(t, c.SetMany(t.Context(), items, 0))
+	before := s.CallsOf("get")
+	var answered atomic.Int64
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	ask := func(n int, key func() string) {
+		for range n {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					key := key()
+					got, err := c.Get(t.Context(), key)
+					if err != nil || len(got) != len(items[key]) {
+						t.Errorf("%s: %d bytes, %v", key, len(got), err)
+						return
+					}
+					answered.Add(1)
+				}
+			})
+		}
+	}
+	ask(16, func() string { return "small" })
+	ask(4, func() string { return fmt.Sprint(rand.N(known)) })
+	wg.Wait()
+	require.LessOrEqual(t, s.CallsOf("get")-before, 4*answered.Load(), "they do not hold up each other over and over")
+}
+
 func TestALaneThatRestsHandsItsConnectionBack(t *testing.T) {
 	redistest.NoLeaks(t)
 	pool := newPool(t, redistest.Start(t).URL())
@@ -208,6 +361,13 @@ func TestALaneThatRestsHandsItsConnectionBack(t *testing.T) {
 
 func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 	redistest.NoLeaks(t)
+	t.Run("on lanes", func(t *testing.T) { testClose(t, 1, 0) })
+	t.Run("large values", func(t *testing.T) { testClose(t, 100<<10, 4) })
+	t.Run("a connection for each", func(t *testing.T) { testClose(t, 1, 4, rediscache.WithPipelineConns(0)) })
+}
+
+// testClose has 8 callers, of whom so many wait for a connection.
+func testClose(t *testing.T, size, waiting int, opts ...rediscache.Option) {
 	release := make(chan struct{})
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "SET" {
@@ -218,14 +378,15 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 		}
 		return redistest.Default(c), false
 	})
-	pool := newPool(t, s.URL(), rediscache.WithMinIdle(1))
-	c := newCache(t, pool, rediscache.WithTimeout(10*time.Second))
+	pool := newPool(t, s.URL(), rediscache.WithMinIdle(1), rediscache.WithMaxActive(4))
+	c := newCache(t, pool, append(opts, rediscache.WithTimeout(0))...)
 	sets, closed := make(chan error, 8), make(chan struct{})
 	for range cap(sets) {
-		go func() { sets <- c.Set(t.Context(), "k", nil, 0) }()
+		go func() { sets <- c.Set(t.Context(), "k", make([]byte, size), 0) }()
 	}
 	redistest.Eventually(t, func() bool { return s.Count("SET") > 0 }, "a set is under way")
-	redistest.Eventually(t, func() bool { return pool.Stats().InUse > 0 }, "on a lane")
+	redistest.Eventually(t, func() bool { return pool.Stats().InUse > 0 }, "on a connection")
+	redistest.Eventually(t, func() bool { return pool.Stats().Waiting == waiting }, "%d wait", waiting)
 	go func() { c.Close(); close(closed) }()
 	redistest.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -237,9 +398,12 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 		t.Error("Close did not wait")
 	default:
 	}
+	for range waiting {
+		require.ErrorIs(t, <-sets, rediscache.ErrClosed, "they wait no longer")
+	}
 	close(release)
 	applied := 0
-	for range cap(sets) {
+	for range cap(sets) - waiting {
 		if err := <-sets; err == nil {
 			applied++
 		} else {
@@ -247,6 +411,7 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 		}
 	}
 	<-closed
+	require.Positive(t, applied)
 	require.Equal(t, s.Count("SET"), applied, "what was sent was answered")
 	require.Zero(t, pool.Stats().InUse)
 }

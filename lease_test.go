@@ -350,6 +350,18 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	_, err := v.Delete(t.Context(), "a", "b")
 	require.NoError(t, err)
 	require.Equal(t, []string{"p:{p:a}:rediscache-lease p:{p:b}:rediscache-lease", "p:a p:b"}, deleted)
+
+	deleted = nil
+	keys := make([]string, 3000) // the names of their leases are a large command, they are not
+	for i := range keys {
+		keys[i] = fmt.Sprint(i)
+	}
+	_, err = v.Delete(t.Context(), keys...)
+	require.NoError(t, err)
+	require.Len(t, deleted, 2)
+	require.Greater(t, len(deleted[0]), 64<<10)
+	require.True(t, strings.HasPrefix(deleted[0], "p:{p:0}:rediscache-lease"))
+	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
 func TestScriptsAreSentAgainToAServerThatForgotThem(t *testing.T) {

@@ -167,9 +167,16 @@ func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, er
 	return values, nil
 }
 
-// together sends calls at once, or so many at once as SetMany does.
+// together sends calls in their order, all at once, or so many at once as
+// SetMany does, and no more after one that is too late.
 func (c *Cache) together(ctx context.Context, calls []*pipeline.Call) (replies []resp.Reply, errs []error) {
 	for some := range slices.Chunk(calls, maxTogether) {
+		if slices.ContainsFunc(errs, pipeline.TooLate) {
+			for range some {
+				replies, errs = append(replies, resp.Reply{}), append(errs, context.DeadlineExceeded)
+			}
+			continue
+		}
 		r, e := c.pipe.DoAll(ctx, some...)
 		replies, errs = append(replies, r...), append(errs, e...)
 	}

@@ -82,23 +82,36 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 func (p *Pipeline) borrowed(
 	ctx context.Context, c *Call, use func(loan) (spent bool, failed error),
 ) error {
-	until, _ := ctx.Deadline()
-	if p.cfg.Timeout > 0 {
-		d := p.remaining(c)
-		if own := time.Now().Add(d); until.IsZero() || own.Before(until) {
-			until = own
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = warm.Within(ctx, d)
-		defer cancel()
-	}
-	if p.closing() {
+	if !p.enter() {
 		return warm.ErrClosed
 	}
+	defer p.wg.Done()
+	until, _ := ctx.Deadline()
+	var cancel context.CancelFunc
+	if p.cfg.Timeout > 0 {
+		now := time.Now()
+		if c.since == 0 && c.began.IsZero() {
+			c.began = now
+		}
+		d := p.remaining(c)
+		if own := now.Add(d); until.IsZero() || own.Before(until) {
+			until = own
+		}
+		ctx, cancel = warm.Within(ctx, d)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	defer cancel()
+	waits := context.AfterFunc(p.ctx, cancel) // Close ends the wait for a connection
 	conn, err := p.cfg.Lease(ctx)
-	switch ended := warm.Ended(ctx); {
-	case err == nil && ended != nil:
+	closed, ended := !waits(), warm.Ended(ctx)
+	if err == nil && (closed || ended != nil) {
 		conn.Close()
+	}
+	switch {
+	case closed:
+		return warm.ErrClosed
+	case err == nil && ended != nil:
 		return ended
 	case ended != nil && errors.Is(err, context.Canceled):
 		return p.cfg.Late(ended)
@@ -156,8 +169,12 @@ func (l loan) patience() time.Duration {
 	return min(l.readTimeout, max(time.Until(l.until), 1))
 }
 
-func (p *Pipeline) closing() bool {
+// enter has Close wait for a call, if it is not closed.
+func (p *Pipeline) enter() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.closed
+	if !p.closed {
+		p.wg.Add(1)
+	}
+	return !p.closed
 }

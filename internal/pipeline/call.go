@@ -1,9 +1,9 @@
 package pipeline
 
 import (
-	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -26,9 +26,14 @@ type Call struct {
 
 	state atomic.Uint64 // generation << 3 | state
 	since int64         // the pipeline's clock when it was first queued; 0: not yet
+	began time.Time     // when it first asked for a connection of its own, if it was not queued before
 	done  chan struct{} // holds one
 	reply resp.Reply
 	err   error
+
+	unsent   int  // how often it was tried again because it had not been sent
+	heldUp   int  // how often it came behind a large reply
+	repeated bool // it was tried again although it had been sent
 }
 
 const (
@@ -50,7 +55,8 @@ func Write(name string, n int, form Form) *Call { return begin(name, n, form, tr
 
 func begin(name string, n int, form Form, write bool) *Call {
 	c := calls.Get().(*Call)
-	c.name, c.write, c.value, c.shape, c.since = name, write, 0, shape{form: form}, 0
+	c.name, c.write, c.value, c.shape = name, write, 0, shape{form: form}
+	c.since, c.began, c.unsent, c.heldUp, c.repeated = 0, time.Time{}, 0, 0, false
 	c.req = resp.AppendBulk(resp.AppendArray(c.req[:0], n+1), name)
 	return c
 }
@@ -126,8 +132,12 @@ const maxKept = 16 << 10
 func (c *Call) queue(now int64) entry {
 	gen := c.state.Load()>>3 + 1
 	c.state.Store(gen << 3) // queued
-	if c.since == 0 {
+	switch {
+	case c.since != 0:
+	case c.began.IsZero():
 		c.since = now
+	default:
+		c.since = now - int64(time.Since(c.began)/tick)
 	}
 	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write, shape: c.shape}
 }
@@ -184,15 +194,4 @@ func (e entry) expire() {
 	if e.move(queued, unlinked) || e.move(claimed, abandoned) {
 		e.call.done <- struct{}{}
 	}
-}
-
-// refusal knows the answers which prove that nothing was done and that a later
-// try may be served.
-func refusal(text string) bool {
-	for _, p := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"} {
-		if strings.HasPrefix(text, p) {
-			return true
-		}
-	}
-	return false
 }

@@ -47,3 +47,9 @@ func (p *Pipeline) Resting() bool {
 	defer l.mu.Unlock()
 	return l.parked && len(l.flight) == 0 && len(l.batch) == int(l.pos.Load())
 }
+
+// Bounced is c after it came behind a large reply n times.
+func Bounced(c *Call, n int) *Call {
+	c.heldUp = n
+	return c
+}

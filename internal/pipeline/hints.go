@@ -13,7 +13,7 @@ import (
 // wait.
 type hints struct {
 	any  atomic.Bool // before the first large reply there is nothing to look for
-	slot [256]atomic.Uint64
+	slot [1024]atomic.Uint64
 }
 
 var hintSeed = maphash.MakeSeed()

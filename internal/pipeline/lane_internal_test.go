@@ -2,7 +2,9 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"io"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,6 +75,57 @@ func TestCallsThatLeftMakeRoomWhenTheyAreSeen(t *testing.T) {
 	default:
 		t.Error("whoever waits for room was not told")
 	}
+}
+
+func TestWhatIsTriedAgain(t *testing.T) {
+	read := func() *Call { return Read("GET", 1, Value).String("k") }
+	write := func() *Call { return Write("DEL", 1, Count).String("k") }
+	unsent, sent := &lostError{cause: errQuiet}, &lostError{cause: errStalled, sent: true}
+	heldUp, left := &lostError{cause: errHeldUp, sent: true}, &lostError{cause: context.Canceled, sent: true, left: true}
+	for _, test := range []struct {
+		what string
+		c    *Call
+		errs []error // of one try after another
+		want []fate
+	}{
+		{"what was not sent, a few times", write(), []error{unsent, unsent, unsent, unsent}, []fate{atOnce, atOnce, atOnce, settled}},
+		{"a read that was sent, once", read(), []error{sent, sent}, []fate{atOnce, settled}},
+		{"no write that was sent", write(), []error{sent}, []fate{settled}},
+		{"a read behind large replies, which is no failure", read(), []error{heldUp, heldUp, sent, heldUp, unsent, sent}, []fate{atOnce, atOnce, atOnce, atOnce, atOnce, settled}},
+		{"nothing whose caller has left", read(), []error{left}, []fate{settled}},
+		{"nothing that no connection was there for", read(), []error{errors.New("no connection")}, []fate{settled}},
+	} {
+		for i, err := range test.errs {
+			require.Equal(t, test.want[i], test.c.fate(t.Context(), resp.Reply{}, err), "%s: %d", test.what, i)
+		}
+	}
+	c := read()
+	c.fate(t.Context(), resp.Reply{}, heldUp)
+	require.False(t, c.bounced())
+	c.fate(t.Context(), resp.Reply{}, heldUp)
+	require.True(t, c.bounced())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Equal(t, settled, read().fate(ctx, resp.Reply{}, unsent))
+}
+
+func TestTheTimeOfACallThatHadAConnectionOfItsOwnCountsOnALane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := Read("PING", 0, Status)
+		c.began = time.Now()
+		time.Sleep(5 * tick)
+		require.EqualValues(t, 95, c.queue(100).since)
+		time.Sleep(5 * tick)
+		require.EqualValues(t, 95, c.queue(105).since, "what it was is kept")
+		require.EqualValues(t, 105, Read("PING", 0, Status).queue(105).since)
+	})
+}
+
+func TestTicksRoundUpAndDoNotOverflow(t *testing.T) {
+	for d, want := range map[time.Duration]int64{0: 0, 1: 2, tick - 1: 2, tick: 2, tick + 1: 3, 3 * tick: 4} {
+		require.Equal(t, want, ticks(d), d)
+	}
+	require.Greater(t, ticks(math.MaxInt64), int64(1)<<39)
 }
 
 func TestABatchGrowsWithTheLoad(t *testing.T) {

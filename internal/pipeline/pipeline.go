@@ -9,9 +9,7 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,10 +29,6 @@ const (
 	maxQueued      = 8192 // calls in a lane before callers wait
 	maxUnannounced = 64 << 10
 	largeCall      = 64 << 10 // bytes of a command that gets a connection of its own
-
-	maxTries   = 4 // of a call that was not sent
-	minBackoff = 2 * time.Millisecond
-	maxBackoff = 100 * time.Millisecond
 
 	tick       = 10 * time.Millisecond
 	quietTicks = 2   // after which a look at the socket is worth it
@@ -64,7 +58,8 @@ type Pipeline struct {
 	timeoutTicks int64              // immutable
 	stallTicks   int64              // immutable
 	start        func(*lane)        // immutable; its goroutine is one of wg
-	stop         context.CancelFunc // immutable; ends leases under way
+	ctx          context.Context    // immutable; over when leases are to end
+	stop         context.CancelFunc // immutable; ends ctx
 	clock        atomic.Int64       // ticks, while there is a lane
 	gathered     atomic.Int64       // the clock until which one lane gets all calls
 	lanes        atomic.Pointer[[]*lane]
@@ -82,7 +77,7 @@ type Pipeline struct {
 // New makes a pipeline, which borrows nothing before it is used.
 func New(cfg Config) *Pipeline {
 	ctx, stop := context.WithCancel(context.Background())
-	p := &Pipeline{cfg: cfg, stop: stop, changed: make(chan struct{})}
+	p := &Pipeline{cfg: cfg, ctx: ctx, stop: stop, changed: make(chan struct{})}
 	if cfg.Late == nil {
 		p.cfg.Late = func(cause error) error { return cause }
 	}
@@ -99,7 +94,7 @@ func ticks(d time.Duration) int64 {
 	if d <= 0 {
 		return 0
 	}
-	return int64((d+tick-1)/tick) + 1
+	return int64((d-1)/tick) + 2
 }
 
 // Do sends a call and returns its reply, which is never of kind Error: that is
@@ -116,29 +111,55 @@ func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
 		c.release()
 		return reply, nil
 	}
-	return p.settle(ctx, c, reply, err)
+	return p.settleOne(ctx, c, reply, err)
 }
 
-// DoAll sends calls together, the large ones apart, and waits for all. The
-// outcomes are in the order of the calls.
+// DoAll sends calls together, the large ones apart, and waits for all. They are
+// sent in their order, and the outcomes are in it. After a call that is too late
+// those that are not sent yet are so, too.
 func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []error) {
 	replies, errs := make([]resp.Reply, len(calls)), make([]error, len(calls))
-	together := make([]*Call, 0, len(calls))
-	for _, c := range calls {
-		if len(c.req) < largeCall {
-			together = append(together, c)
+	var late error
+	for at := 0; at < len(calls); {
+		next := at + 1
+		for small(calls[at]) && next < len(calls) && small(calls[next]) {
+			next++
 		}
-	}
-	collect := p.sendAll(ctx, together)
-	for i, c := range calls {
-		if len(c.req) >= largeCall {
-			replies[i], errs[i] = p.Do(ctx, c)
+		run, replies, errs := calls[at:next], replies[at:next], errs[at:next]
+		at = next
+		if late == nil {
+			late = ctx.Err()
+		}
+		if late != nil {
+			for i := range errs {
+				errs[i] = late
+			}
 			continue
 		}
-		reply, err := collect(c)
-		replies[i], errs[i] = p.settle(ctx, c, reply, err)
+		p.try(ctx, run, replies, errs)
+		p.settle(ctx, run, replies, errs)
+		if slices.ContainsFunc(errs, TooLate) {
+			late = context.DeadlineExceeded
+		}
 	}
 	return replies, errs
+}
+
+func small(c *Call) bool { return len(c.req) < largeCall }
+
+// TooLate reports that a call ended with its time.
+func TooLate(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
+
+// try tries calls one time, together if there are several. All of these are small.
+func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
+	if len(calls) == 1 {
+		replies[0], errs[0] = p.once(ctx, calls[0])
+		return
+	}
+	collect := p.sendAll(ctx, calls)
+	for i, c := range calls {
+		replies[i], errs[i] = collect(c)
+	}
 }
 
 // sendAll sends calls together, and returns what waits for the outcome of each,
@@ -147,10 +168,7 @@ func (p *Pipeline) sendAll(ctx context.Context, calls []*Call) func(*Call) (resp
 	fail := func(err error) func(*Call) (resp.Reply, error) {
 		return func(*Call) (resp.Reply, error) { return resp.Reply{}, err }
 	}
-	if err := ctx.Err(); err != nil || len(calls) == 0 {
-		return fail(err)
-	}
-	if p.cfg.Lanes == 0 {
+	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).bounced) {
 		return p.borrowAll(ctx, calls)
 	}
 	l, answered, err := p.send(ctx, calls)
@@ -165,12 +183,14 @@ func (p *Pipeline) sendAll(ctx context.Context, calls []*Call) func(*Call) (resp
 
 // once tries a call one time.
 func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
-	if p.cfg.Lanes == 0 || len(c.req) >= largeCall {
+	if p.cfg.Lanes == 0 || !small(c) {
 		return p.borrow(ctx, c)
 	}
-	if p.hints.large(c) || p.heldUp() {
+	if p.hints.large(c) || p.heldUp() || c.bounced() {
 		reply, err := p.borrow(ctx, c)
-		p.hints.forget(c, reply)
+		if err == nil {
+			p.hints.forget(c, reply)
+		}
 		return reply, err
 	}
 	one := [1]*Call{c}
@@ -192,6 +212,11 @@ func (p *Pipeline) heldUp() bool {
 	return len(lanes) >= p.cfg.Lanes
 }
 
+// bounced reports that the call came behind a large reply on one lane and on the
+// next. It has a connection of its own then, as its replies on those are read
+// and dropped: large ones would hold up each other for ever.
+func (c *Call) bounced() bool { return c.heldUp > 1 }
+
 // wait is for the outcome of a call that a lane has, which may be there.
 func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (resp.Reply, error) {
 	switch {
@@ -211,7 +236,7 @@ func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (r
 		p.hints.learn(c, c.reply)
 		return c.reply, c.err
 	}
-	cause := ctx.Err()
+	cause := warm.Ended(ctx)
 	if cause == nil {
 		cause = context.DeadlineExceeded
 	}
@@ -219,79 +244,6 @@ func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (r
 		cause = p.cfg.Late(cause)
 	}
 	return resp.Reply{}, &lostError{cause: cause, sent: c.in(abandoned), left: true}
-}
-
-// settle tries again what may be tried again, and says what came of the call.
-func (p *Pipeline) settle(ctx context.Context, c *Call, reply resp.Reply, err error) (resp.Reply, error) {
-	var give time.Time // up
-	repeated := false
-	for try := 1; ; try++ {
-		var lost *lostError
-		switch {
-		case err == nil && reply.Kind == resp.Error && refusal(reply.Text):
-			if give.IsZero() {
-				give = p.deadline(ctx, c)
-			}
-			if !pause(ctx, give, try) {
-				c.release()
-				return resp.Reply{}, redis.Error(resp.Discreet(reply.Text))
-			}
-		case err == nil && reply.Kind == resp.Error:
-			c.release()
-			return resp.Reply{}, redis.Error(resp.Discreet(reply.Text))
-		case err == nil:
-			c.release()
-			return reply, nil
-		case !errors.As(err, &lost):
-			return resp.Reply{}, err
-		case lost.left || ctx.Err() != nil:
-			return resp.Reply{}, c.verdict(lost)
-		case !lost.sent && try < maxTries:
-		case lost.sent && !c.write && !repeated:
-			repeated = true
-		default:
-			return resp.Reply{}, c.verdict(lost)
-		}
-		reply, err = p.once(ctx, c)
-	}
-}
-
-// verdict is what a caller hears of a call without a reply.
-func (c *Call) verdict(lost *lostError) error {
-	if lost.sent && c.write {
-		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, lost.cause)
-	}
-	return lost.cause
-}
-
-// deadline is when a call that is refused now is given up.
-func (p *Pipeline) deadline(ctx context.Context, c *Call) time.Time {
-	d := p.cfg.ReadTimeout
-	if p.cfg.Timeout > 0 {
-		d = p.remaining(c)
-	}
-	give := time.Now().Add(d)
-	if own, ok := ctx.Deadline(); ok && own.Before(give) {
-		return own
-	}
-	return give
-}
-
-// pause waits before the next try, unless that would come too late.
-func pause(ctx context.Context, give time.Time, try int) bool {
-	d := min(minBackoff<<min(try, 10), maxBackoff)
-	d = d/2 + rand.N(d/2)
-	if time.Until(give) < 2*d {
-		return false
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // send gives the calls to a lane, and waits while none has room. The first of
@@ -446,7 +398,10 @@ func (p *Pipeline) await(ctx context.Context, changed <-chan struct{}, c *Call) 
 
 // remaining is what is left of the timeout of c, which is not zero.
 func (p *Pipeline) remaining(c *Call) time.Duration {
-	if c.since == 0 {
+	switch {
+	case !c.began.IsZero():
+		return p.cfg.Timeout - time.Since(c.began)
+	case c.since == 0:
 		return p.cfg.Timeout
 	}
 	return p.cfg.Timeout - time.Duration(p.clock.Load()-c.since)*tick

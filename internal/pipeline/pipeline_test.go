@@ -60,8 +60,10 @@ func leaseOf(t testing.TB, addr string, n int) func(context.Context) (redis.Conn
 }
 
 func get(ctx context.Context, p *pipeline.Pipeline, key string) (resp.Reply, error) {
-	return p.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key("", key))
+	return p.Do(ctx, read(key))
 }
+
+func read(key string) *pipeline.Call { return pipeline.Read("GET", 1, pipeline.Value).String(key) }
 
 // bulk answers a GET with its key.
 func bulk(key string) []byte { return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(key), key) }
@@ -105,8 +107,63 @@ func TestALargeReplyHoldsUpNobody(t *testing.T) {
 	for range 100 {
 		require.NoError(t, small())
 	}
+	short, end := context.WithTimeout(t.Context(), 5*time.Second)
+	defer end()
+	_, errs := p.DoAll(short, read("a"), read("b"))
+	require.NoError(t, errors.Join(errs...), "several go past them, too")
 	cancel()
 	wg.Wait()
+	s.HangUp()
+}
+
+func TestACallThatWasBehindLargeRepliesTwiceHasAConnectionOfItsOwn(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			return bulk(fmt.Sprint(c.Conn)), false
+		}
+		return redistest.Default(c), false
+	})
+	p := open(t, s.Addr, 1, 10*time.Second)
+	on := func(calls ...*pipeline.Call) string {
+		replies, errs := p.DoAll(t.Context(), calls...)
+		require.NoError(t, errors.Join(errs...))
+		return string(replies[0].Bytes)
+	}
+	lane := on(read("k"))
+	require.Equal(t, lane, on(pipeline.Bounced(read("k"), 1)))
+	require.NotEqual(t, lane, on(pipeline.Bounced(read("k"), 2)))
+	require.NotEqual(t, lane, on(read("k"), pipeline.Bounced(read("k"), 2)))
+	require.Equal(t, lane, on(read("k"), read("k")))
+}
+
+func TestATimeoutIsNoReasonToTakeALargeReplyForASmallOne(t *testing.T) {
+	redistest.NoLeaks(t)
+	var last atomic.Int64
+	var silent atomic.Bool
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() != "GET" {
+			return redistest.Default(c), false
+		}
+		last.Store(int64(c.Conn))
+		if silent.Load() {
+			<-c.Done
+		}
+		return bulk(strings.Repeat("x", 300<<10)), false
+	})
+	p := open(t, s.Addr, 1, 10*time.Second)
+	_, err := get(t.Context(), p, "k")
+	require.NoError(t, err)
+	lane := last.Load()
+	silent.Store(true)
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = get(short, p, "k")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	silent.Store(false)
+	_, err = get(t.Context(), p, "k")
+	require.NoError(t, err)
+	require.NotEqual(t, lane, last.Load())
 	s.HangUp()
 }
 
@@ -396,11 +453,7 @@ func TestTheReplyToACallThatTheReaderHasIsNobodyElses(t *testing.T) {
 	asked("second")
 	p.AfterWrite(func() { redistest.Eventually(t, p.Resting, "every reply was received") })
 	long := strings.Repeat("x", 40<<10)
-	var calls []*pipeline.Call
-	for _, key := range []string{"1" + long, "2" + long} {
-		calls = append(calls, pipeline.Read("GET", 1, pipeline.Value).String(key))
-	}
-	replies, errs := p.DoAll(t.Context(), calls...)
+	replies, errs := p.DoAll(t.Context(), read("1"+long), read("2"+long))
 	require.NoError(t, errors.Join(errs...))
 	require.Equal(t, "1"+long, string(replies[0].Bytes))
 	require.Equal(t, "2"+long, string(replies[1].Bytes))

@@ -43,5 +43,5 @@ func (p *Pipeline) collect(ctx context.Context, l *lane, c *Call, answered bool)
 		c.release()
 		return reply, nil
 	}
-	return p.settle(ctx, c, reply, err)
+	return p.settleOne(ctx, c, reply, err)
 }

@@ -58,22 +58,16 @@ type redigoWire struct {
 	conn    redis.Conn
 	timeout time.Duration
 	scratch []any
-	failed  bool  // in writing
 	looks   int64 // at the progress
 }
 
 func (w *redigoWire) put(c *Call) error {
 	w.scratch = c.args(w.scratch[:0])
-	return w.note(w.conn.Send(c.name, w.scratch...))
+	return w.conn.Send(c.name, w.scratch...)
 }
 
-func (w *redigoWire) flush() (bool, error) { return true, w.note(w.conn.Flush()) }
+func (w *redigoWire) flush() (bool, error) { return true, w.conn.Flush() }
 func (w *redigoWire) flushRest() error     { return nil }
-
-func (w *redigoWire) note(err error) error {
-	w.failed = w.failed || err != nil
-	return err
-}
 
 // written cannot tell, and says all.
 func (w *redigoWire) written() int { return 1 << 62 }
@@ -98,7 +92,11 @@ func unsupported(err error) bool {
 }
 
 func (w *redigoWire) extra() bool { return false }
-func (w *redigoWire) quiet() bool { return w.conn.Err() == nil }
+
+func (w *redigoWire) quiet() bool {
+	l, ours := w.conn.(*warm.Conn)
+	return w.conn.Err() == nil && !(ours && l.Dead())
+}
 
 // progress is made whenever the lane looks: the connection's own timeout watches.
 func (w *redigoWire) progress() int64 {
