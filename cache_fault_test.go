@@ -2,6 +2,7 @@ package rediscache_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
@@ -39,6 +41,32 @@ func TestAWriteThatWasNotSentIsSentElsewhere(t *testing.T) {
 		proxy.Reset()    // now each write to what was open fails
 		require.NoError(t, c.Set(t.Context(), "k", nil, 0))
 		require.Equal(t, n+1, s.Count("SET"))
+	}
+}
+
+func TestAConnectionThatRestsAndThatTheServerClosesLosesNoWrite(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	answer := func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false }
+	for name, s := range map[string]*redistest.Script{
+		"redis":  redistest.NewScript(t, answer),
+		"rediss": redistest.NewScriptTLS(t, &tls.Config{Certificates: []tls.Certificate{certs.Server.Pair}}, answer),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var opts []rediscache.PoolOption
+			if name == "rediss" {
+				opts = append(opts, rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig())))
+			}
+			c := newCache(t, newPool(t, name+"://"+s.Addr, opts...))
+			for n := range 10 {
+				require.NoError(t, c.Set(t.Context(), "k", nil, 0))
+				time.Sleep(50 * time.Millisecond) // it is looked at after 20, and given back after a second
+				s.HangUp()
+				time.Sleep(10 * time.Millisecond) // of the network
+				require.NoError(t, c.Set(t.Context(), "k", nil, 0))
+				require.Equal(t, 2*n+2, s.Count("SET"))
+			}
+		})
 	}
 }
 
