@@ -80,6 +80,9 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 		}
 	}
 	end := time.Now().Add(v.policy.Lease)
+	if hard, ok := ctx.Deadline(); ok && hard.Before(end) {
+		end = time.Now().Add(time.Until(hard) / 2) // the rest is for a load of one's own
+	}
 	for try := 0; len(free) > 0 || len(wanted) > 0; try++ {
 		held, busy := v.acquire(ctx, wanted)
 		if held = append(free, held...); len(held) > 0 {
@@ -233,7 +236,8 @@ func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V
 	}
 	begin := v.c.begin()
 	if j.data, err = v.encode(item.Value); err != nil {
-		_ = v.c.fail(ctx, opFill, j.key, begin, err) // the value is as good as it was
+		v.c.counts.errs.Add(1)
+		v.c.observe(ctx, opFill, j.key, OutcomeError, begin, &opError{op: opFill, cause: err}) // the value is as good as it was
 		return
 	}
 	j.life = v.policy.life(ttl)

@@ -120,7 +120,9 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 	var surplus []*job[V]
 	for i, j := range jobs {
 		r, err := replies[3*i:3*i+3], errors.Join(errs[3*i:3*i+3]...)
-		if errs[3*i] == nil && r[0].Kind != resp.Nil {
+		// One of which nobody knows is ended like one that was got: else the
+		// others would wait for nobody's load.
+		if errs[3*i] == nil && r[0].Kind != resp.Nil || errors.Is(errs[3*i], ErrOutcomeUnknown) {
 			j.token = tokens[i]
 		}
 		switch {
@@ -169,10 +171,15 @@ func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 		call.Int(2).Key(v.c.prefix, j.key).String(j.lease).
 			String(j.token).String(j.digest).Int(millis(j.from.left)).Value(j.data).Int(millis(j.life))
 	}, func(j *job[V], done bool, err error) {
-		j.token = ""
+		if err == nil || errors.Is(err, ErrOutcomeUnknown) {
+			j.token = ""
+		}
 		switch {
-		case err != nil || done:
+		case err != nil: // nobody knows whether a Delete came between
+			j.result.doubtful = true
 			v.stored(ctx, j, begin, err)
+		case done:
+			v.stored(ctx, j, begin, nil)
 		default:
 			j.result.doubtful = true
 			v.refused(ctx, j, begin)

@@ -122,6 +122,7 @@ func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
 		}{
 			"a View's Delete":                {func() { _, err := b.Delete(ctx, "k"); must(err) }, nil, true, true},
 			"a View's Set":                   {func() { must(b.Set(ctx, "k", 5)) }, []byte("5"), true, true},
+			"a View's Set of what is gone":   {func() { must(b.Set(ctx, "k", 5)); s.Do("DEL", "k") }, nil, true, true},
 			"a View's Set of the same":       {func() { must(b.Set(ctx, "k", 1)) }, []byte("1"), true, true},
 			"a Cache's Set":                  {func() { must(cb.Set(ctx, "k", []byte("5"), 0)) }, []byte("5"), true, true},
 			"a Cache's Set of the same":      {func() { must(cb.Set(ctx, "k", []byte("1"), 0)) }, []byte("1"), true, true},
@@ -157,6 +158,102 @@ func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Its reply is lost with the caller, so nobody knows whether there is one.
+func TestALeaseOfACallerThatLeftIsNotWaitedFor(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	proxy := redistest.NewProxy(t, s.Addr)
+	p := rediscache.Policy{Lease: time.Hour}
+	c := newCache(t, newPool(t, "redis://"+proxy.Addr))
+	a := newView(t, c, rediscache.JSON[int](), p)
+	b, _ := process(t, s, p)
+	require.NoError(t, c.Ping(t.Context()))
+	proxy.Delay(redistest.Down, 200*time.Millisecond, 0)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // the look takes 200 of them
+	defer cancel()
+	_, err := a.GetOrLoad(ctx, "k", returns(1))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	proxy.Delay(redistest.Down, 0, 0)
+	short, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	got, err := b.GetOrLoad(short, "k", returns(2))
+	require.NoError(t, err)
+	require.Equal(t, 2, got)
+}
+
+func TestALeaseWhoseFillWasRefusedIsEnded(t *testing.T) {
+	redistest.NoLeaks(t)
+	var ended atomic.Int64
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "EVALSHA":
+			return redistest.Default(c), false
+		case c.Args[2] == "2": // keys: it is the fill
+			return []byte("-OOM command not allowed\r\n"), false
+		}
+		ended.Add(1)
+		return []byte(":1\r\n"), false
+	})
+	v := newView(t, newCache(t, newPool(t, s.URL())), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	got, err := v.GetOrLoad(t.Context(), "k", returns(1))
+	require.NoError(t, err)
+	require.Equal(t, 1, got)
+	require.EqualValues(t, 1, ended.Load())
+}
+
+func TestWithHardHalfOfItIsForTheLeaseOfAnother(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: time.Second})
+		s.Do("SET", rediscache.LeaseKey("", "k"), "of one that died")
+		got, err := v.GetOrLoad(t.Context(), "k", returns(7))
+		require.NoError(t, err)
+		require.Equal(t, 7, got)
+	})
+}
+
+// Nobody knows whether a Delete came between, and here one has.
+func TestAJoinerOfALoadThatCouldNotBeStoredLoadsAgain(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	proxy := redistest.NewProxy(t, s.Addr)
+	for name, fault := range map[string]func(){
+		"it was not sent":     func() { proxy.Refuse(); proxy.Reset() },
+		"it was not answered": proxy.Blackhole,
+	} {
+		t.Run(name, func(t *testing.T) {
+			proxy.Heal()
+			s.Flush()
+			p := rediscache.Policy{Lease: 10 * time.Second}
+			c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithTimeout(200*time.Millisecond))
+			a := newView(t, c, rediscache.JSON[int](), p)
+			b, _ := process(t, s, p)
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				_, _ = a.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
+					close(begun)
+					<-goOn
+					return 1, nil
+				})
+			})
+			<-begun
+			_, err := b.Delete(t.Context(), "k")
+			require.NoError(t, err)
+			wg.Go(func() {
+				if got, err := a.GetOrLoad(t.Context(), "k", returns(2)); got != 2 || err != nil {
+					t.Errorf("who came after the Delete: %d, %v", got, err)
+				}
+			})
+			redistest.Eventually(t, func() bool { return c.Stats().Misses == 2 }, "it has joined")
+			time.Sleep(50 * time.Millisecond) // or is about to
+			fault()
+			close(goOn)
+			wg.Wait()
+		})
+	}
 }
 
 // A caller that comes after a Delete in another process joins a load that began

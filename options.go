@@ -236,9 +236,8 @@ func WithTTL(d time.Duration) Option {
 // WithTimeout bounds each operation, the wait for a connection included, as a
 // deadline of the caller's context would; the earlier of the two counts. Of
 // those for many keys it bounds each 512 commands and each large one, and after
-// one that is too late no more are sent. Zero
-// leaves it to the context and to the connection's own timeouts, negative is
-// an error.
+// one that is too late no more are sent. Zero leaves it to the context and to
+// the connection's own timeouts, negative is an error.
 func WithTimeout(d time.Duration) Option {
 	return Option{func(c *cacheConfig) { c.timeout = d }}
 }

@@ -41,8 +41,10 @@ type Policy struct {
 	// before a View's Set or Delete from storing what it found. It is how long
 	// the others wait for that process before they load for themselves, and
 	// must be longer than a load takes: what comes later is returned and not
-	// stored. Zero shares loads within the process alone, and a value that is
-	// deleted during a load may be stored again by it, until its TTL ends.
+	// stored. With Hard they wait for half of that at most. A key for which no
+	// second name is sure to share its slot, such as "a}b", has no lease. Zero
+	// shares loads within the process alone, and a value that is deleted during
+	// a load may be stored again by it, until its TTL ends.
 	//
 	// A lease is a key that ends in ":rediscache-lease": let no other do so.
 	Lease time.Duration

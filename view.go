@@ -89,8 +89,16 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	}
 	v.flights.Forget(key)
 	begin := v.c.begin()
-	if _, err := v.c.pipe.Do(ctx, v.c.set(key, data, v.policy.life(v.policy.TTL))); err != nil {
+	var calls []*pipeline.Call
+	if v.policy.Lease > 0 { // or a load that began before stores once this value is gone
+		calls = v.dropLeases([]string{key})
+	}
+	_, errs := v.c.together(ctx, append(calls, v.c.set(key, data, v.policy.life(v.policy.TTL))))
+	if err := errs[len(errs)-1]; err != nil {
 		return v.c.fail(ctx, "set", key, begin, err)
+	}
+	if errs[0] != nil {
+		_ = v.c.fail(ctx, opLease, key, begin, errs[0]) // for the observer: the value is stored
 	}
 	v.c.counts.sets.Add(1)
 	return nil

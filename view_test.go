@@ -116,6 +116,23 @@ func (oddCodec) Decode(b []byte) (n int, err error) {
 	return n, err
 }
 
+func TestAValueThatCannotBeEncodedIsNoFaultOfRedis(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		var told error
+		c := newCache(t, newPool(t, s.URL()), rediscache.WithObserver(rediscache.ObserverFunc(func(_ context.Context, e rediscache.Event) {
+			if e.Outcome == rediscache.OutcomeError {
+				told = e.Err
+			}
+		})))
+		v := newView(t, c, rediscache.JSON[float64](), rediscache.Policy{})
+		_, err := v.GetOrLoad(t.Context(), "k", returns(math.NaN()))
+		require.NoError(t, err, "it is as good as it was")
+		require.ErrorContains(t, told, "NaN")
+		require.NotErrorIs(t, told, rediscache.ErrUnavailable)
+		require.EqualValues(t, 1, c.Stats().Errors)
+	})
+}
+
 func TestANegativeIsNoValueOfAnyCodec(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		c, ctx := newCache(t, newPool(t, s.URL())), t.Context()
