@@ -76,6 +76,8 @@ func hashed(key string) string {
 const (
 	minPoll = 5 * time.Millisecond
 	maxPoll = 100 * time.Millisecond
+
+	maxRelease = 5 * time.Second // where there is no other bound, as Close waits
 )
 
 // poll waits before the next look, and reports false when there is none: the
@@ -210,7 +212,9 @@ func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
 		}
 	}
 	begin := v.c.begin()
-	v.run(context.WithoutCancel(ctx), releaseScript, 2, held, func(call *pipeline.Call, j *job[V]) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(v.policy.Lease, maxRelease))
+	defer cancel()
+	v.run(ctx, releaseScript, 2, held, func(call *pipeline.Call, j *job[V]) {
 		call.Int(1).String(j.lease).String(j.token)
 	}, func(j *job[V], done bool, err error) {
 		j.token = ""

@@ -461,6 +461,76 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
+// Had they been sent together, the keys would be deleted first.
+func TestADeleteWhoseLeasesAreRefusedWaitsWithTheKeys(t *testing.T) {
+	for _, conns := range []int{0, 2} {
+		var mu sync.Mutex // guards seen
+		var seen []string
+		server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+			if c.Name() != "DEL" {
+				return redistest.Default(c), false
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, c.Args[1])
+			switch len(seen) {
+			case 1:
+				return []byte("-LOADING wait\r\n"), false
+			case 4:
+				return []byte("-NOPERM no access to that key\r\n"), false
+			}
+			return []byte(":1\r\n"), false
+		})
+		c := newCache(t, newPool(t, server.URL()), rediscache.WithPipelineConns(conns))
+		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
+		n, err := v.Delete(t.Context(), "k")
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		require.Equal(t, []string{"{k}:rediscache-lease", "{k}:rediscache-lease", "k"}, seen)
+		_, err = v.Delete(t.Context(), "k")
+		require.ErrorContains(t, err, "NOPERM")
+		require.Len(t, seen, 4, "an error means that nothing was deleted")
+	}
+}
+
+// Nothing else bounds its wait for a connection.
+func TestCloseDoesNotWaitLongForALeaseToBeEnded(t *testing.T) {
+	redistest.NoLeaks(t)
+	for _, conns := range []int{0, 2} {
+		s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
+		pool := newPool(t, s.URL(), rediscache.WithMinIdle(0), rediscache.WithMaxActive(1))
+		c := newCache(t, pool, rediscache.WithTimeout(0), rediscache.WithPipelineConns(conns))
+		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: 100 * time.Millisecond})
+		ctx, cancel := context.WithCancel(t.Context())
+		held := make(chan redis.Conn, 1)
+		_, err := v.GetOrLoad(ctx, "k", func(loading context.Context) (int, error) {
+			conn, err := pool.GetContext(t.Context()) // the only one
+			if err != nil {
+				return 0, err
+			}
+			held <- conn
+			cancel()
+			<-loading.Done()
+			return 0, loading.Err()
+		})
+		require.ErrorIs(t, err, context.Canceled)
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			_ = c.Close() // never fails
+		}()
+		redistest.Eventually(t, func() bool {
+			select {
+			case <-closed:
+				return true
+			default:
+				return false
+			}
+		}, "it is closed")
+		(<-held).Close()
+	}
+}
+
 func TestScriptsAreSentAgainToAServerThatForgotThem(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		v, c := process(t, s, rediscache.Policy{Lease: 10 * time.Second})

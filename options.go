@@ -127,10 +127,11 @@ func WithMaxConnLifetime(d time.Duration) PoolOption {
 // WithHealthCheckAfter sends a PING in the background, one connection at a
 // time, to each idle connection that was silent for d. It keeps a server's
 // own idle timeout and the firewalls between from closing it, at the price of
-// one PING per idle connection and d. No borrower waits for one. When a
-// connection breaks, the idle ones that were not used since have to answer one
-// at once, or are closed. Each may take the time of a dial. Zero sends none, so
-// that all of these are closed; negative is an error.
+// one PING per idle connection and d. A borrower waits for one only at the
+// maximum, if no other connection is idle. When a connection breaks, the idle
+// ones that were not used since have to answer one at once, or are closed. Each
+// may take the time of a dial. Zero sends none, so that all of these are closed;
+// negative is an error.
 func WithHealthCheckAfter(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.healthCheckAfter = d }}
 }

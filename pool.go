@@ -18,7 +18,9 @@ import (
 // Pool is what a [Cache] needs of a connection pool: a connection, which the
 // cache closes to hand it back. [*WarmPool] and redigo's *redis.Pool are
 // pools. GetContext must not wait once ctx has ended, which [WithTimeout] does
-// without a deadline that ctx tells of.
+// without a deadline that ctx tells of. A connection should have the timeouts of
+// redis.ConnWithTimeout, as redigo's do: without them one whose replies make no
+// sense goes back to its pool as it is.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)
 	Close() error

@@ -118,17 +118,15 @@ func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
 	//    what it stored goes with the key.
 	// 2. Between the two a load may get a new lease. It began after the caller
 	//    decided to delete.
-	// The other order would let the old load store between the two.
+	// The other order would let the old load store between the two. So the
+	// second is sent when the first has been answered: if they were sent
+	// together, the first could be refused, and tried again after the second.
 	v.flights.Forget(keys...)
 	begin := v.c.begin()
-	calls := append(v.dropLeases(keys), v.c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
-	replies, errs := v.c.together(ctx, calls)
-	if err := errors.Join(errs...); err != nil {
-		return 0, v.c.fail(ctx, "delete", "", begin, err)
+	if _, errs := v.c.together(ctx, v.dropLeases(keys)); errors.Join(errs...) != nil {
+		return 0, v.c.fail(ctx, "delete", "", begin, errors.Join(errs...))
 	}
-	n := replies[len(replies)-1].Int
-	v.c.counts.deletes.Add(n)
-	return int(n), nil
+	return v.c.Delete(ctx, keys...)
 }
 
 // dropLeases is the command that ends the leases of keys, if any can have one.

@@ -33,6 +33,10 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err e
 // borrowAll sends calls together on a connection of their own, and returns
 // what tells the outcome of each, in their order.
 func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (resp.Reply, error) {
+	now := time.Now()
+	for _, c := range calls {
+		c.ask(now)
+	}
 	replies := make([]resp.Reply, 0, len(calls))
 	var broken error
 	leaseErr := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
@@ -90,9 +94,7 @@ func (p *Pipeline) borrowed(
 	var cancel context.CancelFunc
 	if p.cfg.Timeout > 0 {
 		now := time.Now()
-		if c.since == 0 && c.began.IsZero() {
-			c.began = now
-		}
+		c.ask(now)
 		d := p.remaining(c)
 		if own := now.Add(d); until.IsZero() || own.Before(until) {
 			until = own

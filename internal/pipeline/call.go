@@ -132,6 +132,12 @@ const maxKept = 16 << 10
 func (c *Call) queue(now int64) entry {
 	gen := c.state.Load()>>3 + 1
 	c.state.Store(gen << 3) // queued
+	c.begin(now)
+	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write, shape: c.shape}
+}
+
+// begin is when the time of a call begins, if it has not.
+func (c *Call) begin(now int64) {
 	switch {
 	case c.since != 0:
 	case c.began.IsZero():
@@ -139,7 +145,13 @@ func (c *Call) queue(now int64) entry {
 	default:
 		c.since = now - int64(time.Since(c.began)/tick)
 	}
-	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write, shape: c.shape}
+}
+
+// ask is begin for one that asks for a connection of its own.
+func (c *Call) ask(now time.Time) {
+	if c.since == 0 && c.began.IsZero() {
+		c.began = now
+	}
 }
 
 // leave moves the call on in its caller's stead. It reports false if it has

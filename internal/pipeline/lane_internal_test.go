@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache/internal/resp"
@@ -119,6 +120,26 @@ func TestTheTimeOfACallThatHadAConnectionOfItsOwnCountsOnALane(t *testing.T) {
 		require.EqualValues(t, 95, c.queue(105).since, "what it was is kept")
 		require.EqualValues(t, 105, Read("PING", 0, Status).queue(105).since)
 	})
+}
+
+func TestTheTimeOfCallsThatWaitTogetherBeginsForAll(t *testing.T) {
+	p := New(Config{Lanes: 1, Timeout: time.Minute})
+	changed := make(chan struct{})
+	close(changed)
+	calls := []*Call{Write("DEL", 1, Count).String("a"), Write("DEL", 1, Count).String("b")}
+	require.NoError(t, p.await(t.Context(), changed, calls))
+	p.clock.Add(50)
+	for _, c := range calls {
+		require.EqualValues(t, 1, c.queue(p.clock.Load()).since)
+	}
+
+	calls = []*Call{Write("DEL", 1, Count).String("a"), Write("DEL", 1, Count).String("b")}
+	none := errors.New("no connection")
+	p.cfg.Lease = func(context.Context) (redis.Conn, error) { return nil, none }
+	_, err := p.borrowAll(t.Context(), calls)(calls[0])
+	require.ErrorIs(t, err, none)
+	require.False(t, calls[0].began.IsZero())
+	require.Equal(t, calls[0].began, calls[1].began)
 }
 
 func TestTicksRoundUpAndDoNotOverflow(t *testing.T) {

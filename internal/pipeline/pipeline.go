@@ -188,7 +188,7 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	}
 	if p.hints.large(c) || p.heldUp() || c.bounced() {
 		reply, err := p.borrow(ctx, c)
-		if err == nil {
+		if err == nil && reply.Kind != resp.Error {
 			p.hints.forget(c, reply)
 		}
 		return reply, err
@@ -262,7 +262,7 @@ func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered i
 		if l, answered = p.offer(calls); l != nil {
 			return l, answered, nil
 		}
-		if err := p.await(ctx, changed, calls[0]); err != nil {
+		if err := p.await(ctx, changed, calls); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -378,14 +378,16 @@ func (p *Pipeline) changedLocked() {
 	p.changed = make(chan struct{})
 }
 
-// await waits for a change, under the context and the timeout of c.
-func (p *Pipeline) await(ctx context.Context, changed <-chan struct{}, c *Call) error {
-	if c.since == 0 {
-		c.since = p.clock.Load()
+// await waits for a change, under the context and the timeout of calls, which
+// begins for all of them.
+func (p *Pipeline) await(ctx context.Context, changed <-chan struct{}, calls []*Call) error {
+	now := p.clock.Load()
+	for _, c := range calls {
+		c.begin(now)
 	}
 	if p.cfg.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = warm.Within(ctx, p.remaining(c))
+		ctx, cancel = warm.Within(ctx, p.remaining(calls[0]))
 		defer cancel()
 	}
 	select {

@@ -137,10 +137,10 @@ func TestACallThatWasBehindLargeRepliesTwiceHasAConnectionOfItsOwn(t *testing.T)
 	require.Equal(t, lane, on(read("k"), read("k")))
 }
 
-func TestATimeoutIsNoReasonToTakeALargeReplyForASmallOne(t *testing.T) {
+func TestAnErrorIsNoReasonToTakeALargeReplyForASmallOne(t *testing.T) {
 	redistest.NoLeaks(t)
 	var last atomic.Int64
-	var silent atomic.Bool
+	var silent, refusing atomic.Bool
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() != "GET" {
 			return redistest.Default(c), false
@@ -148,6 +148,9 @@ func TestATimeoutIsNoReasonToTakeALargeReplyForASmallOne(t *testing.T) {
 		last.Store(int64(c.Conn))
 		if silent.Load() {
 			<-c.Done
+		}
+		if refusing.Load() {
+			return []byte("-ERR not now\r\n"), false
 		}
 		return bulk(strings.Repeat("x", 300<<10)), false
 	})
@@ -161,6 +164,11 @@ func TestATimeoutIsNoReasonToTakeALargeReplyForASmallOne(t *testing.T) {
 	_, err = get(short, p, "k")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	silent.Store(false)
+	refusing.Store(true)
+	_, err = get(t.Context(), p, "k")
+	require.ErrorContains(t, err, "not now")
+	require.NotEqual(t, lane, last.Load())
+	refusing.Store(false)
 	_, err = get(t.Context(), p, "k")
 	require.NoError(t, err)
 	require.NotEqual(t, lane, last.Load())

@@ -136,13 +136,19 @@ func (c *Conn) Socket() net.Conn {
 	return c.socket
 }
 
-// Wanted tells a borrower that shares the connection to hand it back: others
-// wait for one, or the store is closed.
+// Wanted tells a borrower that shares the connection to hand it back: the store
+// is closed, or others wait for one, and not for a dial that takes no long time.
 func (c *Conn) Wanted() bool {
-	c.store.mu.Lock()
-	defer c.store.mu.Unlock()
-	return c.store.closed || c.store.waiters.Len() > 0 && c.store.dialing == 0
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := s.waiters.Front()
+	return s.closed || first != nil && (s.dialing == 0 || s.now()-first.Value.(*waiter).since > patience)
 }
+
+// patience is how long somebody waits for a dial before a connection that is
+// shared is handed over.
+const patience = 100 * time.Millisecond
 
 // Close hands the connection back to the store.
 func (c *Conn) Close() error {

@@ -97,7 +97,9 @@ func (s *Store) probeLocked(i int) *Conn {
 func (s *Store) probe(c *Conn) {
 	timer := time.AfterFunc(s.cfg.DialTimeout, c.Cut) // for those who know no timeouts
 	_ = c.noteError(c.ping(s.cfg.DialTimeout))
-	timer.Stop()
+	if !timer.Stop() {
+		c.Retire() // it may be cut once it is lent
+	}
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
