@@ -88,7 +88,7 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 		return later
 	case err == nil, !errors.As(err, &lost), lost.left, ctx.Err() != nil:
 		return settled
-	case lost.cause == errHeldUp: // nothing failed
+	case errors.Is(lost.cause, errHeldUp): // nothing failed
 		c.heldUp++
 		return atOnce
 	case !lost.sent && c.unsent < maxRepeats:

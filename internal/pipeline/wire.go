@@ -95,7 +95,7 @@ func (w *redigoWire) extra() bool { return false }
 
 func (w *redigoWire) quiet() bool {
 	l, ours := w.conn.(*warm.Conn)
-	return w.conn.Err() == nil && !(ours && l.Dead())
+	return w.conn.Err() == nil && (!ours || !l.Dead())
 }
 
 // progress is made whenever the lane looks: the connection's own timeout watches.

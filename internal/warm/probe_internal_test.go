@@ -48,7 +48,7 @@ func TestAConnectionThatTheTimerOfItsProbeEndedIsNotLent(t *testing.T) {
 		time.Sleep(2500 * time.Millisecond)
 		c, err := s.Acquire(t.Context())
 		require.NoError(t, err)
-		defer c.Close()
+		defer func() { require.NoError(t, c.Close()) }()
 		select {
 		case <-c.Conn.(*lateConn).closed:
 			t.Error("it is lent")
@@ -83,6 +83,6 @@ func TestASharedConnectionIsWantedWhenADialTakesLong(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		require.False(t, c.Wanted())
-		c.Close()
+		require.NoError(t, c.Close())
 	})
 }
