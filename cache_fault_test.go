@@ -351,8 +351,6 @@ func TestManyLargeValuesFailNoReadOfASmallOne(t *testing.T) {
 		items[fmt.Sprint(i)] = large
 	}
 	require.NoError(t, c.SetMany(t.Context(), items, 0))
-	before := s.CallsOf("get")
-	var answered atomic.Int64
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -366,7 +364,6 @@ func TestManyLargeValuesFailNoReadOfASmallOne(t *testing.T) {
 						t.Errorf("%s: %d bytes, %v", key, len(got), err)
 						return
 					}
-					answered.Add(1)
 				}
 			})
 		}
@@ -374,7 +371,6 @@ func TestManyLargeValuesFailNoReadOfASmallOne(t *testing.T) {
 	ask(16, func() string { return "small" })
 	ask(4, func() string { return fmt.Sprint(rand.N(known)) })
 	wg.Wait()
-	require.LessOrEqual(t, s.CallsOf("get")-before, 4*answered.Load(), "they do not hold up each other over and over")
 }
 
 func TestALaneThatRestsHandsItsConnectionBack(t *testing.T) {

@@ -278,7 +278,7 @@ func (v *View[V]) write(ctx context.Context, jobs []*job[V]) {
 			calls[i] = v.c.set(j.key, j.data, j.life)
 		}
 	}
-	_, errs := v.c.together(ctx, calls)
+	_, errs := v.c.pipe.DoAll(ctx, calls...)
 	for i, j := range jobs {
 		v.stored(ctx, j, begin, errs[i])
 	}

@@ -118,7 +118,7 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 			pipeline.Read("GET", 1, pipeline.Value).Key(v.c.prefix, j.key),
 			pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, j.key))
 	}
-	replies, errs := v.c.together(ctx, calls)
+	replies, errs := v.c.pipe.DoAll(ctx, calls...)
 	var surplus []*job[V]
 	for i, j := range jobs {
 		r, err := replies[3*i:3*i+3], errors.Join(errs[3*i:3*i+3]...)
@@ -242,7 +242,7 @@ func (v *View[V]) run(
 			calls[i] = pipeline.Write(how.command, argc+2, pipeline.Count).String(how.script)
 			args(calls[i], j)
 		}
-		replies, errs := v.c.together(ctx, calls)
+		replies, errs := v.c.pipe.DoAll(ctx, calls...)
 		var unknown []*job[V]
 		for i, j := range jobs {
 			var answer redis.Error

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/rediscache/rediscache/internal/flight"
@@ -93,7 +92,7 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	if v.policy.Lease > 0 { // or a load that began before stores once this value is gone
 		calls = v.dropLeases([]string{key})
 	}
-	_, errs := v.c.together(ctx, append(calls, v.c.set(key, data, v.policy.life(v.policy.TTL))))
+	_, errs := v.c.pipe.DoAll(ctx, append(calls, v.c.set(key, data, v.policy.life(v.policy.TTL)))...)
 	if err := errs[len(errs)-1]; err != nil {
 		return v.c.fail(ctx, "set", key, begin, err)
 	}
@@ -108,7 +107,8 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 // how many of them existed. With [Policy.Lease] no load that began before, in
 // whichever process, stores anything after it, nor is its value returned to a
 // caller that comes after. [Cache.Delete] cannot promise that: where there was
-// no value when the load began, it leaves no trace.
+// no value when the load began, it leaves no trace. With a lease it is two
+// operations, one after the other, and [WithTimeout] bounds each.
 func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
 	if v.policy.Lease == 0 || len(keys) == 0 {
 		v.flights.Forget(keys...)
@@ -123,8 +123,9 @@ func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
 	// together, the first could be refused, and tried again after the second.
 	v.flights.Forget(keys...)
 	begin := v.c.begin()
-	if _, errs := v.c.together(ctx, v.dropLeases(keys)); errors.Join(errs...) != nil {
-		return 0, v.c.fail(ctx, "delete", "", begin, errors.Join(errs...))
+	_, errs := v.c.pipe.DoAll(ctx, v.dropLeases(keys)...)
+	if err := errors.Join(errs...); err != nil {
+		return 0, v.c.fail(ctx, "delete", "", begin, err)
 	}
 	return v.c.Delete(ctx, keys...)
 }
@@ -171,22 +172,6 @@ func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, er
 		}
 	}
 	return values, nil
-}
-
-// together sends calls in their order, all at once, or so many at once as
-// SetMany does, and no more after one that is too late.
-func (c *Cache) together(ctx context.Context, calls []*pipeline.Call) (replies []resp.Reply, errs []error) {
-	for some := range slices.Chunk(calls, maxTogether) {
-		if slices.ContainsFunc(errs, pipeline.TooLate) {
-			for range some {
-				replies, errs = append(replies, resp.Reply{}), append(errs, context.DeadlineExceeded)
-			}
-			continue
-		}
-		r, e := c.pipe.DoAll(ctx, some...)
-		replies, errs = append(replies, r...), append(errs, e...)
-	}
-	return replies, errs
 }
 
 // entry is what a key holds.
@@ -238,7 +223,7 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, key))
 		}
 	}
-	replies, errs := v.c.together(ctx, calls)
+	replies, errs := v.c.pipe.DoAll(ctx, calls...)
 	for _, err := range errs {
 		if err != nil {
 			return nil, err

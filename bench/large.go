@@ -147,7 +147,7 @@ func paced(ctx context.Context, w way, d time.Duration, most int) (took []time.D
 			got++
 		}
 	})
-	n := int(d.Seconds() * smallRate)
+	n := max(1, int(d.Seconds()*smallRate))
 	took = make([]time.Duration, n)
 	errs := make([]error, n)
 	var small sync.WaitGroup

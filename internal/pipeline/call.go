@@ -136,7 +136,7 @@ func (c *Call) queue(now int64) entry {
 	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write, shape: c.shape}
 }
 
-// begin is when the time of a call begins, if it has not.
+// begin lets the time of a call begin, if it has not.
 func (c *Call) begin(now int64) {
 	switch {
 	case c.since != 0:

@@ -28,6 +28,7 @@ const (
 	maxGathered    = 1024 // calls in a lane before others go to the next one, see offer
 	maxQueued      = 8192 // calls in a lane before callers wait
 	maxUnannounced = 64 << 10
+	maxTogether    = 512      // calls of one caller
 	largeCall      = 64 << 10 // bytes of a command that gets a connection of its own
 
 	tick       = 10 * time.Millisecond
@@ -114,15 +115,15 @@ func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
 	return p.settleOne(ctx, c, reply, err)
 }
 
-// DoAll sends calls together, the large ones apart, and waits for all. They are
-// sent in their order, and the outcomes are in it. After a call that is too late
-// those that are not sent yet are so, too.
+// DoAll sends calls together, at most 512 at once and the large ones apart, and
+// waits for all. They are sent in their order, and the outcomes are in it. After
+// a call that is too late those that are not sent yet are so, too.
 func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []error) {
 	replies, errs := make([]resp.Reply, len(calls)), make([]error, len(calls))
 	var late error
 	for at := 0; at < len(calls); {
 		next := at + 1
-		for small(calls[at]) && next < len(calls) && small(calls[next]) {
+		for small(calls[at]) && next < len(calls) && small(calls[next]) && next-at < maxTogether {
 			next++
 		}
 		run, replies, errs := calls[at:next], replies[at:next], errs[at:next]

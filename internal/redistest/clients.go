@@ -71,19 +71,6 @@ func (s *Server) TotalConnections() int {
 	return total - s.dials
 }
 
-// CallsOf returns how often a command was executed, by its name in lower case. It needs a redis-server.
-func (s *Server) CallsOf(name string) (n int64) {
-	s.t.Helper()
-	stats, err := redis.String(s.Do("INFO", "commandstats"), nil)
-	if err != nil {
-		s.t.Fatalf("INFO commandstats: %v", err)
-	}
-	_, line, _ := strings.Cut(stats, "cmdstat_"+name+":calls=")
-	calls, _, _ := strings.Cut(line, ",")
-	n, _ = strconv.ParseInt(calls, 10, 64) // one that was never executed is not there
-	return n
-}
-
 // KillClients closes every normal connection but the admin's, not those in subscribe mode, and
 // returns how many there were. It needs a redis-server.
 func (s *Server) KillClients() int {

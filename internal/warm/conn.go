@@ -137,7 +137,7 @@ func (c *Conn) Socket() net.Conn {
 }
 
 // Wanted tells a borrower that shares the connection to hand it back: the store
-// is closed, or others wait for one, and not for a dial that takes no long time.
+// is closed, or others wait for one, and not just for a dial that is under way.
 func (c *Conn) Wanted() bool {
 	s := c.store
 	s.mu.Lock()
