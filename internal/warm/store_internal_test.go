@@ -167,9 +167,9 @@ func TestABrokenConnectionPutsTheIdleOnesInDoubt(t *testing.T) {
 		closed           int64
 		within           time.Duration
 	}{
-		{mood: prompt, healthCheckAfter: time.Hour, closed: 1 + 2},
-		{mood: prompt, closed: 1 + 7},
-		{mood: silent, healthCheckAfter: time.Hour, closed: 1 + 7, within: time.Second},
+		{mood: prompt, healthCheckAfter: time.Hour, closed: 1 + 3},
+		{mood: prompt, closed: 1 + 8},
+		{mood: silent, healthCheckAfter: time.Hour, closed: 1 + 8, within: time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFake(1, prompt)
@@ -179,8 +179,9 @@ func TestABrokenConnectionPutsTheIdleOnesInDoubt(t *testing.T) {
 			})
 			defer s.Close()
 			require.NoError(t, s.Ready(t.Context()))
-			f.set(test.mood)
 			c := take(t, s)
+			synctest.Wait() // for the dial of a spare one in its stead
+			f.set(test.mood)
 			c.Fail()
 			s.mu.Lock()
 			s.putLocked(c)
