@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,8 +42,8 @@ var (
 	// which this package did not store.
 	ErrWrongType = errors.New("rediscache: wrong type")
 
-	// ErrClosed means that the cache, or the pool that it borrows from, was
-	// closed.
+	// ErrClosed means that the cache, or the [WarmPool] that it borrows from,
+	// was closed.
 	ErrClosed = warm.ErrClosed
 )
 
@@ -209,10 +210,10 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 			switch {
 			case err == nil:
 				c.counts.sets.Add(1)
-			case errors.Is(err, ErrOutcomeUnknown) && unknown == nil:
-				unknown = c.fail(ctx, "set many", "", begin, err)
-			case refused == nil:
-				refused = c.fail(ctx, "set many", "", begin, err)
+			case !errors.Is(err, ErrOutcomeUnknown):
+				refused = cmp.Or(refused, err)
+			default:
+				unknown = cmp.Or(unknown, err)
 			}
 		}
 		calls = calls[:0]
@@ -226,6 +227,12 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	}
 	if len(calls) > 0 {
 		send()
+	}
+	if unknown != nil {
+		unknown = c.fail(ctx, "set many", "", begin, unknown)
+	}
+	if refused != nil {
+		refused = c.fail(ctx, "set many", "", begin, refused)
 	}
 	return errors.Join(unknown, refused)
 }
@@ -324,8 +331,8 @@ func (c *Cache) Ping(ctx context.Context) error {
 }
 
 // Close lets the calls under way end, hands the connections back to the pool,
-// waits for that, and returns nil. Later calls return [ErrClosed]. It may be
-// called more than once. Close the cache before its pool.
+// waits for that, and returns nil. Later calls that ask Redis for anything
+// return [ErrClosed]. It may be called more than once. Close the cache before its pool.
 //
 // A load that a caller waits for is a call under way; the context of one in
 // the background ends. Close waits for both, so also for a load that does not
@@ -360,19 +367,20 @@ func (e *opError) Unwrap() []error {
 }
 
 func sentinel(err error) error {
-	for _, known := range []error{
-		ErrUnavailable, ErrPoolExhausted, ErrOutcomeUnknown, ErrClosed,
-		context.Canceled, context.DeadlineExceeded,
-	} {
+	for _, known := range []error{ErrUnavailable, ErrPoolExhausted, ErrOutcomeUnknown, ErrClosed} {
 		if errors.Is(err, known) {
 			return nil
 		}
 	}
 	var answer redis.Error
 	switch word := replyWord(err); {
+	case refusals[word]:
+		return ErrUnavailable
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return nil
 	case errors.Is(err, redis.ErrPoolExhausted):
 		return ErrPoolExhausted
-	case !errors.As(err, &answer), refusals[word]:
+	case !errors.As(err, &answer):
 		return ErrUnavailable
 	case word == "WRONGTYPE":
 		return ErrWrongType

@@ -2,7 +2,7 @@
 // warm, with an optional net/http handler for it.
 //
 // A process has one [WarmPool], from [NewPool], and on it as many caches as it
-// likes, from [New]. With one of them a page is made once a minute at most:
+// likes, from [New]. With one of them a page is kept for a minute:
 //
 //	page := func(ctx context.Context, name string) string {
 //		value, err := cache.Get(ctx, name)
@@ -30,8 +30,9 @@
 // together wait for one [View.GetOrLoad]. Its [Policy] says how long a value is
 // fresh, how long it is served stale while it is loaded anew or cannot be, how
 // long it is remembered that there is none, and whether other processes share
-// the load. With [Policy.Lease] what was loaded before a [View.Delete] or a Set
-// is not stored after it. Without it, it may be, until its TTL ends. With Redis
+// the load. With [Policy.Lease] what was loaded before a [View.Delete] or a
+// [View.Set] is not stored after it, nor over another value that anybody has
+// stored meanwhile. Without it, it may be, until its TTL ends. With Redis
 // down loads go on, shared, and an [Observer] hears why.
 //
 // # Errors

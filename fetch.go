@@ -17,13 +17,14 @@ import (
 // job is one key of a load. One goroutine at a time has it.
 type job[V any] struct {
 	key    string
-	from   entry[V] // what the load begins from
-	seen   uint64   // flights.Ended before that was read
-	digest string   // of what the key held then, under a lease only; "": nothing
-	lease  string   // its key, under a lease only; "": there can be none
-	token  string   // of the lease while it is held
-	lost   bool     // Redis could not be asked: nothing is stored
-	late   bool     // the lease was not to be had in time: nothing is stored
+	from   entry[V]         // what the load begins from
+	seen   uint64           // flights.Ended before that was read
+	digest string           // of what the key held then, under a lease only; "": nothing
+	lease  string           // its key, under a lease only; "": there can be none
+	token  string           // of the lease while it is held
+	lost   bool             // Redis could not be asked: nothing is stored
+	late   bool             // the lease was not to be had in time: nothing is stored
+	forget func(key string) // lets nobody join a key any more
 
 	result result[V]
 	data   []byte        // to store
@@ -71,6 +72,7 @@ func (j *job[V]) fallBack(err error) {
 
 // resolve gives each job a result, under leases where there can be any.
 func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
+	defer v.release(ctx, jobs) // what a panic of an observer or a codec leaves
 	var free, wanted []*job[V]
 	for _, j := range v.lookAgain(ctx, jobs) {
 		if j.lease == "" || j.lost {
@@ -151,7 +153,7 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 			// From here on nobody joins. So whoever has joined did so before the
 			// token is looked at: if it stands then, no Delete has returned
 			// before they came.
-			v.flights.Forget(j.key)
+			j.forget(j.key)
 		}
 		v.settle(ctx, j, items, err)
 	}
@@ -171,7 +173,7 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 	err = errUnfinished
 	// A load that does not heed its end has failed when that has come.
 	stop := context.AfterFunc(ctx, func() {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 			v.backOff(jobs)
 		}
 	})
@@ -181,7 +183,7 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 		case err == nil:
 			v.took.add(time.Since(begin))
 			v.failed.forget(keys)
-		case !errors.Is(err, ErrNotFound) && !errors.Is(ctx.Err(), context.Canceled):
+		case !errors.Is(err, ErrNotFound) && !errors.Is(context.Cause(ctx), context.Canceled):
 			v.backOff(jobs)
 		}
 		key := keys[0]
@@ -226,10 +228,6 @@ func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V
 	ttl := item.TTL
 	if ttl == 0 {
 		ttl = v.policy.TTL
-	}
-	if ttl != NoExpiry && ttl < time.Millisecond {
-		j.result = result[V]{err: fmt.Errorf("rediscache: load: Item.TTL %v is none of zero, NoExpiry and a millisecond or more", ttl)}
-		return
 	}
 	if item.NoStore {
 		return

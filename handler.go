@@ -96,7 +96,7 @@ func (e *RefusedError) Error() string { return "rediscache: request refused" }
 // concurrent use if the store is, and starts no goroutine.
 func NewHandler(s Store, opts ...HandlerOption) http.Handler {
 	c, err := newHandlerConfig(opts)
-	if s == nil {
+	if cache, ok := s.(*Cache); s == nil || ok && cache == nil {
 		err = errors.Join(errors.New("rediscache: NewHandler: the store is nil"), err)
 	}
 	if err != nil {

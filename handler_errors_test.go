@@ -340,6 +340,11 @@ func TestNewHandlerPanicsOnBadOptionsAndNamesEveryFault(t *testing.T) {
 		rediscache.WithMaxTTL(999*time.Microsecond), rediscache.WithKeyFunc(nil), rediscache.WithLogger(nil))
 }
 
+func TestNewHandlerPanicsOnANilCache(t *testing.T) {
+	var c *rediscache.Cache
+	require.PanicsWithError(t, "rediscache: NewHandler: the store is nil", func() { rediscache.NewHandler(c) })
+}
+
 func TestNewHandlerPanicsOnEachBadOption(t *testing.T) {
 	for name, o := range map[string]rediscache.HandlerOption{
 		"value -1":  rediscache.WithMaxValueBytes(-1),

@@ -34,12 +34,18 @@ var fillSource string
 //go:embed scripts/release.lua
 var releaseSource string
 
-var fillScript, releaseScript = newScript(fillSource), newScript(releaseSource)
+var (
+	fillScript    = newScript(fillSource, pipeline.Write)
+	releaseScript = newScript(releaseSource, pipeline.Read) // nobody else has its token: it may be repeated
+)
 
-type script struct{ source, sum string } // Redis knows it by its SHA-1
+type script struct {
+	source, sum string // Redis knows it by its SHA-1
+	begin       func(name string, n int, form pipeline.Form) *pipeline.Call
+}
 
-func newScript(source string) script {
-	return script{source, digest([]byte(source))}
+func newScript(source string, begin func(string, int, pipeline.Form) *pipeline.Call) script {
+	return script{source, digest([]byte(source)), begin}
 }
 
 // leaseSuffix ends the names of leases, and of nothing else one hopes.
@@ -119,14 +125,16 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 			pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, j.key))
 	}
 	replies, errs := v.c.pipe.DoAll(ctx, calls...)
+	for i, j := range jobs { // before anything can panic
+		// One of which nobody knows is ended like one that was got: else the
+		// others would wait for nobody's load.
+		if errs[3*i] == nil && replies[3*i].Kind != resp.Nil || errors.Is(errs[3*i], ErrOutcomeUnknown) {
+			j.token = tokens[i]
+		}
+	}
 	var surplus []*job[V]
 	for i, j := range jobs {
 		r, err := replies[3*i:3*i+3], errors.Join(errs[3*i:3*i+3]...)
-		// One of which nobody knows is ended like one that was got: else the
-		// others would wait for nobody's load.
-		if errs[3*i] == nil && r[0].Kind != resp.Nil || errors.Is(errs[3*i], ErrOutcomeUnknown) {
-			j.token = tokens[i]
-		}
 		switch {
 		case err != nil:
 			if ctx.Err() == nil {
@@ -173,8 +181,8 @@ func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 		call.Int(2).Key(v.c.prefix, j.key).String(j.lease).
 			String(j.token).String(j.digest).Int(millis(j.from.left)).Value(j.data).Int(millis(j.life))
 	}, func(j *job[V], done bool, err error) {
-		if err == nil || errors.Is(err, ErrOutcomeUnknown) {
-			j.token = ""
+		if err == nil {
+			j.token = "" // else it is ended, as nobody knows: a fill that comes after that does nothing
 		}
 		switch {
 		case err != nil: // nobody knows whether a Delete came between
@@ -211,6 +219,9 @@ func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
 			held = append(held, j)
 		}
 	}
+	if len(held) == 0 {
+		return
+	}
 	begin := v.c.begin()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(v.policy.Lease, maxRelease))
 	defer cancel()
@@ -239,7 +250,7 @@ func (v *View[V]) run(
 		}
 		calls := make([]*pipeline.Call, len(jobs))
 		for i, j := range jobs {
-			calls[i] = pipeline.Write(how.command, argc+2, pipeline.Count).String(how.script)
+			calls[i] = s.begin(how.command, argc+2, pipeline.Count).String(how.script)
 			args(calls[i], j)
 		}
 		replies, errs := v.c.pipe.DoAll(ctx, calls...)

@@ -183,6 +183,100 @@ func TestALeaseOfACallerThatLeftIsNotWaitedFor(t *testing.T) {
 	require.Equal(t, 2, got)
 }
 
+// The fill is lost with the connection, or what ends the lease of a load that failed.
+func TestALeaseOutlivesNoBrokenConnection(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	proxy := redistest.NewProxy(t, s.Addr)
+	p := rediscache.Policy{Lease: time.Hour}
+	a := newView(t, newCache(t, newPool(t, "redis://"+proxy.Addr)), rediscache.JSON[int](), p)
+	b, _ := process(t, s, p)
+	for name, failure := range map[string]error{"fill": nil, "release": errDatabase} {
+		_, err := a.GetOrLoad(t.Context(), name, func(context.Context) (int, error) {
+			proxy.Cut(redistest.Up, 0, true)
+			return 1, failure
+		})
+		require.Equal(t, failure, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		got, err := b.GetOrLoad(ctx, name, returns(2))
+		cancel()
+		require.NoError(t, err, name)
+		require.Equal(t, 2, got)
+	}
+}
+
+// fussy panics at some values.
+type fussy struct{ rediscache.Codec[int] }
+
+func (f fussy) Decode(data []byte) (int, error) {
+	if string(data) == "13" {
+		panic("fussy")
+	}
+	return f.Codec.Decode(data)
+}
+
+// It panics when the lease has just been taken, at what came since the first look.
+func TestALeaseIsEndedWhenACodecOrAnObserverPanics(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		for _, came := range [][]any{{"SET", "k", "13"}, {"HSET", "k", "f", "v"}} {
+			s.Flush()
+			c := newCache(t, newPool(t, s.URL()), rediscache.WithObserver(rediscache.ObserverFunc(func(_ context.Context, e rediscache.Event) {
+				switch e.Outcome {
+				case rediscache.OutcomeMiss:
+					s.Do(came[0].(string), came[1:]...)
+				case rediscache.OutcomeError:
+					panic("an observer")
+				}
+			})))
+			v := newView(t, c, fussy{rediscache.JSON[int]()}, rediscache.Policy{Lease: time.Hour})
+			require.Panics(t, func() { _, _ = v.GetOrLoad(t.Context(), "k", never[int](t)) })
+			redistest.Eventually(t, func() bool { return s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0) }, "it is ended")
+		}
+	})
+}
+
+// The first load began before a Delete, and returns while the next is under way.
+func TestALoadThatIsReplacedDoesNotUnshareTheNext(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+		var wg sync.WaitGroup
+		load := func(value int) chan struct{} {
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			wg.Go(func() {
+				got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
+					close(begun)
+					<-goOn
+					return value, nil
+				})
+				if got != value || err != nil {
+					t.Errorf("%d, %v", got, err)
+				}
+			})
+			<-begun
+			return goOn
+		}
+		first := load(1)
+		_, err := v.Delete(t.Context(), "k")
+		require.NoError(t, err)
+		second := load(2)
+		close(first)
+		redistest.Eventually(t, func() bool { return c.Stats().Refused == 1 }, "the first is through")
+		wg.Go(func() {
+			if got, err := v.GetOrLoad(t.Context(), "k", never[int](t)); got != 2 || err != nil {
+				t.Errorf("%d, %v", got, err)
+			}
+		})
+		redistest.Eventually(t, func() bool { return c.Stats().Misses == 3 }, "it has missed")
+		time.Sleep(50 * time.Millisecond) // and joins
+		close(second)
+		wg.Wait()
+		require.EqualValues(t, 2, c.Stats().Loads)
+		require.EqualValues(t, 1, c.Stats().Shared, "the third has joined the second")
+	})
+}
+
 func TestALeaseWhoseFillWasRefusedIsEnded(t *testing.T) {
 	redistest.NoLeaks(t)
 	var ended atomic.Int64

@@ -3,6 +3,7 @@ package rediscache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/rediscache/rediscache/internal/flight"
@@ -87,7 +88,9 @@ func (l loader[V]) call(ctx context.Context, keys []string) (map[string]Item[V],
 		}
 		return items, err
 	case l.item != nil:
-		item, err = l.item(ctx)
+		if item, err = l.item(ctx); err == nil && item.TTL != 0 && item.TTL != NoExpiry && item.TTL < time.Millisecond {
+			err = fmt.Errorf("rediscache: load: Item.TTL %v is none of zero, NoExpiry and a millisecond or more", item.TTL)
+		}
 	default:
 		item.Value, err = l.one(ctx)
 	}
@@ -102,6 +105,19 @@ type result[V any] struct {
 	// doubtful: a caller that joined may have come after a Delete that the
 	// load does not know of. See getOrLoad.
 	doubtful bool
+}
+
+// orStale is what the wait of a caller that has found a stale value itself came
+// to: that value, if err ended the wait, or the load came to nothing newer. What
+// the load fell back on, if it was another's, may be older.
+func (r result[V]) orStale(value V, err error) result[V] {
+	if err == nil && !errors.Is(r.err, ErrNotFound) {
+		err = r.err
+	}
+	if err != nil || r.stale {
+		return result[V]{value: value, stale: true, err: err}
+	}
+	return r
 }
 
 // getOrLoad serves a caller. It is tried again, once, if what it shared is in
@@ -185,10 +201,11 @@ func (v *View[V]) staleOrLoad(ctx context.Context, begin time.Time, j *job[V], l
 	soft, cancel := context.WithTimeout(ctx, v.policy.Soft)
 	defer cancel()
 	r, err := tickets[0].Wait(soft)
-	if err != nil {
-		r = result[V]{value: value, stale: true, err: err}
+	shared := tickets[0].Shared && err == nil
+	if r = r.orStale(value, err); !r.stale {
+		v.c.missed(ctx, opGetOrLoad, key, begin, nil)
 	}
-	return v.serve(ctx, opGetOrLoad, key, begin, tickets[0].Shared && err == nil, r)
+	return v.serve(ctx, opGetOrLoad, key, begin, shared, r)
 }
 
 // isEarly draws whether a value that is fresh is to be loaded anew.
@@ -212,15 +229,18 @@ func (v *View[V]) join(
 	for i, j := range jobs {
 		keys[i] = j.key
 	}
-	limit := v.policy.Hard
-	if background && limit == 0 {
-		limit = DefaultRefreshTimeout
+	o := flight.Options{Limit: v.policy.Hard}
+	switch {
+	case background && o.Limit == 0:
+		o.Keep = DefaultRefreshTimeout
+	case background:
+		o.Keep = forever
 	}
-	o := flight.Options{Limit: limit, Keep: background}
-	return v.flights.Join(ctx, keys, o, func(ctx context.Context, own []string) []result[V] {
+	return v.flights.Join(ctx, keys, o, func(ctx context.Context, own []string, forget func(string)) []result[V] {
 		mine := make([]*job[V], 0, len(own))
 		for _, j := range jobs { // own is in their order
 			if len(mine) < len(own) && j.key == own[len(mine)] {
+				j.forget = forget
 				mine = append(mine, j)
 			}
 		}

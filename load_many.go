@@ -15,7 +15,8 @@ import (
 // loaded anew by a call of their own.
 //
 // A key that load's map lacks has no value, as if load had returned
-// [ErrNotFound] for it. Keys are loaded together but stored one by one. After
+// [ErrNotFound] for it. An error of load is that of each of its keys, whatever
+// its map holds. Keys are loaded together but stored one by one. After
 // an error, the first of those that there were, the map holds what could be had.
 func (v *View[V]) GetOrLoadMany(
 	ctx context.Context, keys []string, load func(ctx context.Context, keys []string) (map[string]V, error),
@@ -153,6 +154,7 @@ func (m *many[V]) wait(ctx context.Context, again bool) (doubtful []string) {
 		soft, cancel = context.WithTimeout(ctx, m.v.policy.Soft)
 	}
 	defer cancel()
+	var late error
 	for i := range m.waits {
 		w := &m.waits[i]
 		w.over = true
@@ -165,17 +167,23 @@ func (m *many[V]) wait(ctx context.Context, again bool) (doubtful []string) {
 			until = soft
 		}
 		r, err := w.ticket.Wait(until)
+		shared := w.ticket.Shared && err == nil
 		switch {
-		case err != nil && w.stale:
-			r = result[V]{value: w.old, stale: true, err: err}
+		case w.stale:
+			if r = r.orStale(w.old, err); !r.stale {
+				m.v.c.missed(ctx, opGetOrLoadMany, w.key, m.begin, nil)
+			}
 		case err != nil:
-			m.fail(m.v.c.fail(ctx, opGetOrLoadMany, w.key, m.begin, err))
+			late = err
 			continue
-		case w.ticket.Shared && !w.stale && (r.stale || r.doubtful && !again):
+		case shared && (r.stale || r.doubtful && !again):
 			doubtful = append(doubtful, w.key)
 			continue
 		}
-		m.take(ctx, w.key, w.ticket.Shared && err == nil, r)
+		m.take(ctx, w.key, shared, r)
+	}
+	if late != nil {
+		m.fail(m.v.c.fail(ctx, opGetOrLoadMany, "", m.begin, late))
 	}
 	return doubtful
 }

@@ -17,8 +17,8 @@ type ObserverFunc func(ctx context.Context, e Event)
 // Observe calls f.
 func (f ObserverFunc) Observe(ctx context.Context, e Event) { f(ctx, e) }
 
-// Event is what became of one key, or of a call that failed. A call that looks
-// keys up has one event for each: how it was served, or that there was a miss
+// Event is what became of one key, or of a call that failed. A call that gets
+// or loads values of keys has one event for each: how it was served, or that there was a miss
 // and then, if it shared another's load, that. A load has an event of its own.
 type Event struct {
 	// Op is the method in lower case, such as "get" or "get or load", or what
@@ -41,7 +41,7 @@ type Outcome string
 // The outcomes.
 const (
 	OutcomeHit      Outcome = "hit"      // there was a value
-	OutcomeMiss     Outcome = "miss"     // there was none, or none that can be decoded
+	OutcomeMiss     Outcome = "miss"     // there was none, none that can be decoded, or a stale one that was replaced in time
 	OutcomeStale    Outcome = "stale"    // a value past its TTL was returned
 	OutcomeNegative Outcome = "negative" // it was remembered that there is none
 	OutcomeLoad     Outcome = "load"     // a load ended
@@ -52,8 +52,8 @@ const (
 
 // Stats are the counts of a [Cache], its Subs and its views since it was made.
 type Stats struct {
-	Hits    int64 // keys that held a value
-	Misses  int64 // keys that held none
+	Hits    int64 // keys that held a value, which was returned
+	Misses  int64 // keys that held none, or a stale one that Soft waited to replace
 	Sets    int64 // values stored
 	Deletes int64 // keys that Delete found
 	Errors  int64 // calls that failed, misses not among them

@@ -15,7 +15,8 @@ type Policy struct {
 	TTL time.Duration
 
 	// Stale is how much longer a value is kept to be served while it is loaded
-	// anew, and when that fails. Zero keeps none.
+	// anew, and when that fails. Zero keeps none. With Lease what is loaded
+	// while that time ends is not stored, as if the key had been deleted.
 	//
 	// A stored value is fresh while Redis would keep it for longer than Stale,
 	// so a new Stale, once deployed, applies to what is stored already.

@@ -146,6 +146,71 @@ func TestSoftWaitsThatLongForAFreshValue(t *testing.T) {
 	})
 }
 
+// It joins a load that began when there was none, or an older one, and that fails.
+func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
+	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		p.Soft = time.Minute
+		for _, older := range []bool{true, false} {
+			v := newView(t, c, rediscache.JSON[int](), p)
+			if !older {
+				s.Do("DEL", "k")
+			}
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				_, _ = v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { close(begun); <-goOn; return 0, errDatabase })
+			})
+			<-begun
+			require.NoError(t, c.Set(t.Context(), "k", []byte("2"), time.Minute)) // which is less than Stale
+			shared := c.Stats().Shared
+			wg.Go(func() {
+				if got, err := v.GetOrLoad(t.Context(), "k", never[int](t)); got != 2 || err != nil {
+					t.Errorf("%d, %v", got, err)
+				}
+			})
+			wg.Go(func() {
+				got, err := v.GetOrLoadMany(t.Context(), []string{"k"}, nil)
+				if got["k"] != 2 || err != nil {
+					t.Errorf("%v, %v", got, err)
+				}
+			})
+			time.Sleep(50 * time.Millisecond) // they join, or load anew and t hears of it
+			close(goOn)
+			wg.Wait()
+			require.EqualValues(t, 2, c.Stats().Shared-shared)
+		}
+	})
+}
+
+func TestALoadInTheBackgroundHasNoEndThatACallerWouldMeet(t *testing.T) {
+	eachStale(t, func(t *testing.T, _ *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		v := newView(t, c, rediscache.JSON[int](), p)
+		bounded := make(chan bool, 1)
+		_, err := v.GetOrLoad(t.Context(), "k", func(ctx context.Context) (int, error) {
+			_, ok := ctx.Deadline()
+			bounded <- ok
+			return 2, nil
+		})
+		require.NoError(t, err)
+		require.False(t, <-bounded)
+	})
+}
+
+func TestABadTTLOfAnItemIsAFailureOfItsLoad(t *testing.T) {
+	eachStale(t, func(t *testing.T, _ *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		p.Soft = time.Minute
+		v := newView(t, c, rediscache.JSON[int](), p)
+		for range 3 {
+			got, err := v.GetOrLoadItem(t.Context(), "k", func(context.Context) (rediscache.Item[int], error) {
+				return rediscache.Item[int]{Value: 2, TTL: -5}, nil
+			})
+			require.NoError(t, err)
+			require.Equal(t, 1, got, "what is stale")
+		}
+		require.EqualValues(t, 1, c.Stats().Loads, "it backs off")
+	})
+}
+
 func TestHardGivesUpALoadThatHangs(t *testing.T) {
 	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
 		p.Hard = 20 * time.Millisecond

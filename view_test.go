@@ -364,6 +364,46 @@ func (l *eventLog) last(t *testing.T, o rediscache.Outcome) rediscache.Event {
 	return rediscache.Event{}
 }
 
+func TestACallThatFailsIsOneErrorAndAStaleValueThatIsReplacedAMiss(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		var log eventLog
+		proxy := redistest.NewProxy(t, s.Addr)
+		c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithObserver(&log), rediscache.WithTimeout(100*time.Millisecond))
+		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Soft: time.Minute})
+		for _, key := range []string{"k", "l"} {
+			s.Do("SET", key, "1", "PX", 60000)
+		}
+		got, err := v.GetOrLoad(t.Context(), "k", returns(2))
+		require.NoError(t, err)
+		require.Equal(t, 2, got)
+		many, err := v.GetOrLoadMany(t.Context(), []string{"l"}, func(context.Context, []string) (map[string]int, error) {
+			return map[string]int{"l": 2}, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{"l": 2}, many)
+		require.Equal(t, []string{"load k: load", "get or load k: miss", "load l: load", "get or load many l: miss"}, log.take())
+		require.EqualValues(t, 2, c.Stats().Misses)
+
+		hard := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Hard: 20 * time.Millisecond})
+		_, err = hard.GetOrLoadMany(t.Context(), []string{"x", "y", "z"}, func(ctx context.Context, _ []string) (map[string]int, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.LessOrEqual(t, c.Stats().Errors, int64(1), "none where the load's own error is served")
+		before := c.Stats().Errors
+
+		require.NoError(t, c.Ping(t.Context()))
+		proxy.Blackhole()
+		log.take()
+		err = c.SetMany(t.Context(), map[string][]byte{"a": nil, "b": nil, "c": nil}, 0)
+		require.ErrorIs(t, err, rediscache.ErrOutcomeUnknown)
+		require.Equal(t, 1, strings.Count(err.Error(), "set many"))
+		require.EqualValues(t, 1, c.Stats().Errors-before)
+		require.Equal(t, []string{"set many : error"}, log.take())
+	})
+}
+
 func TestObserversHearOfEachOutcome(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		var log eventLog

@@ -36,8 +36,9 @@ func (e *PanicError) Unwrap() error {
 type Options struct {
 	// Limit ends the context of the work, and the wait for it; 0: never.
 	Limit time.Duration
-	// Keep lets the work go on when nobody waits, until its owner closes.
-	Keep bool
+	// Keep is how long from now the work goes on when nobody waits, unless its
+	// owner closes; 0: not at all. It does not end what somebody waits for.
+	Keep time.Duration
 }
 
 // Group shares work by key. Its methods are safe for concurrent use.
@@ -52,12 +53,12 @@ type Group[R any] struct {
 // run is one goroutine, which works for one key or several.
 type run[R any] struct {
 	ctx    context.Context // what the work runs under
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	calls  []*call[R] // immutable
 
-	waiters int         // guarded by Group.mu; who keeps it counts as one
-	kept    func() bool // guarded by Group.mu; ends the owner's wait; nil: not kept
-	ended   bool        // guarded by Group.mu
+	waiters int    // guarded by Group.mu; who keeps it counts as one
+	kept    func() // guarded by Group.mu; ends the owner's wait; nil: not kept
+	ended   bool   // guarded by Group.mu
 }
 
 // call is one key of a run. The rest is written before done is closed and read
@@ -92,10 +93,14 @@ type Ticket[R any] struct {
 // of keys, and returns as many results. It reports false if the owner is
 // closed.
 //
-// Work whose context is over is never joined: who comes then begins anew,
-// although the old work may not have noticed yet.
+// The context of the work ends with the limit, or when nobody waits. Its cause
+// is context.DeadlineExceeded if that is for a limit or the end of what keeps
+// it. Work whose context is over is never joined: who comes then begins anew,
+// although the old work may not have noticed yet. Work that forgets a key of its
+// own lets nobody join that any more.
 func (g *Group[R]) Join(
-	ctx context.Context, keys []string, o Options, work func(ctx context.Context, keys []string) []R,
+	ctx context.Context, keys []string, o Options,
+	work func(ctx context.Context, keys []string, forget func(key string)) []R,
 ) ([]Ticket[R], bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -120,7 +125,7 @@ func (g *Group[R]) Join(
 	}
 	fresh.ctx, fresh.cancel = detach(ctx, o.Limit)
 	if !g.owner.start(func() { g.do(fresh, own, work) }) {
-		fresh.cancel()
+		fresh.cancel(nil)
 		for _, t := range tickets {
 			if t.Shared {
 				t.c.run.waiters-- // Close waits for what it does: nothing is cancelled here
@@ -137,19 +142,29 @@ func (g *Group[R]) Join(
 }
 
 // detach keeps the values of ctx, and not its end.
-func detach(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
-	ctx = context.WithoutCancel(ctx)
-	if limit > 0 {
-		return context.WithTimeout(ctx, limit)
+func detach(ctx context.Context, limit time.Duration) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	if limit == 0 {
+		return ctx, cancel
 	}
-	return context.WithCancel(ctx)
+	ctx, stop := context.WithTimeout(ctx, limit)
+	return ctx, func(cause error) {
+		cancel(cause)
+		stop()
+	}
 }
 
 // keepLocked makes the owner one of those who wait for r.
 func (g *Group[R]) keepLocked(r *run[R], o Options) {
-	if o.Keep && r.kept == nil && !r.ended {
-		r.waiters++
-		r.kept = context.AfterFunc(g.owner.ctx, func() { g.leave(r) })
+	if o.Keep == 0 || r.kept != nil || r.ended {
+		return
+	}
+	r.waiters++
+	ctx, cancel := context.WithTimeout(g.owner.ctx, o.Keep)
+	stop := context.AfterFunc(ctx, func() { g.leave(r, ctx.Err()) })
+	r.kept = func() {
+		stop()
+		cancel()
 	}
 }
 
@@ -172,7 +187,7 @@ func (g *Group[R]) Ended() uint64 { return g.ended.Load() }
 // told apart by what has happened when the deferred function runs: work has
 // returned; or it has not and there is something to recover, a panic; or there
 // is nothing, and the goroutine is exiting.
-func (g *Group[R]) do(r *run[R], keys []string, work func(context.Context, []string) []R) {
+func (g *Group[R]) do(r *run[R], keys []string, work func(context.Context, []string, func(string)) []R) {
 	returned := false
 	defer func() {
 		if returned {
@@ -188,7 +203,11 @@ func (g *Group[R]) do(r *run[R], keys []string, work func(context.Context, []str
 		}
 		g.end(r)
 	}()
-	results := work(r.ctx, keys)
+	results := work(r.ctx, keys, func(key string) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.forgetLocked(r, key)
+	})
 	for i, c := range r.calls {
 		c.result = results[i]
 	}
@@ -202,9 +221,7 @@ func (g *Group[R]) do(r *run[R], keys []string, work func(context.Context, []str
 func (g *Group[R]) end(r *run[R]) {
 	g.mu.Lock()
 	for _, c := range r.calls {
-		if g.calls[c.key] == c {
-			delete(g.calls, c.key)
-		}
+		g.forgetLocked(r, c.key)
 	}
 	r.ended = true
 	g.ended.Add(1)
@@ -215,7 +232,14 @@ func (g *Group[R]) end(r *run[R]) {
 	for _, c := range r.calls {
 		close(c.done)
 	}
-	r.cancel()
+	r.cancel(nil)
+}
+
+// forgetLocked takes a key out of the map, unless another run has it by now.
+func (g *Group[R]) forgetLocked(r *run[R], key string) {
+	if c := g.calls[key]; c != nil && c.run == r {
+		delete(g.calls, key)
+	}
 }
 
 // Wait returns the result. It gives up when ctx ends or the limit is reached,
@@ -246,15 +270,15 @@ func (t Ticket[R]) Wait(ctx context.Context) (R, error) {
 }
 
 // Leave ends the wait without a result.
-func (t Ticket[R]) Leave() { t.g.leave(t.c.run) }
+func (t Ticket[R]) Leave() { t.g.leave(t.c.run, context.Canceled) }
 
 // leave takes one away of those who wait. The count and the map have one lock:
 // either a caller joins before the last one leaves, and the work goes on, or it
 // finds that context ended and begins anew.
-func (g *Group[R]) leave(r *run[R]) {
+func (g *Group[R]) leave(r *run[R], cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.waiters--; r.waiters == 0 {
-		r.cancel() // wakes goroutines, and runs nobody's code here
+		r.cancel(cause) // wakes goroutines, and runs nobody's code here
 	}
 }

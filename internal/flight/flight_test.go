@@ -22,7 +22,7 @@ type group = flight.Group[string]
 func join(
 	ctx context.Context, g *group, key string, o flight.Options, work func(context.Context) string,
 ) flight.Ticket[string] {
-	tickets, ok := g.Join(ctx, []string{key}, o, func(ctx context.Context, _ []string) []string {
+	tickets, ok := g.Join(ctx, []string{key}, o, func(ctx context.Context, _ []string, _ func(string)) []string {
 		return []string{work(ctx)}
 	})
 	if !ok {
@@ -234,19 +234,90 @@ func TestKeptWorkGoesOnUntilItsOwnerCloses(t *testing.T) {
 			done <- ctx.Err()
 			return ""
 		}
-		join(t.Context(), g, "short", flight.Options{Keep: true}, work).Leave()
+		join(t.Context(), g, "short", flight.Options{Keep: 24 * time.Hour}, work).Leave()
 		require.NoError(t, <-done, "nobody waits, and it is kept")
 
 		join(t.Context(), g, "long", flight.Options{}, work).Leave()
 		require.ErrorIs(t, <-done, context.Canceled, "nobody waits")
 
 		began := time.Now()
-		join(t.Context(), g, "long", flight.Options{Keep: true}, work).Leave()
+		join(t.Context(), g, "long", flight.Options{Keep: 24 * time.Hour}, work).Leave()
 		owner.Close()
 		require.ErrorIs(t, <-done, context.Canceled)
 		require.Zero(t, time.Since(began), "Close lets it go")
 		_, ok := g.Join(t.Context(), []string{"k"}, flight.Options{}, nil)
 		require.False(t, ok)
+	})
+}
+
+func TestWhatKeepsWorkEndsAndEndsNothingThatSomebodyWaitsFor(t *testing.T) {
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		work := func(ctx context.Context) string {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx).Error()
+			case <-time.After(time.Hour):
+				return "v"
+			}
+		}
+		ended := make(chan string, 1)
+		began := time.Now()
+		join(t.Context(), g, "k", flight.Options{Keep: time.Minute}, func(ctx context.Context) string {
+			ended <- work(ctx)
+			return ""
+		}).Leave()
+		require.Equal(t, context.DeadlineExceeded.Error(), <-ended)
+		require.Equal(t, time.Minute, time.Since(began))
+		synctest.Wait()
+
+		join(t.Context(), g, "k", flight.Options{Keep: time.Minute}, work).Leave()
+		time.Sleep(30 * time.Second)
+		one := join(t.Context(), g, "k", flight.Options{}, nil)
+		require.True(t, one.Shared)
+		got, err := one.Wait(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "v", got)
+
+		one = join(t.Context(), g, "k", flight.Options{}, func(ctx context.Context) string {
+			ended <- work(ctx)
+			return ""
+		})
+		time.Sleep(30 * time.Second)
+		began = time.Now()
+		join(t.Context(), g, "k", flight.Options{Keep: time.Minute}, nil).Leave()
+		one.Leave()
+		require.Equal(t, context.DeadlineExceeded.Error(), <-ended, "of another's work, too")
+		require.Equal(t, time.Minute, time.Since(began))
+	})
+}
+
+func TestWorkForgetsItsOwnKeyAndNoSuccessors(t *testing.T) {
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		end := make(chan struct{})
+		begin := func() (flight.Ticket[string], chan struct{}) {
+			shut := make(chan struct{})
+			tickets, ok := g.Join(t.Context(), []string{"k"}, flight.Options{}, func(_ context.Context, keys []string, forget func(string)) []string {
+				<-shut
+				forget(keys[0])
+				<-end
+				return keys
+			})
+			require.True(t, ok)
+			return tickets[0], shut
+		}
+		_, shut := begin()
+		close(shut)
+		synctest.Wait()
+		second, shut := begin()
+		require.False(t, second.Shared, "nobody joins what has forgotten its key")
+		g.Forget("k")
+		_, never := begin()
+		close(shut)
+		synctest.Wait()
+		fourth, _ := begin()
+		require.True(t, fourth.Shared, "the third run is not forgotten by the second")
+		close(never)
+		close(end)
 	})
 }
 
@@ -272,7 +343,7 @@ func TestManyKeysShareOneGoroutineAndJoinWhatIsUnderWay(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		block := make(chan struct{})
 		b := join(t.Context(), g, "b", flight.Options{}, func(context.Context) string { <-block; return "B" })
-		tickets, ok := g.Join(t.Context(), []string{"a", "b", "c"}, flight.Options{}, func(_ context.Context, keys []string) []string {
+		tickets, ok := g.Join(t.Context(), []string{"a", "b", "c"}, flight.Options{}, func(_ context.Context, keys []string, _ func(string)) []string {
 			if len(keys) != 2 || keys[0] != "a" || keys[1] != "c" {
 				t.Errorf("%q", keys)
 			}
