@@ -13,8 +13,10 @@ import (
 )
 
 // borrow sends a call on a connection of its own.
-func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err error) {
-	leaseErr := p.borrowed(ctx, c, func(l loan) (spent bool, failed error) {
+func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
+	var reply resp.Reply // not to be read by one that has left
+	var err error
+	leftErr := p.borrowed(ctx, c, func(l loan) (spent bool, failed error) {
 		reply, err = fromRedigo(guard(func() (any, error) { return l.do(c) }))
 		if err == nil {
 			err = c.check(reply)
@@ -24,8 +26,8 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (reply resp.Reply, err e
 		}
 		return reply.Kind == resp.Error && p.farewells.Hear(reply.Text), err
 	})
-	if leaseErr != nil {
-		return resp.Reply{}, leaseErr
+	if leftErr != nil {
+		return resp.Reply{}, leftErr
 	}
 	return reply, err
 }
@@ -39,7 +41,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 	}
 	replies := make([]resp.Reply, 0, len(calls))
 	var broken error
-	leaseErr := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
+	leftErr := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
 		w := &redigoWire{conn: l.conn}
 		for _, c := range calls {
 			if broken == nil {
@@ -72,8 +74,8 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 	return func(*Call) (resp.Reply, error) {
 		next++
 		switch {
-		case leaseErr != nil:
-			return resp.Reply{}, leaseErr
+		case leftErr != nil:
+			return resp.Reply{}, leftErr
 		case next > len(replies):
 			return resp.Reply{}, broken
 		}
@@ -81,8 +83,8 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 	}
 }
 
-// borrowed lends a connection to use, under the timeout of c. It returns an
-// error only if use was not called.
+// borrowed lends a connection to use, under the timeout of c. An error means
+// that use was not called, or is going on: the caller has left then.
 func (p *Pipeline) borrowed(
 	ctx context.Context, c *Call, use func(loan) (spent bool, failed error),
 ) error {
@@ -120,16 +122,26 @@ func (p *Pipeline) borrowed(
 	case err != nil:
 		return err
 	}
-	stop := func() bool { return true }
-	ours, ok := conn.(*warm.Conn)
-	if ok { // its sockets know when this process stood still, and a write has no other bound
-		until = time.Time{}
-		stop = context.AfterFunc(ctx, ours.Cut)
+	if ours, ok := conn.(*warm.Conn); ok { // its sockets know when this process stood still
+		stop := context.AfterFunc(ctx, ours.Cut)
+		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, time.Time{}})
+		spent = !stop() || spent
+		end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+		return nil
 	}
-	spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, until})
-	spent = !stop() || spent
-	end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
-	return nil
+	// Nothing cuts another's, so the caller leaves it, and the call has it to its end.
+	done := make(chan struct{})
+	p.wg.Go(func() {
+		defer close(done)
+		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, until})
+		end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return &lostError{cause: warm.Ended(ctx), sent: true, left: true}
+	}
 }
 
 // loan is a connection that one caller has.

@@ -8,6 +8,9 @@ func (p *Pipeline) Load() (n int) {
 	return n
 }
 
+// Finish lets the lanes end in order, as after five seconds.
+func (p *Pipeline) Finish() { p.finishAll(false) }
+
 // Waiting is how many callers wait for room.
 func (p *Pipeline) Waiting() int { return int(p.waiting.Load()) }
 
@@ -52,4 +55,18 @@ func (p *Pipeline) Resting() bool {
 func Bounced(c *Call, n int) *Call {
 	c.heldUp = n
 	return c
+}
+
+// Receiving reports that the only lane's reader has something to receive, and nobody writes.
+func (p *Pipeline) Receiving() bool {
+	l := (*p.lanes.Load())[0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.batch) > int(l.pos.Load()) && !l.writing && !l.own
+}
+
+// Slow reports that a large reply is arriving in the only lane.
+func (p *Pipeline) Slow() bool {
+	lanes := *p.lanes.Load()
+	return len(lanes) > 0 && lanes[0].slow.Load()
 }

@@ -56,6 +56,7 @@ type lane struct {
 	unsent  int     // how many of those claimed last the server cannot have received
 	spent   bool    // its connection is not to be lent again
 	spare   []entry // queue's other slice
+	claims  []entry // what the writer has claimed, some of which may be in flight
 
 	opened, active int64 // the clock when it began, when it last had something to do
 	progress, at   int64 // of the wire, and the clock when that was seen first
@@ -153,6 +154,7 @@ func (l *lane) lease(ctx context.Context) error {
 			c.Close()
 		}
 		l.p.gather(tightTicks)
+		l.p.refused.Store(l.p.clock.Load() + tightTicks)
 		return err
 	}
 	l.wire = newWire(c, l.p.cfg.ReadTimeout, l.holdUp)
@@ -195,7 +197,8 @@ func (l *lane) read() error {
 }
 
 // holdUp is called while the reader receives a large reply: the reads behind it
-// go elsewhere, and what comes for them here is dropped.
+// go elsewhere, and what comes for them here is dropped. Those that are being
+// written now go when they join, see flyLocked.
 func (l *lane) holdUp(slow bool) {
 	l.slow.Store(slow)
 	if !slow {
@@ -207,10 +210,22 @@ func (l *lane) holdUp(slow bool) {
 		behind = append(append(behind, l.batch[at+1:]...), l.flight...)
 	}
 	l.mu.Unlock()
+	goElsewhere(behind)
+}
+
+func goElsewhere(behind []entry) {
 	for _, e := range behind {
 		if !e.write {
 			e.end(claimed, resp.Reply{}, &lostError{cause: errHeldUp, sent: true})
 		}
+	}
+}
+
+// flyLocked hands calls that are on the wire, or will be, to the reader.
+func (l *lane) flyLocked(mine []entry) {
+	l.flight = append(l.flight, mine...)
+	if l.slow.Load() {
+		goElsewhere(mine)
 	}
 }
 
@@ -318,6 +333,8 @@ func (l *lane) fail(err error) {
 	if leased {
 		l.wire.giveBack(true, true)
 		l.p.finishAll(true) // what broke it may have broken the others: a second try goes to a new one
+	}
+	if leased || len(*l.p.lanes.Load()) > 1 { // there is another try
 		err = &lostError{cause: err}
 	}
 	l.p.forget(l)
@@ -335,7 +352,7 @@ func (l *lane) tick(now int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	flying := l.batch[l.pos.Load():]
-	for _, entries := range [][]entry{flying, l.flight, l.queue} {
+	for _, entries := range [][]entry{flying, l.flight, l.claims, l.queue} {
 		l.expireLocked(entries, now)
 	}
 	if l.wire == nil || l.err != nil {

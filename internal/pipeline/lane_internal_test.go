@@ -41,22 +41,22 @@ func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
 
 	require.Zero(t, l.write(nil, true, first), "it has lost its turn")
 	refuse(1)
-	wire, mine := l.claim(second)
+	wire, mine, _ := l.claim(second)
 	require.Len(t, mine, minBatch+maxBatch+1)
 	refuse(maxBatch) // they come while it writes
-	require.True(t, l.flushed(wire, mine, false, nil), "it goes on, and waits for others")
+	require.True(t, l.flushed(wire, mine, 0, nil), "it goes on, and waits for others")
 	write, gather, third := enqueue()
 	require.True(t, write)
 	require.False(t, gather)
 
-	_, mine = l.claim(second)
+	_, mine, _ = l.claim(second)
 	require.Empty(t, mine, "it has lost its turn as well")
-	_, mine = l.claim(third)
+	_, mine, _ = l.claim(third)
 	require.Len(t, mine, maxBatch+1)
-	require.False(t, l.flushed(wire, mine, false, nil))
+	require.False(t, l.flushed(wire, mine, 0, nil))
 	_, gather, fourth := enqueue()
 	require.True(t, gather)
-	_, mine = l.claim(fourth)
+	_, mine, _ = l.claim(fourth)
 	require.Len(t, mine, 1)
 	refuse(maxBatch)
 }
@@ -68,7 +68,7 @@ func TestCallsThatLeftMakeRoomWhenTheyAreSeen(t *testing.T) {
 	require.True(t, calls[0].leave())
 	l.p.waiting.Add(1)
 	changed := l.p.changed
-	_, mine := l.claim(turn)
+	_, mine, _ := l.claim(turn)
 	require.Len(t, mine, 1)
 	require.EqualValues(t, 1, l.load())
 	select {
@@ -202,6 +202,8 @@ func TestNobodyWaitsForASecondConnection(t *testing.T) {
 	first := (*p.lanes.Load())[0]
 	first.leased.Store(true)
 	require.Equal(t, []int64{16, 0}, give(8))
+	require.Equal(t, []int64{4000, 0}, give(4000-16), "which may never come")
+	first.out.Store(4000 - 16)
 	(*p.lanes.Load())[1].leased.Store(true)
 	require.Equal(t, []int64{16, 16}, give(16))
 	first.over.Store(true)
@@ -304,7 +306,7 @@ func TestACallWasSentIfItsLastByteWas(t *testing.T) {
 			require.Equal(t, size, e.size)
 			calls, mine = append(calls, c), append(mine, e)
 		}
-		require.False(t, l.flushed(broken.wire, mine, false, io.ErrUnexpectedEOF))
+		require.False(t, l.flushed(broken.wire, mine, 0, io.ErrUnexpectedEOF))
 		l.fail(io.ErrUnexpectedEOF)
 		for i, c := range calls {
 			<-c.done

@@ -38,7 +38,7 @@ func (l *lane) mayReadOwn() bool {
 	if l.alone == nil || l.err != nil || l.own || !l.parked || len(l.flight) > 0 || len(l.queue) > 0 {
 		return false
 	}
-	l.writing, l.own, l.ownAt = false, true, l.p.clock.Load()
+	l.writing, l.claims, l.own, l.ownAt = false, nil, true, l.p.clock.Load()
 	return true
 }
 

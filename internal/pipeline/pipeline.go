@@ -36,7 +36,7 @@ const (
 	idleTicks  = 100 // a lane without calls ends
 	heldTicks  = 500 // a lane ends, so that the pool's rules reach its connection
 	denseTicks = 5   // calls are gathered after a dense batch
-	tightTicks = 100 // and after the pool wanted a connection back or had none to lend
+	tightTicks = 100 // and after the pool wanted a connection back or had none to lend, when no lane is opened beside another
 	maxStep    = 5   // ticks that one turn of the clock may count
 )
 
@@ -63,6 +63,7 @@ type Pipeline struct {
 	stop         context.CancelFunc // immutable; ends ctx
 	clock        atomic.Int64       // ticks, while there is a lane
 	gathered     atomic.Int64       // the clock until which one lane gets all calls
+	refused      atomic.Int64       // the clock until which no lane is opened beside another
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers that wait for changed
 	hints        hints
@@ -73,6 +74,7 @@ type Pipeline struct {
 	changed chan struct{} // closed when there is room in a lane, or for one
 	closed  bool
 	ticking bool // keepTime runs
+	pausing int  // calls that will be tried again
 }
 
 // New makes a pipeline, which borrows nothing before it is used.
@@ -273,8 +275,8 @@ func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered i
 // work at the same time. When there are many small calls that is the first one:
 // a batch is worth more then, and while one busy lane keeps all processors at
 // work the runtime does not look whether another's socket has something to
-// read. One that is not leased yet, or in which a large reply is arriving, is
-// as good as crowded.
+// read. One in which a large reply is arriving is as good as full. So is one
+// that is not leased yet, as the pool may refuse or take its time.
 func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
 	var few int64 = 1
 	if p.clock.Load() < p.gathered.Load() {
@@ -291,10 +293,10 @@ func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
 		load := l.load()
 		switch {
 		case l.leasing():
-			load += maxQueued / 4
+			load += maxQueued
 			leasing = true
 		case l.slow.Load():
-			load += maxQueued / 2
+			load += 2 * maxQueued
 		}
 		if load < least {
 			best, least = l, load
@@ -327,8 +329,9 @@ func (p *Pipeline) gather(ticks int64) {
 	}
 }
 
-// open adds a lane if there may be one more and none is being leased. The
-// channel is closed at the next change after that.
+// open adds a lane if there may be one more, none is being leased, and the pool
+// has not just refused: a connection that it lacks may be that of a lane which
+// ends. The channel is closed at the next change after that.
 func (p *Pipeline) open() (changed <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -336,19 +339,24 @@ func (p *Pipeline) open() (changed <-chan struct{}, err error) {
 		return nil, warm.ErrClosed
 	}
 	lanes := *p.lanes.Load()
-	if len(lanes) >= p.cfg.Lanes || slices.ContainsFunc(lanes, (*lane).leasing) {
+	now := p.clock.Load()
+	if len(lanes) >= p.cfg.Lanes || slices.ContainsFunc(lanes, (*lane).leasing) ||
+		len(lanes) > 0 && now < p.refused.Load() {
 		return p.changed, nil
 	}
-	now := p.clock.Load()
 	l := &lane{p: p, wake: make(chan struct{}, 1), opened: now, active: now, at: now}
 	more := append(append([]*lane(nil), lanes...), l)
 	p.lanes.Store(&more)
+	p.tickLocked()
+	p.start(l)
+	return p.changed, nil
+}
+
+func (p *Pipeline) tickLocked() {
 	if !p.ticking {
 		p.ticking = true
 		p.wg.Go(p.keepTime)
 	}
-	p.start(l)
-	return p.changed, nil
 }
 
 // forget takes out a lane that is over.
@@ -410,8 +418,8 @@ func (p *Pipeline) remaining(c *Call) time.Duration {
 	return p.cfg.Timeout - time.Duration(p.clock.Load()-c.since)*tick
 }
 
-// keepTime is the clock, one of wg: it runs while there is a lane. A pause of
-// the whole process counts as a few ticks, so that nothing expires for it.
+// keepTime is the clock, one of wg: it runs while there is a lane, or a call
+// that will have one. A pause of the whole process counts as a few ticks, so that nothing expires for it.
 func (p *Pipeline) keepTime() {
 	t := time.NewTicker(tick)
 	defer t.Stop()
@@ -433,7 +441,7 @@ func (p *Pipeline) keepTime() {
 func (p *Pipeline) mayStop() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ticking = len(*p.lanes.Load()) > 0
+	p.ticking = len(*p.lanes.Load()) > 0 || p.pausing > 0
 	return !p.ticking
 }
 

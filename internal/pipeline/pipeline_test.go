@@ -25,12 +25,21 @@ import (
 // open makes a pipeline of lanes on a store for addr.
 func open(t testing.TB, addr string, lanes int, timeout time.Duration) *pipeline.Pipeline {
 	t.Helper()
-	p := pipeline.New(pipeline.Config{
-		Lease:       leaseOf(t, addr, 10),
-		Lanes:       lanes,
-		Timeout:     timeout,
-		ReadTimeout: timeout,
-	})
+	return openOn(t, leaseOf(t, addr, 10), lanes, timeout)
+}
+
+// openWarm is open for one lane and a connection to spare: a call that needs that does not wait
+// for a dial, for which the lane might be wanted back.
+func openWarm(t testing.TB, addr string, timeout time.Duration) *pipeline.Pipeline {
+	t.Helper()
+	return openOn(t, storeOf(t, addr, 10, 2, true), 1, timeout)
+}
+
+func openOn(
+	t testing.TB, lease func(context.Context) (redis.Conn, error), lanes int, timeout time.Duration,
+) *pipeline.Pipeline {
+	t.Helper()
+	p := pipeline.New(pipeline.Config{Lease: lease, Lanes: lanes, Timeout: timeout, ReadTimeout: timeout})
 	t.Cleanup(p.Close)
 	return p
 }
@@ -38,18 +47,28 @@ func open(t testing.TB, addr string, lanes int, timeout time.Duration) *pipeline
 // leaseOf borrows from a store of at most n connections to addr.
 func leaseOf(t testing.TB, addr string, n int) func(context.Context) (redis.Conn, error) {
 	t.Helper()
+	return storeOf(t, addr, n, 0, true)
+}
+
+// storeOf is leaseOf for as many spare connections, and plain ones or such as
+// have to be read and written by redigo.
+func storeOf(t testing.TB, addr string, n, spare int, plain bool) func(context.Context) (redis.Conn, error) {
+	t.Helper()
 	store := warm.New(warm.Config{
-		MaxActive: n, DialTimeout: time.Second, ReadTimeout: time.Second,
+		MinIdle: spare, MaxActive: n, DialTimeout: time.Second, ReadTimeout: time.Second,
 		Dial: func(ctx context.Context) (warm.Dialed, error) {
 			raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 			if err != nil {
 				return warm.Dialed{}, err
 			}
 			socket := warm.NewSocket(raw)
-			return warm.Dialed{Conn: redis.NewConn(socket, time.Second, time.Second), Socket: socket, Plain: true}, nil
+			return warm.Dialed{Conn: redis.NewConn(socket, 20*time.Second, 20*time.Second), Socket: socket, Plain: plain}, nil
 		},
 	})
 	t.Cleanup(store.Close)
+	if spare > 0 {
+		require.NoError(t, store.Ready(t.Context()))
+	}
 	return func(ctx context.Context) (redis.Conn, error) {
 		c, err := store.Acquire(ctx)
 		if err != nil {
@@ -105,7 +124,8 @@ func TestALargeReplyHoldsUpNobody(t *testing.T) {
 		}, "a small one goes past %d large ones", lane+1)
 	}
 	for range 100 {
-		require.NoError(t, small())
+		_, err := get(t.Context(), p, "small") // which may have to dial
+		require.NoError(t, err)
 	}
 	short, end := context.WithTimeout(t.Context(), 5*time.Second)
 	defer end()
@@ -124,7 +144,7 @@ func TestACallThatWasBehindLargeRepliesTwiceHasAConnectionOfItsOwn(t *testing.T)
 		}
 		return redistest.Default(c), false
 	})
-	p := open(t, s.Addr, 1, 10*time.Second)
+	p := openWarm(t, s.Addr, 10*time.Second)
 	on := func(calls ...*pipeline.Call) string {
 		replies, errs := p.DoAll(t.Context(), calls...)
 		require.NoError(t, errors.Join(errs...))
@@ -154,7 +174,7 @@ func TestAnErrorIsNoReasonToTakeALargeReplyForASmallOne(t *testing.T) {
 		}
 		return bulk(strings.Repeat("x", 300<<10)), false
 	})
-	p := open(t, s.Addr, 1, 10*time.Second)
+	p := openWarm(t, s.Addr, 10*time.Second)
 	_, err := get(t.Context(), p, "k")
 	require.NoError(t, err)
 	lane := last.Load()
@@ -206,9 +226,48 @@ func TestReadsBehindALargeReplyGoElsewhere(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(20 * time.Millisecond) // they are in flight, or else they have nothing to be taken from
+	redistest.Eventually(t, func() bool { return p.Load() == 21 }, "they are on their way behind it")
 	close(more)
 	small.Wait()
+	cancel()
+	large.Wait()
+	s.HangUp()
+}
+
+// It is written, and the writer has not said so yet, when the reply turns out to be large.
+func TestAReadThatIsBeingWrittenBehindALargeReplyGoesElsewhereToo(t *testing.T) {
+	redistest.NoLeaks(t)
+	asked, more := make(chan struct{}), make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case c.Args[1] == "large":
+			close(asked)
+			<-more
+			return append([]byte("$1048576\r\n"), make([]byte, 1<<19)...), false
+		case c.Conn == 0 && c.Args[1] != "warm up":
+			<-c.Done
+		}
+		return bulk(c.Args[1]), false
+	})
+	p := open(t, s.Addr, 1, 20*time.Second)
+	_, err := get(t.Context(), p, "warm up")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var large sync.WaitGroup
+	large.Go(func() { _, _ = get(ctx, p, "large") })
+	<-asked
+	redistest.Eventually(t, p.Receiving, "the writer has left")
+	p.AfterWrite(func() {
+		close(more)
+		redistest.Eventually(t, p.Slow, "it is large")
+		time.Sleep(20 * time.Millisecond) // and all that were behind it have been sent off
+	})
+	short, end := context.WithTimeout(t.Context(), 5*time.Second)
+	defer end()
+	_, err = get(short, p, "small")
+	require.NoError(t, err)
 	cancel()
 	large.Wait()
 	s.HangUp()
@@ -224,7 +283,7 @@ func TestACommandWithALargeReplyHasItsOwnConnectionTheNextTime(t *testing.T) {
 		last.Store(int64(c.Conn))
 		return bulk(strings.Repeat("x", int(size.Load()))), false
 	})
-	p := open(t, s.Addr, 1, 5*time.Second)
+	p := openWarm(t, s.Addr, 5*time.Second)
 	on := func(key string, n int) int64 {
 		size.Store(int64(n))
 		reply, err := get(t.Context(), p, key)
@@ -253,7 +312,7 @@ func TestALargeValueGoesOnAConnectionOfItsOwn(t *testing.T) {
 		}
 		return redistest.Default(c), false
 	})
-	p := open(t, s.Addr, 1, 5*time.Second)
+	p := openWarm(t, s.Addr, 5*time.Second)
 	for size, apart := range map[int]bool{100: false, 64 << 10: true} {
 		_, err := get(t.Context(), p, "k")
 		require.NoError(t, err)
@@ -305,6 +364,108 @@ func TestASecondConnectionIsForThePoolToSpare(t *testing.T) {
 	}
 }
 
+// Neither when there are more than one lane should have, nor when that ends and still has the
+// connection that the next one would need.
+func TestAConnectionThatThePoolDoesNotHaveFailsNoCall(t *testing.T) {
+	redistest.NoLeaks(t)
+	var gets, leases atomic.Int64
+	var pace time.Duration // changed while nobody is served
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case gets.Add(1)%100 == 0:
+			return []byte("-READONLY You can't write against a read only replica.\r\n"), false // the lane ends
+		}
+		time.Sleep(pace)
+		return bulk(c.Args[1]), false
+	})
+	for _, callers := range []int{8, 3000} {
+		if pace = 0; callers == 8 {
+			pace = time.Millisecond // a lane does not end at once
+		}
+		for _, waits := range []bool{false, true} {
+			pool := &redis.Pool{MaxActive: 1, Wait: waits, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }}
+			leases.Store(0)
+			p := openOn(t, func(ctx context.Context) (redis.Conn, error) {
+				leases.Add(1)
+				return pool.GetContext(ctx)
+			}, 2, 20*time.Second)
+			var wg sync.WaitGroup
+			until := time.Now().Add(500 * time.Millisecond)
+			for range callers {
+				wg.Go(func() {
+					for time.Now().Before(until) {
+						if _, err := get(t.Context(), p, "k"); err != nil {
+							t.Errorf("%d callers: %v", callers, err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			p.Close()
+			require.NoError(t, pool.Close())
+			require.Less(t, leases.Load(), int64(100))
+		}
+	}
+}
+
+func TestALaneThatEndsIsWaitedForWhereThePoolHasNoOtherConnection(t *testing.T) {
+	redistest.NoLeaks(t)
+	goOn := make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() != "GET" {
+			return redistest.Default(c), false
+		}
+		if c.Args[1] == "slow" {
+			<-goOn
+		}
+		return bulk(c.Args[1]), false
+	})
+	pool := &redis.Pool{MaxActive: 1, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }}
+	defer pool.Close()
+	p := openOn(t, pool.GetContext, 2, 20*time.Second)
+	var wg sync.WaitGroup
+	ask := func(key string) {
+		wg.Go(func() {
+			if _, err := get(t.Context(), p, key); err != nil {
+				t.Errorf("%s: %v", key, err)
+			}
+		})
+	}
+	ask("slow")
+	redistest.Eventually(t, func() bool { return s.Count("GET") == 1 }, "it is on the wire")
+	p.Finish()
+	for range 10 {
+		ask("k")
+	}
+	redistest.Eventually(t, func() bool { return p.Waiting() == 10 }, "they were refused, and wait")
+	close(goOn)
+	wg.Wait()
+	p.Close()
+}
+
+func TestTheTimeOfACallThatIsRefusedGoesOnWithoutALane(t *testing.T) {
+	redistest.NoLeaks(t)
+	began := time.Now()
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case time.Since(began) < 700*time.Millisecond:
+			return []byte("-MASTERDOWN Link with MASTER is down\r\n"), false // the lane ends, too
+		}
+		<-c.Done
+		return nil, true
+	})
+	p := open(t, s.Addr, 2, time.Second)
+	_, err := get(t.Context(), p, "k")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Less(t, time.Since(began), 1500*time.Millisecond)
+	s.HangUp()
+}
+
 func TestInFlightIsBounded(t *testing.T) {
 	redistest.NoLeaks(t)
 	const bound = 8192
@@ -317,14 +478,27 @@ func TestInFlightIsBounded(t *testing.T) {
 	p := open(t, s.Addr, 1, 20*time.Second)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	for range bound + 500 {
+	const together = 512
+	for range bound / together {
+		wg.Go(func() {
+			calls := make([]*pipeline.Call, together)
+			for i := range calls {
+				calls[i] = read("k")
+			}
+			if _, errs := p.DoAll(ctx, calls...); !errors.Is(errs[0], context.Canceled) {
+				t.Errorf("get: %v", errs[0])
+			}
+		})
+	}
+	redistest.Eventually(t, func() bool { return s.Count("GET") == bound }, "as many as the bound are sent")
+	for range 500 {
 		wg.Go(func() {
 			if _, err := get(ctx, p, "k"); !errors.Is(err, context.Canceled) {
 				t.Errorf("get: %v", err)
 			}
 		})
 	}
-	redistest.Eventually(t, func() bool { return s.Count("GET") == bound }, "as many as the bound are sent")
+	redistest.Eventually(t, func() bool { return p.Waiting() == 500 }, "the rest wait")
 	cancel()
 	wg.Wait()
 	require.Equal(t, bound, s.Count("GET"), "the rest waited, and left unsent")
@@ -355,18 +529,22 @@ func TestACallWaitsForRoomAndGetsIt(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { _, _ = get(t.Context(), p, "first") })
 		redistest.Eventually(t, func() bool { return s.Count("GET") == 1 }, "the first is on the wire")
-		for range bound - 1 {
-			wg.Go(func() { _, _ = get(t.Context(), p, "k") })
+		for n := range bound / 512 {
+			calls := make([]*pipeline.Call, min(512, bound-1-512*n))
+			for i := range calls {
+				calls[i] = read("k")
+			}
+			wg.Go(func() { _, _ = p.DoAll(t.Context(), calls...) })
 		}
 		redistest.Eventually(t, func() bool { return p.Load() == bound }, "the lane is full")
-		waited := make(chan error)
+		waited := make(chan error, 1)
 		go func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
 			defer cancel()
 			_, err := get(ctx, p, "k")
 			waited <- err
 		}()
-		redistest.Eventually(t, func() bool { return p.Waiting() == 1 }, "it waits")
+		redistest.Eventually(t, func() bool { return p.Waiting() == 1 || len(waited) > 0 }, "it waits")
 		close(release)
 		err := <-waited
 		wg.Wait()
@@ -503,7 +681,7 @@ func TestAReaderThatWaitsForBytesIsSentOffAndLooksAtWhatComes(t *testing.T) {
 			require.Equal(t, fmt.Sprint("k", i), string(r.Bytes))
 		}
 	}
-	for range 1000 { // a reply may be there before the writer has said what is in flight
+	for range 200 { // a reply may be there before the writer has said what is in flight
 		shareGets()
 	}
 	for range 3 {

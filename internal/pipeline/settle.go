@@ -51,7 +51,7 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 	give := p.deadline(ctx, calls[again[0]])
 	for round := 1; len(again) > 0; round++ {
 		rest := again
-		if refused && !pause(ctx, give, round) {
+		if refused && !p.pause(ctx, give, round) {
 			for _, i := range rest {
 				replies[i], errs[i] = calls[i].outcome(ctx, replies[i], errs[i])
 			}
@@ -158,13 +158,24 @@ func (p *Pipeline) deadline(ctx context.Context, c *Call) time.Time {
 	return give
 }
 
-// pause waits before the next round, unless that would come too late.
-func pause(ctx context.Context, give time.Time, round int) bool {
+// pause waits before the next round, unless that would come too late. The time
+// counts although there may be no lane.
+func (p *Pipeline) pause(ctx context.Context, give time.Time, round int) bool {
 	d := min(minBackoff<<min(round, 10), maxBackoff)
 	d = d/2 + rand.N(d/2)
 	if time.Until(give) < 2*d {
 		return false
 	}
+	p.mu.Lock()
+	if p.pausing++; !p.closed {
+		p.tickLocked()
+	}
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		p.pausing--
+		p.mu.Unlock()
+	}()
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

@@ -16,6 +16,8 @@ import (
 type wire interface {
 	// put buffers a claimed command.
 	put(c *Call) error
+	// waits tells that put and flush wait for a server that does not read.
+	waits() bool
 	// flush writes what was put, as much as goes without waiting. It returns
 	// false when bytes are left for flushRest, which waits.
 	flush() (bool, error)
@@ -66,6 +68,7 @@ func (w *redigoWire) put(c *Call) error {
 	return w.conn.Send(c.name, w.scratch...)
 }
 
+func (w *redigoWire) waits() bool          { return true }
 func (w *redigoWire) flush() (bool, error) { return true, w.conn.Flush() }
 func (w *redigoWire) flushRest() error     { return nil }
 

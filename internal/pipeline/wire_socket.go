@@ -13,9 +13,10 @@ import (
 // redigo's buffers are empty then, and stay so. No deadline is armed: the lane
 // watches the progress and cuts.
 type socketWire struct {
-	conn   *warm.Conn
-	socket net.Conn
-	try    func(p []byte) (int, error) // writes what goes without waiting
+	conn    *warm.Conn
+	socket  net.Conn
+	try     func(p []byte) (int, error) // writes what goes at once, unless it waits
+	waiting bool                        // immutable: try waits
 
 	out  []byte // the writer's
 	sent int    // of out
@@ -28,7 +29,7 @@ type socketWire struct {
 
 func newSocketWire(c *warm.Conn, slow func(bool)) *socketWire {
 	w := &socketWire{conn: c, socket: c.Socket(), slow: slow}
-	w.try = nonblocking(w.socket)
+	w.try, w.waiting = nonblocking(w.socket)
 	w.in = resp.NewReader(w, resp.Limits{})
 	_ = w.socket.SetDeadline(time.Time{}) // redigo's; if it fails, so does the next read
 	return w
@@ -65,6 +66,8 @@ func (w *socketWire) put(c *Call) error {
 	w.out = append(w.out, c.req...)
 	return nil
 }
+
+func (w *socketWire) waits() bool { return w.waiting }
 
 func (w *socketWire) flush() (bool, error) {
 	w.sent = 0

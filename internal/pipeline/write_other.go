@@ -4,6 +4,7 @@ package pipeline
 
 import "net"
 
-// nonblocking waits here: a caller that writes may be late by as long as the
-// server does not read.
-func nonblocking(socket net.Conn) func([]byte) (int, error) { return socket.Write }
+// nonblocking is of no such kind here, and says so.
+func nonblocking(socket net.Conn) (write func([]byte) (int, error), waits bool) {
+	return socket.Write, true
+}

@@ -8,14 +8,15 @@ import (
 )
 
 // nonblocking returns a write that does not wait for room: it may write less.
-func nonblocking(socket net.Conn) func([]byte) (int, error) {
+// Where there is none it returns one that waits, and says so.
+func nonblocking(socket net.Conn) (write func([]byte) (int, error), waits bool) {
 	sc, ok := socket.(syscall.Conn)
 	if !ok {
-		return socket.Write
+		return socket.Write, true
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return socket.Write
+		return socket.Write, true
 	}
 	var p []byte // one writer at a time
 	var n int
@@ -37,5 +38,5 @@ func nonblocking(socket net.Conn) func([]byte) (int, error) {
 			return 0, failed
 		}
 		return n, nil
-	}
+	}, false
 }

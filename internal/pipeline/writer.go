@@ -48,51 +48,38 @@ const (
 
 // write is the writer. It lets callers that are ready join, and goes on until
 // the queue is empty. A caller that writes for others than its own calls stops
-// once the first of those has ended, or when the socket takes no more: then a
-// goroutine goes on, for which the lane waits as writing stays set. As many of
-// its own calls as it returns have ended without a word on their channels.
+// once the first of those has ended, or where it might have to wait for the
+// server: then a goroutine goes on, for which the lane waits as writing stays
+// set. As many of its own calls as it returns have ended without a word on their
+// channels.
 func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 	for ; ; gather = true {
 		if gather { // Gosched also wakes an idle processor, which a lone caller pays for
 			runtime.Gosched()
 		}
-		w, mine := l.claim(turn)
+		w, mine, waits := l.claim(turn)
 		if len(mine) == 0 {
 			return 0
 		}
-		size := 0
-		var err error
-		for _, e := range mine {
-			if err = w.put(e.call); err != nil {
-				break
-			}
-			size += e.size
+		if waits && own != nil {
+			go l.writeOn(turn, func() bool {
+				announced, _, err := l.put(w, mine)
+				return l.flushed(w, mine, announced, err)
+			})
+			return 0
 		}
-		early := size > maxUnannounced
-		alone := !early && areOwn(mine, own) // those that the reader has are its to receive
-		var first [maxOwn]entry              // mine is the next writer's once this one has left
+		announced, whole, err := l.put(w, mine)
+		alone := announced == 0 && areOwn(mine, own) // those that the reader has are its to receive
+		var first [maxOwn]entry                      // mine is the next writer's once this one has left
 		claims := copy(first[:], mine)
-		if early { // or neither side might read while both write
-			l.announce(mine)
-		}
-		var whole bool
-		if err == nil {
-			whole, err = w.flush()
-		}
 		switch {
 		case err == nil && !whole:
-			if !early {
-				l.announce(mine)
-			}
-			go func() {
-				if l.flushed(w, mine, true, w.flushRest()) {
-					l.write(nil, true, turn)
-				}
-			}()
+			l.announce(mine[announced:])
+			go l.writeOn(turn, func() bool { return l.flushed(w, mine, len(mine), w.flushRest()) })
 			return 0
 		case err == nil && alone && l.mayReadOwn():
 			return l.readOwn(first[:claims])
-		case !l.flushed(w, mine, early, err):
+		case !l.flushed(w, mine, announced, err):
 			return 0
 		case len(own) > 0 && !own[0].in(queued) && !own[0].in(claimed):
 			go l.write(nil, true, turn)
@@ -101,20 +88,46 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 	}
 }
 
+// writeOn is a writer that is no caller, which first does what one has left.
+func (l *lane) writeOn(turn int, rest func() bool) {
+	if rest() {
+		l.write(nil, true, turn)
+	}
+}
+
+// put writes claimed calls, as much as goes without waiting where the wire can
+// tell. When they are many bytes the reader gets the first of them while the
+// others are written, or neither side might read while both write.
+func (l *lane) put(w wire, mine []entry) (announced int, whole bool, err error) {
+	size := 0
+	for i, e := range mine {
+		if err := w.put(e.call); err != nil {
+			return announced, false, err
+		}
+		if size += e.size; size > maxUnannounced {
+			l.announce(mine[announced : i+1])
+			announced, size = i+1, 0
+		}
+	}
+	whole, err = w.flush()
+	return announced, whole, err
+}
+
 // claim takes the calls of the queue that were not left. If there is none the
-// writer leaves; one that has lost its turn has left already.
-func (l *lane) claim(turn int) (wire, []entry) {
+// writer leaves; one that has lost its turn has left already. If waits is true
+// then to write them may take until the server has read what came before.
+func (l *lane) claim(turn int) (w wire, mine []entry, waits bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if turn != l.turn {
-		return nil, nil
+		return nil, nil, false
 	}
 	l.gathers = false
 	if l.err != nil {
 		l.leaveLocked()
-		return nil, nil
+		return nil, nil, false
 	}
-	mine := l.queue[:0]
+	mine = l.queue[:0]
 	for _, e := range l.queue {
 		if e.move(queued, claimed) {
 			mine = append(mine, e)
@@ -124,13 +137,26 @@ func (l *lane) claim(turn int) (wire, []entry) {
 		l.in.Add(-int64(left))
 		l.p.room()
 	}
-	l.queue, l.spare = l.spare[:0], mine
+	l.queue, l.spare, l.claims = l.spare[:0], mine, mine
 	if len(mine) == 0 {
 		l.leaveLocked()
 	}
 	l.solo = l.solo && len(mine) <= maxOwn
-	return l.wire, mine
+	return l.wire, mine, l.wire.waits() && l.unreadLocked() > maxUnread
 }
+
+// unreadLocked is how many bytes of claimed calls the server may not have read.
+func (l *lane) unreadLocked() (n int) {
+	for _, entries := range [][]entry{l.batch[l.pos.Load():], l.flight, l.claims} {
+		for _, e := range entries {
+			n += e.size
+		}
+	}
+	return n
+}
+
+// maxUnread is how many bytes any socket holds for a server that does not read.
+const maxUnread = 16 << 10
 
 // leaveLocked ends the writer. If the lane is over the reader waits for that.
 func (l *lane) leaveLocked() {
@@ -144,18 +170,17 @@ func (l *lane) leaveLocked() {
 func (l *lane) announce(mine []entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.flight = append(l.flight, mine...)
+	l.flyLocked(mine)
 	l.wakeLocked()
 }
 
-// flushed hands claimed calls to the reader, unless it has them already. It
+// flushed hands claimed calls to the reader, but those that it has already. It
 // reports whether the writer goes on.
-func (l *lane) flushed(w wire, mine []entry, announced bool, err error) bool {
+func (l *lane) flushed(w wire, mine []entry, announced int, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !announced {
-		l.flight = append(l.flight, mine...)
-	}
+	l.flyLocked(mine[announced:])
+	l.claims = nil
 	if err != nil {
 		l.unsent = unsent(mine, w.written())
 		l.breakLocked(err)
