@@ -57,10 +57,12 @@ func TestAConnectionThatRestsAndThatTheServerClosesLosesNoWrite(t *testing.T) {
 			if name == "rediss" {
 				opts = append(opts, rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig())))
 			}
-			c := newCache(t, newPool(t, name+"://"+s.Addr, opts...))
+			pool := newPool(t, name+"://"+s.Addr, opts...)
+			c := newCache(t, pool)
 			for n := range 10 {
 				require.NoError(t, c.Set(t.Context(), "k", nil, 0))
-				time.Sleep(50 * time.Millisecond) // it is looked at after 20, and given back after a second
+				rest(t, pool, rediscache.DefaultMinIdle) // or a dial might be cut off
+				time.Sleep(50 * time.Millisecond)        // it is looked at after 20, and given back after a second
 				s.HangUp()
 				time.Sleep(10 * time.Millisecond) // of the network
 				require.NoError(t, c.Set(t.Context(), "k", nil, 0))
@@ -100,7 +102,7 @@ func TestRefusalsAreTriedAgainInsideTheDeadline(t *testing.T) {
 			})
 			for _, conns := range []int{0, 1} {
 				pool := newPool(t, s.URL(), rediscache.WithMinIdle(1))
-				c := newCache(t, pool, rediscache.WithPipelineConns(conns), rediscache.WithTimeout(500*time.Millisecond))
+				c := newCache(t, pool, rediscache.WithPipelineConns(conns), rediscache.WithTimeout(time.Second))
 				left.Store(3)
 				require.NoError(t, c.Set(t.Context(), "k", nil, 0), "it is over after three")
 				left.Store(1 << 30)
@@ -128,9 +130,16 @@ func TestACallerThatLeavesWhileRedisRefusesHearsOfItsContextToo(t *testing.T) {
 	})
 	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(time.Minute))
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(50*time.Millisecond, cancel)
-	_, err := c.Get(ctx, "k")
+	heard := make(chan error)
+	go func() {
+		_, err := c.Get(ctx, "k")
+		heard <- err
+	}()
+	redistest.Eventually(t, func() bool { return s.Count("GET") > 1 }, "it has heard of it")
+	cancel()
+	err := <-heard
 	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, rediscache.ErrUnavailable)
 	require.ErrorContains(t, err, "LOADING")
 }
 

@@ -282,7 +282,7 @@ func TestThousandsOfKeysAreLoadedInOneCall(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		for _, p := range []rediscache.Policy{{}, {TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second}} {
 			s.Flush()
-			c := newCache(t, newPool(t, s.URL()))
+			c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(30*time.Second)) // Lua takes its time in miniredis
 			v := newView(t, c, rediscache.JSON[int](), p)
 			want := make(map[string]int)
 			var keys []string

@@ -358,7 +358,8 @@ func TestAReplicaThatRefusesWritesCostsFewDials(t *testing.T) {
 		began := time.Now()
 		together(16, func(int) {
 			for time.Since(began) < time.Second {
-				if err := c.Set(t.Context(), "k", nil, 0); !errors.Is(err, rediscache.ErrUnavailable) {
+				err := c.Set(t.Context(), "k", nil, 0)
+				if !errors.Is(err, rediscache.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) { // of a slow machine
 					t.Errorf("%v", err)
 				}
 			}
@@ -430,7 +431,10 @@ func TestAServerThatStandsStillCostsTheLanesAndNoMore(t *testing.T) {
 	redistest.Eventually(t, func() bool { return pool.Stats().InUse == rediscache.DefaultPipelineConns }, "all lanes are in use")
 	until := make(chan struct{})
 	still.Store(&until)
-	wait(t.Context(), 400*time.Millisecond)
+	redistest.Eventually(t, func() bool {
+		return pool.Stats().Closed.Broken >= rediscache.DefaultPipelineConns
+	}, "the lanes are given up")
+	wait(t.Context(), 150*time.Millisecond)
 	close(until)
 	redistest.Eventually(t, func() bool {
 		_, err := c.Get(t.Context(), "k")

@@ -118,7 +118,11 @@ func TestADialFuncsErrorIsTheCause(t *testing.T) {
 		"neither":           func(context.Context) (redis.Conn, error) { return nil, nil }, //nolint:nilnil // a fault
 		"no connection wit": func(ctx context.Context) (redis.Conn, error) { <-ctx.Done(); return nil, ctx.Err() },
 	} {
-		p, err := rediscache.NewPool("", rediscache.WithDialFunc(dial), rediscache.WithDialTimeout(50*time.Millisecond))
+		limit := rediscache.DefaultDialTimeout
+		if want == "no connection wit" {
+			limit = 50 * time.Millisecond
+		}
+		p, err := rediscache.NewPool("", rediscache.WithDialFunc(dial), rediscache.WithDialTimeout(limit))
 		require.NoError(t, err)
 		_, err = p.GetContext(context.Background())
 		require.ErrorIs(t, err, rediscache.ErrUnavailable)

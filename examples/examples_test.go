@@ -173,7 +173,8 @@ func TestServerStartsWithoutRedisAndSaysWhyItDoesNotAnswer(t *testing.T) {
 	const unavailable = `{"error":"cache_unavailable","detail":"The cache is not available now."}`
 	p.do(t, "GET", "/cache/a", 503, unavailable)
 	p.do(t, "POST", "/cache/a?value=hello", 503, unavailable)
-	require.Regexp(t, `request failed method=GET code=cache_unavailable cause=.*refused`, p.String())
+	failed := regexp.MustCompile(`request failed method=GET code=cache_unavailable cause=.*refused`)
+	redistest.Eventually(t, func() bool { return failed.MatchString(p.String()) }, "it says why")
 	p.signal(t, syscall.SIGTERM)
 	require.Equal(t, 0, p.wait(t), p.String())
 }

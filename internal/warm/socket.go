@@ -186,12 +186,17 @@ func (s *Socket) Close() error {
 }
 
 // Shut waits, not for long, until the server has closed its side, and closes
-// the socket.
+// the socket. While the process stands still the server does not wait for it, and
+// is given as much time again.
 func (s *Socket) Shut() {
 	until := time.Now().Add(linger)
 	s.end(until)
-	if s.endStream() && s.Conn.SetDeadline(until) == nil {
-		_, _ = io.Copy(io.Discard, s.Conn)
+	for more := linger; s.endStream() && more > 0 && s.Conn.SetDeadline(until) == nil; {
+		_, err := io.Copy(io.Discard, s.Conn)
+		if more = 0; errors.Is(err, os.ErrDeadlineExceeded) {
+			more = lost(until, linger)
+		}
+		until = time.Now().Add(more)
 	}
 	_ = s.Conn.Close()
 }

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -56,6 +58,7 @@ func TestShutWaitsForTheServerWhoeverClosedFirst(t *testing.T) {
 		}
 		_, err := far.Write([]byte("what nobody reads"))
 		require.NoError(t, err)
+		began := time.Now()
 		shut := make(chan struct{})
 		go func() {
 			defer close(shut)
@@ -65,12 +68,40 @@ func TestShutWaitsForTheServerWhoeverClosedFirst(t *testing.T) {
 		require.ErrorIs(t, err, io.EOF)
 		select {
 		case <-shut:
-			t.Fatal("it did not wait for the server")
+			require.GreaterOrEqual(t, time.Since(began), linger, "it did not wait for the server")
 		default:
 		}
 		require.NoError(t, far.Close())
 		<-shut
 	}
+}
+
+// asleep is the socket of a process that stands still, for so long, while it reads.
+type asleep struct {
+	net.Conn // nil: what is not overridden is not called
+	stands   []time.Duration
+	deadline time.Time
+	reads    int
+}
+
+func (a *asleep) CloseWrite() error               { return nil }
+func (a *asleep) Close() error                    { return nil }
+func (a *asleep) SetDeadline(due time.Time) error { a.deadline = due; return nil }
+
+func (a *asleep) Read([]byte) (int, error) {
+	time.Sleep(time.Until(a.deadline) + a.stands[a.reads])
+	a.reads++
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestShutOfAProcessThatStoodStillWaitsForTheServerAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &asleep{stands: []time.Duration{time.Minute, 2 * standstill, 0, 0}}
+		began := time.Now()
+		NewSocket(a).Shut()
+		require.Equal(t, 3, a.reads)
+		require.Equal(t, time.Minute+2*linger+4*standstill, time.Since(began))
+	})
 }
 
 func TestShutDoesNotWaitForEver(t *testing.T) {

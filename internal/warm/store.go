@@ -195,8 +195,9 @@ func (s *Store) wait(ctx context.Context, w *waiter) (*Conn, error) {
 	s.stats.Waits--
 	s.stats.WaitTime -= g.waited
 	s.stats.Timeouts++
+	err := s.waitErrorLocked(ctx.Err()) // while that one counts
 	s.putLocked(g.conn)
-	return nil, s.waitErrorLocked(ctx.Err())
+	return nil, err
 }
 
 // leaveLocked unlinks a waiter.
@@ -215,8 +216,11 @@ func (s *Store) Late(cause error) error {
 // waitErrorLocked tells a pool whose connections are all busy from one that
 // is still dialling.
 func (s *Store) waitErrorLocked(cause error) error {
-	if s.dialing > 0 {
+	switch {
+	case s.dialing > 0:
 		return fmt.Errorf("rediscache: no connection in time, %d being dialled: %w", s.dialing, cause)
+	case s.failure == nil && s.openLocked() < s.cfg.MaxActive: // it was about to be served
+		return fmt.Errorf("rediscache: no connection in time: %w", cause)
 	}
 	err := fmt.Errorf("%w: %d of %d connections in use: %w", ErrPoolExhausted, s.inUse, s.cfg.MaxActive, cause)
 	if s.failure != nil {

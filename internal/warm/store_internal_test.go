@@ -81,6 +81,48 @@ func TestAWaiterThatLeavesAsItIsServedLosesNothing(t *testing.T) {
 	require.EqualValues(t, left, st.Timeouts)
 }
 
+// Its context ends while the connection that was dialled for it comes.
+func TestAPoolWithRoomIsNotExhausted(t *testing.T) {
+	dial := newFake(1, prompt).dial
+	gate := make(chan struct{})
+	s := New(Config{
+		MaxActive: 100, DialTimeout: time.Minute, ReadTimeout: time.Minute,
+		Dial: func(ctx context.Context) (Dialed, error) {
+			<-gate
+			return dial(ctx)
+		},
+	})
+	defer s.Close()
+	var held []*Conn
+	for range 20 {
+		ctx, cancel := context.WithCancel(context.Background())
+		var c *Conn
+		left := make(chan error)
+		go func() {
+			var err error
+			c, err = s.Acquire(ctx)
+			left <- err
+		}()
+		for waiting(s) == 0 {
+			runtime.Gosched()
+		}
+		s.mu.Lock()
+		gate <- struct{}{}
+		time.Sleep(2 * time.Millisecond) // the dial is over, and waits for the lock
+		cancel()
+		s.mu.Unlock()
+		if err := <-left; err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, ErrPoolExhausted)
+			c = take(t, s)
+		}
+		held = append(held, c) // the next has to dial
+	}
+	for _, c := range held {
+		_ = c.Close()
+	}
+}
+
 func waiting(s *Store) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -19,7 +19,7 @@ func run(t *testing.T, handler http.HandlerFunc) httpload.Sample {
 	defer s.Close()
 	sample, err := httpload.Run(t.Context(), httpload.Spec{
 		Addr: s.Listener.Addr().String(), Path: "/cache/k", Body: []byte("the body"), Conns: 4,
-		Warmup: 10 * time.Millisecond, Slice: 50 * time.Millisecond,
+		Warmup: 100 * time.Millisecond, Slice: 50 * time.Millisecond,
 	})
 	require.NoError(t, err)
 	return sample
