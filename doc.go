@@ -60,9 +60,10 @@
 // Pools, caches and handlers are safe for concurrent use. The callers of a cache
 // share [WithPipelineConns] connections: a few are spread over them, many with
 // small values share one. Commands that meet travel together, without a delay
-// that waits for more. A caller whose context ends leaves at
-// once, and the connection stays. With none to share, and for a large value, a
-// command has a connection to itself: it is that command's end if it is cut short.
+// that waits for more. A caller whose context ends leaves at once, or within 20 ms
+// where it reads its reply itself, as a lone one does, and the connection stays.
+// With none to share, and for a large value, a command has a connection to itself:
+// on a WarmPool it ends with the command if that is cut short.
 //
 // A value belongs to its caller again as soon as Set has returned, and what Get
 // returns belongs to its caller. A call ends with its context or with the time of

@@ -20,7 +20,10 @@ import (
 // pools. GetContext must not wait once ctx has ended, which [WithTimeout] does
 // without a deadline that ctx tells of. A connection should have the timeouts of
 // redis.ConnWithTimeout, as redigo's do: without them one whose replies make no
-// sense goes back to its pool as it is.
+// sense goes back to its pool as it is. Its writes should have a timeout, which
+// redigo's lack unless they are dialled with one: [Cache.Close] waits for them
+// where the server does not read. A *redis.Pool needs a TestOnBorrow, or reads
+// fail for as long as it lends connections that the server has closed.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)
 	Close() error

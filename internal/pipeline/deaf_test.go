@@ -23,14 +23,14 @@ func deaf(t *testing.T) (addr string, hangUp func()) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	t.Cleanup(func() { ln.Close() })
+	t.Cleanup(func() { _ = ln.Close() })
 	var mu sync.Mutex
 	var conns []net.Conn
 	hangUp = func() {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, c := range conns {
-			c.Close()
+			_ = c.Close()
 		}
 	}
 	t.Cleanup(hangUp)
