@@ -142,17 +142,21 @@ func (l *lane) claim(turn int) (w wire, mine []entry, waits bool) {
 		l.leaveLocked()
 	}
 	l.solo = l.solo && len(mine) <= maxOwn
-	return l.wire, mine, l.wire.waits() && l.unreadLocked() > maxUnread
+	return l.wire, mine, l.wire.waits() && l.unreadLocked()
 }
 
-// unreadLocked is how many bytes of claimed calls the server may not have read.
-func (l *lane) unreadLocked() (n int) {
+// unreadLocked reports that the server may have more of claimed calls to read
+// than maxUnread.
+func (l *lane) unreadLocked() bool {
+	n := 0
 	for _, entries := range [][]entry{l.batch[l.pos.Load():], l.flight, l.claims} {
 		for _, e := range entries {
-			n += e.size
+			if n += e.size; n > maxUnread {
+				return true
+			}
 		}
 	}
-	return n
+	return false
 }
 
 // maxUnread is how many bytes any socket holds for a server that does not read.
