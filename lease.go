@@ -36,7 +36,7 @@ var releaseSource string
 
 var (
 	fillScript    = newScript(fillSource, pipeline.Write)
-	releaseScript = newScript(releaseSource, pipeline.Read) // nobody else has its token: it may be repeated
+	releaseScript = newScript(releaseSource, pipeline.Read) // it may be repeated: nobody else has its token, and the result is in doubt at worst
 )
 
 type script struct {
@@ -181,8 +181,10 @@ func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 		call.Int(2).Key(v.c.prefix, j.key).String(j.lease).
 			String(j.token).String(j.digest).Int(millis(j.from.left)).Value(j.data).Int(millis(j.life))
 	}, func(j *job[V], done bool, err error) {
-		if err == nil {
-			j.token = "" // else it is ended, as nobody knows: a fill that comes after that does nothing
+		// One that is late comes still. Any other that failed leaves a lease to be
+		// ended: should it come after that, it does nothing.
+		if err == nil || errors.Is(err, ErrOutcomeUnknown) && pipeline.TooLate(err) {
+			j.token = ""
 		}
 		switch {
 		case err != nil: // nobody knows whether a Delete came between

@@ -189,7 +189,8 @@ func TestALeaseOutlivesNoBrokenConnection(t *testing.T) {
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
 	p := rediscache.Policy{Lease: time.Hour}
-	a := newView(t, newCache(t, newPool(t, "redis://"+proxy.Addr)), rediscache.JSON[int](), p)
+	pool := newPool(t, "redis://"+proxy.Addr, rediscache.WithMinIdle(0)) // or the cut might hit a dial
+	a := newView(t, newCache(t, pool), rediscache.JSON[int](), p)
 	b, _ := process(t, s, p)
 	for name, failure := range map[string]error{"fill": nil, "release": errDatabase} {
 		_, err := a.GetOrLoad(t.Context(), name, func(context.Context) (int, error) {
@@ -295,6 +296,23 @@ func TestALeaseWhoseFillWasRefusedIsEnded(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, got)
 	require.EqualValues(t, 1, ended.Load())
+}
+
+func TestNobodyWaitsForALateFillAndThenForTheEndOfItsLease(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "EVALSHA" {
+			return nil, false
+		}
+		return redistest.Default(c), false
+	})
+	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(100*time.Millisecond))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	got, err := v.GetOrLoad(t.Context(), "k", returns(1))
+	require.NoError(t, err)
+	require.Equal(t, 1, got)
+	require.Equal(t, 1, s.Count("EVALSHA"), "the fill comes still, and ends it")
+	s.HangUp()
 }
 
 func TestWithHardHalfOfItIsForTheLeaseOfAnother(t *testing.T) {

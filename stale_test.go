@@ -169,12 +169,14 @@ func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
 				}
 			})
 			wg.Go(func() {
-				got, err := v.GetOrLoadMany(t.Context(), []string{"k"}, nil)
+				got, err := v.GetOrLoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) {
+					return nil, errors.New("it was not shared")
+				})
 				if got["k"] != 2 || err != nil {
 					t.Errorf("%v, %v", got, err)
 				}
 			})
-			time.Sleep(50 * time.Millisecond) // they join, or load anew and t hears of it
+			time.Sleep(200 * time.Millisecond) // they join, or load anew and t hears of it
 			close(goOn)
 			wg.Wait()
 			require.EqualValues(t, 2, c.Stats().Shared-shared)

@@ -9,6 +9,7 @@ package flight
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -32,12 +33,13 @@ func (e *PanicError) Unwrap() error {
 }
 
 // Options say how work that a caller begins is bounded. They do nothing for
-// work that it joins, but for Keep.
+// work that it joins, but for Keep, of which a work's first counts.
 type Options struct {
 	// Limit ends the context of the work, and the wait for it; 0: never.
 	Limit time.Duration
 	// Keep is how long from now the work goes on when nobody waits, unless its
-	// owner closes; 0: not at all. It does not end what somebody waits for.
+	// owner closes; 0: not at all. When that is over who waits goes on waiting,
+	// and who comes begins anew.
 	Keep time.Duration
 }
 
@@ -58,6 +60,7 @@ type run[R any] struct {
 
 	waiters int    // guarded by Group.mu; who keeps it counts as one
 	kept    func() // guarded by Group.mu; ends the owner's wait; nil: not kept
+	cause   error  // guarded by Group.mu; why it is no longer kept; nil: it is, or was not
 	ended   bool   // guarded by Group.mu
 }
 
@@ -94,8 +97,7 @@ type Ticket[R any] struct {
 // closed.
 //
 // The context of the work ends with the limit, or when nobody waits. Its cause
-// is context.DeadlineExceeded if that is for a limit or the end of what keeps
-// it. Work whose context is over is never joined: who comes then begins anew,
+// is context.DeadlineExceeded if the limit or what keeps it was over then. Work whose context is over is never joined: who comes then begins anew,
 // although the old work may not have noticed yet. Work that forgets a key of its
 // own lets nobody join that any more.
 func (g *Group[R]) Join(
@@ -161,7 +163,7 @@ func (g *Group[R]) keepLocked(r *run[R], o Options) {
 	}
 	r.waiters++
 	ctx, cancel := context.WithTimeout(g.owner.ctx, o.Keep)
-	stop := context.AfterFunc(ctx, func() { g.leave(r, ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() { g.letGo(r, ctx.Err()) })
 	r.kept = func() {
 		stop()
 		cancel()
@@ -270,15 +272,30 @@ func (t Ticket[R]) Wait(ctx context.Context) (R, error) {
 }
 
 // Leave ends the wait without a result.
-func (t Ticket[R]) Leave() { t.g.leave(t.c.run, context.Canceled) }
+func (t Ticket[R]) Leave() {
+	t.g.mu.Lock()
+	defer t.g.mu.Unlock()
+	t.c.run.leaveLocked()
+}
 
-// leave takes one away of those who wait. The count and the map have one lock:
-// either a caller joins before the last one leaves, and the work goes on, or it
-// finds that context ended and begins anew.
-func (g *Group[R]) leave(r *run[R], cause error) {
+// letGo ends what keeps r. When that is for its time nobody joins r any more:
+// one after the other, callers who wait could keep for ever what has hung.
+func (g *Group[R]) letGo(r *run[R], cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if r.cause = cause; errors.Is(cause, context.DeadlineExceeded) {
+		for _, c := range r.calls {
+			g.forgetLocked(r, c.key)
+		}
+	}
+	r.leaveLocked()
+}
+
+// leaveLocked takes one away of those who wait. The count and the map have one lock:
+// either a caller joins before the last one leaves, and the work goes on, or it
+// finds that context ended and begins anew.
+func (r *run[R]) leaveLocked() {
 	if r.waiters--; r.waiters == 0 {
-		r.cancel(cause) // wakes goroutines, and runs nobody's code here
+		r.cancel(r.cause) // wakes goroutines, and runs nobody's code here
 	}
 }

@@ -291,6 +291,34 @@ func TestWhatKeepsWorkEndsAndEndsNothingThatSomebodyWaitsFor(t *testing.T) {
 	})
 }
 
+// As callers do who wait a while for a fresh value: there is always one.
+func TestCallersWhoComeAndGoDoNotKeepWorkThatHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		ended := make(chan error, 2)
+		began := time.Now()
+		var waits sync.WaitGroup
+		for time.Since(began) < 90*time.Second {
+			ticket := join(t.Context(), g, "k", flight.Options{Keep: time.Minute}, func(ctx context.Context) string {
+				<-ctx.Done()
+				ended <- context.Cause(ctx)
+				return ""
+			})
+			waits.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				_, err := ticket.Wait(ctx)
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v", err)
+				}
+			})
+			time.Sleep(time.Second)
+		}
+		require.Len(t, ended, 1, "there is a second one since a minute was over")
+		require.ErrorIs(t, <-ended, context.DeadlineExceeded)
+		waits.Wait()
+	})
+}
+
 func TestWorkForgetsItsOwnKeyAndNoSuccessors(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		end := make(chan struct{})

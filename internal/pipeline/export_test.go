@@ -57,6 +57,9 @@ func Bounced(c *Call, n int) *Call {
 	return c
 }
 
+// Refused reports that no second lane is opened for now.
+func (p *Pipeline) Refused() bool { return p.refused.Load() > 0 }
+
 // Receiving reports that the only lane's reader has something to receive, and nobody writes.
 func (p *Pipeline) Receiving() bool {
 	l := (*p.lanes.Load())[0]

@@ -26,8 +26,9 @@ import (
 // was claimed has ended. The calls that it has not ended are, in the order of
 // their replies, batch[pos:], flight, what the writer has claimed, and queue.
 type lane struct {
-	p    *Pipeline
-	wake chan struct{} // holds one
+	p      *Pipeline
+	beside bool          // immutable; there was another when it was opened
+	wake   chan struct{} // holds one
 
 	// Read by anyone, to choose a lane; in, over and leased are written under mu.
 	in   atomic.Int64 // calls queued
@@ -154,7 +155,9 @@ func (l *lane) lease(ctx context.Context) error {
 			c.Close()
 		}
 		l.p.gather(tightTicks)
-		l.p.refused.Store(l.p.clock.Load() + tightTicks)
+		if l.beside {
+			l.p.refused.Store(l.p.clock.Load() + tightTicks)
+		}
 		return err
 	}
 	l.wire = newWire(c, l.p.cfg.ReadTimeout, l.holdUp)
@@ -334,7 +337,7 @@ func (l *lane) fail(err error) {
 		l.wire.giveBack(true, true)
 		l.p.finishAll(true) // what broke it may have broken the others: a second try goes to a new one
 	}
-	if leased || len(*l.p.lanes.Load()) > 1 { // there is another try
+	if leased || l.beside { // there is another try: that one's, or with its connection
 		err = &lostError{cause: err}
 	}
 	l.p.forget(l)

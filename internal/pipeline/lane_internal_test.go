@@ -209,6 +209,13 @@ func TestNobodyWaitsForASecondConnection(t *testing.T) {
 	first.over.Store(true)
 	require.Equal(t, []int64{16, 17}, give(1))
 
+	p, give = crowd(t, 2, true)
+	give(1)
+	p.refused.Store(p.clock.Load() + 1)
+	require.Equal(t, []int64{3000}, give(2999), "the pool has none")
+	p.clock.Add(1)
+	require.Equal(t, []int64{3000, 1}, give(1))
+
 	p, _ = crowd(t, 2, false)
 	for range 2 { // callers who saw that there was none
 		_, err := p.open()

@@ -305,7 +305,7 @@ func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
 			break
 		}
 	}
-	if best == nil || least >= few && !leasing && len(lanes) < p.cfg.Lanes {
+	if best == nil || least >= few && !leasing && len(lanes) < p.cfg.Lanes && p.clock.Load() >= p.refused.Load() {
 		return nil, 0
 	}
 	ok, write, gather, turn := best.enqueue(calls)
@@ -344,7 +344,7 @@ func (p *Pipeline) open() (changed <-chan struct{}, err error) {
 		len(lanes) > 0 && now < p.refused.Load() {
 		return p.changed, nil
 	}
-	l := &lane{p: p, wake: make(chan struct{}, 1), opened: now, active: now, at: now}
+	l := &lane{p: p, beside: len(lanes) > 0, wake: make(chan struct{}, 1), opened: now, active: now, at: now}
 	more := append(append([]*lane(nil), lanes...), l)
 	p.lanes.Store(&more)
 	p.tickLocked()
@@ -432,6 +432,9 @@ func (p *Pipeline) keepTime() {
 		now := time.Now()
 		at := p.clock.Add(min(max(int64((now.Sub(last)+tick/2)/tick), 1), maxStep))
 		last = now
+		if refused := p.refused.Load(); refused > 0 && at >= refused && p.refused.CompareAndSwap(refused, 0) {
+			p.room()
+		}
 		for _, l := range lanes {
 			l.tick(at)
 		}

@@ -446,6 +446,125 @@ func TestALaneThatEndsIsWaitedForWhereThePoolHasNoOtherConnection(t *testing.T) 
 	p.Close()
 }
 
+// It is handed back between the pool's refusal and the moment when that is heard of.
+func TestACallThatThePoolRefusedIsServedByTheConnectionThatCameBack(t *testing.T) {
+	redistest.NoLeaks(t)
+	var hold atomic.Pointer[chan struct{}]
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if until := hold.Load(); until != nil && c.Name() == "GET" {
+			<-*until
+		}
+		return redistest.Default(c), false
+	})
+	lease := leaseOf(t, s.Addr, 10)
+	var leases atomic.Int64
+	refused, heard := make(chan struct{}), make(chan struct{})
+	p := openOn(t, func(ctx context.Context) (redis.Conn, error) {
+		if leases.Add(1) == 2 {
+			close(refused)
+			<-heard
+			return nil, errors.New("refused")
+		}
+		return lease(ctx)
+	}, 2, 20*time.Second)
+	slow := make(chan struct{})
+	hold.Store(&slow)
+	var wg sync.WaitGroup
+	ask := func() {
+		wg.Go(func() {
+			if _, err := get(t.Context(), p, "k"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	ask()
+	redistest.Eventually(t, func() bool { return s.Count("GET") == 1 }, "it is on the wire")
+	p.Finish()
+	hold.Store(nil)
+	ask()
+	<-refused
+	close(slow)
+	redistest.Eventually(t, func() bool { return p.Lanes() == 1 }, "the first lane has ended")
+	close(heard)
+	wg.Wait()
+}
+
+// That a lane could not be opened says nothing of another beside it.
+func TestAnOutageThatIsOverHoldsBackNoSecondLane(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case c.Args[1] == "large":
+			return append([]byte("$1048576\r\n"), make([]byte, 1<<19)...), false
+		case c.Conn == 0 && c.Args[1] != "warm up":
+			<-c.Done
+		}
+		return bulk(c.Args[1]), false
+	})
+	lease := leaseOf(t, s.Addr, 10)
+	var down atomic.Bool
+	down.Store(true)
+	p := openOn(t, func(ctx context.Context) (redis.Conn, error) {
+		if down.Load() {
+			return nil, errors.New("down")
+		}
+		return lease(ctx)
+	}, 2, 20*time.Second)
+	_, err := get(t.Context(), p, "warm up")
+	require.ErrorContains(t, err, "down")
+	require.False(t, p.Refused())
+	down.Store(false)
+	_, err = get(t.Context(), p, "warm up")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var large sync.WaitGroup
+	large.Go(func() { _, _ = get(ctx, p, "large") })
+	redistest.Eventually(t, p.Slow, "it is arriving")
+	short, end := context.WithTimeout(t.Context(), 5*time.Second)
+	defer end()
+	_, err = get(short, p, "small")
+	require.NoError(t, err)
+	cancel()
+	large.Wait()
+	s.HangUp()
+}
+
+// A lane ends behind a slow reply, so that nothing changes, and the pool has a connection by then.
+func TestWhoWaitsAfterARefusalIsServedWhenThePoolHasAConnectionAgain(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case c.Args[1] == "slow":
+			<-c.Done
+		}
+		return bulk(c.Args[1]), false
+	})
+	lease := leaseOf(t, s.Addr, 10)
+	var leases atomic.Int64
+	p := openOn(t, func(ctx context.Context) (redis.Conn, error) {
+		if leases.Add(1) == 2 {
+			return nil, errors.New("refused")
+		}
+		return lease(ctx)
+	}, 2, 20*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
+	var slow sync.WaitGroup
+	slow.Go(func() { _, _ = get(ctx, p, "slow") })
+	redistest.Eventually(t, func() bool { return s.Count("GET") == 1 }, "it is on the wire")
+	p.Finish()
+	short, end := context.WithTimeout(t.Context(), 10*time.Second)
+	defer end()
+	_, err := get(short, p, "k")
+	require.NoError(t, err)
+	cancel()
+	slow.Wait()
+	s.HangUp()
+}
+
 func TestTheTimeOfACallThatIsRefusedGoesOnWithoutALane(t *testing.T) {
 	redistest.NoLeaks(t)
 	began := time.Now()
