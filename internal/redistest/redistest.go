@@ -10,7 +10,9 @@ package redistest
 import (
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -69,6 +71,24 @@ func poll(d time.Duration, cond func() bool) bool {
 			return false
 		}
 	}
+}
+
+var majorVersion = regexp.MustCompile(`\bv=(\d+)\.`)
+
+// Major is the first number of the version of redis-server, or of what stands for it. Where there
+// is none it does as [Start] does.
+func Major(tb testing.TB) int {
+	tb.Helper()
+	said, err := exec.Command(binary(tb), "--version").Output()
+	if err != nil {
+		tb.Fatalf("redis-server --version: %v", err)
+	}
+	found := majorVersion.FindSubmatch(said)
+	if found == nil {
+		tb.Fatalf("redis-server --version: %q", said)
+	}
+	major, _ := strconv.Atoi(string(found[1])) // digits
+	return major
 }
 
 // binary returns the path of redis-server. Without one the test is skipped, or fails where
