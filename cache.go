@@ -210,10 +210,10 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 			switch {
 			case err == nil:
 				c.counts.sets.Add(1)
-			case !errors.Is(err, ErrOutcomeUnknown):
-				refused = cmp.Or(refused, err)
-			default:
+			case errors.Is(err, ErrOutcomeUnknown):
 				unknown = cmp.Or(unknown, err)
+			default:
+				refused = cmp.Or(refused, err)
 			}
 		}
 		calls = calls[:0]
@@ -228,16 +228,13 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	if len(calls) > 0 {
 		send()
 	}
-	if unknown != nil {
-		unknown = c.fail(ctx, "set many", "", begin, unknown)
+	if err := errors.Join(unknown, refused); err != nil {
+		return c.fail(ctx, "set many", "", begin, err)
 	}
-	if refused != nil {
-		refused = c.fail(ctx, "set many", "", begin, refused)
-	}
-	return errors.Join(unknown, refused)
+	return nil
 }
 
-// maxTogether bounds what SetMany sends at once and Clear asks for.
+// maxTogether bounds what SetMany encodes at once and Clear asks for.
 const maxTogether = 512
 
 // TTL returns how long the value of key will live still, or [NoExpiry], or
@@ -332,7 +329,8 @@ func (c *Cache) Ping(ctx context.Context) error {
 
 // Close lets the calls under way end, hands the connections back to the pool,
 // waits for that, and returns nil. Later calls that ask Redis for anything
-// return [ErrClosed]. It may be called more than once. Close the cache before its pool.
+// return [ErrClosed]. It may be called more than once. Close the cache before
+// its pool.
 //
 // A load that a caller waits for is a call under way; the context of one in
 // the background ends. Close waits for both, so also for a load that does not

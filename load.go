@@ -230,11 +230,10 @@ func (v *View[V]) join(
 		keys[i] = j.key
 	}
 	o := flight.Options{Limit: v.policy.Hard}
-	switch {
-	case background && o.Limit == 0:
-		o.Keep = DefaultRefreshTimeout
-	case background:
-		o.Keep = forever
+	if background {
+		if o.Keep = forever; o.Limit == 0 {
+			o.Keep = DefaultRefreshTimeout
+		}
 	}
 	return v.flights.Join(ctx, keys, o, func(ctx context.Context, own []string, forget func(string)) []result[V] {
 		mine := make([]*job[V], 0, len(own))

@@ -16,8 +16,8 @@ import (
 //
 // A key that load's map lacks has no value, as if load had returned
 // [ErrNotFound] for it. An error of load is that of each of its keys, whatever
-// its map holds. Keys are loaded together but stored one by one. After
-// an error, the first of those that there were, the map holds what could be had.
+// its map holds. Keys are loaded together but stored one by one. After an error,
+// the first of those that there were, the map holds what could be had.
 func (v *View[V]) GetOrLoadMany(
 	ctx context.Context, keys []string, load func(ctx context.Context, keys []string) (map[string]V, error),
 ) (map[string]V, error) {

@@ -18,8 +18,9 @@ type ObserverFunc func(ctx context.Context, e Event)
 func (f ObserverFunc) Observe(ctx context.Context, e Event) { f(ctx, e) }
 
 // Event is what became of one key, or of a call that failed. A call that gets
-// or loads values of keys has one event for each: how it was served, or that there was a miss
-// and then, if it shared another's load, that. A load has an event of its own.
+// or loads values of keys has one event for each: how it was served, or that
+// there was a miss and then, if it shared another's load, that. A load has an
+// event of its own.
 type Event struct {
 	// Op is the method in lower case, such as "get" or "get or load", or what
 	// is done within one: "load", "lease" or "fill".

@@ -97,9 +97,10 @@ type Ticket[R any] struct {
 // closed.
 //
 // The context of the work ends with the limit, or when nobody waits. Its cause
-// is context.DeadlineExceeded if the limit or what keeps it was over then. Work whose context is over is never joined: who comes then begins anew,
-// although the old work may not have noticed yet. Work that forgets a key of its
-// own lets nobody join that any more.
+// is context.DeadlineExceeded if the limit or what keeps it was over then. Work
+// whose context is over is never joined: who comes then begins anew, although
+// the old work may not have noticed yet. Work that forgets a key of its own lets
+// nobody join that any more.
 func (g *Group[R]) Join(
 	ctx context.Context, keys []string, o Options,
 	work func(ctx context.Context, keys []string, forget func(key string)) []R,

@@ -195,14 +195,16 @@ func TestAnErrorIsNoReasonToTakeALargeReplyForASmallOne(t *testing.T) {
 	s.HangUp()
 }
 
-func TestReadsBehindALargeReplyGoElsewhere(t *testing.T) {
-	redistest.NoLeaks(t)
-	asked, more := make(chan struct{}), make(chan struct{})
-	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+// half is a server that answers each GET with its key. For "large" it has half of a large reply,
+// once more is closed, and nothing for what comes after that on the first connection.
+func half(t *testing.T) (s *redistest.Script, asked, more chan struct{}) {
+	t.Helper()
+	asked, more = make(chan struct{}), make(chan struct{})
+	return redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		switch {
 		case c.Name() != "GET":
 			return redistest.Default(c), false
-		case c.Args[1] == "large": // what is sent after it waits behind it
+		case c.Args[1] == "large":
 			close(asked)
 			<-more
 			return append([]byte("$1048576\r\n"), make([]byte, 1<<19)...), false
@@ -210,7 +212,12 @@ func TestReadsBehindALargeReplyGoElsewhere(t *testing.T) {
 			<-c.Done
 		}
 		return bulk(c.Args[1]), false
-	})
+	}), asked, more
+}
+
+func TestReadsBehindALargeReplyGoElsewhere(t *testing.T) {
+	redistest.NoLeaks(t)
+	s, asked, more := half(t)
 	p := open(t, s.Addr, 2, 10*time.Second)
 	_, err := get(t.Context(), p, "warm up")
 	require.NoError(t, err)
@@ -237,20 +244,7 @@ func TestReadsBehindALargeReplyGoElsewhere(t *testing.T) {
 // It is written, and the writer has not said so yet, when the reply turns out to be large.
 func TestAReadThatIsBeingWrittenBehindALargeReplyGoesElsewhereToo(t *testing.T) {
 	redistest.NoLeaks(t)
-	asked, more := make(chan struct{}), make(chan struct{})
-	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
-		switch {
-		case c.Name() != "GET":
-			return redistest.Default(c), false
-		case c.Args[1] == "large":
-			close(asked)
-			<-more
-			return append([]byte("$1048576\r\n"), make([]byte, 1<<19)...), false
-		case c.Conn == 0 && c.Args[1] != "warm up":
-			<-c.Done
-		}
-		return bulk(c.Args[1]), false
-	})
+	s, asked, more := half(t)
 	p := open(t, s.Addr, 1, 20*time.Second)
 	_, err := get(t.Context(), p, "warm up")
 	require.NoError(t, err)
@@ -492,17 +486,8 @@ func TestACallThatThePoolRefusedIsServedByTheConnectionThatCameBack(t *testing.T
 // That a lane could not be opened says nothing of another beside it.
 func TestAnOutageThatIsOverHoldsBackNoSecondLane(t *testing.T) {
 	redistest.NoLeaks(t)
-	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
-		switch {
-		case c.Name() != "GET":
-			return redistest.Default(c), false
-		case c.Args[1] == "large":
-			return append([]byte("$1048576\r\n"), make([]byte, 1<<19)...), false
-		case c.Conn == 0 && c.Args[1] != "warm up":
-			<-c.Done
-		}
-		return bulk(c.Args[1]), false
-	})
+	s, _, more := half(t)
+	close(more)
 	lease := leaseOf(t, s.Addr, 10)
 	var down atomic.Bool
 	down.Store(true)

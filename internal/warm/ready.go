@@ -1,0 +1,48 @@
+package warm
+
+import (
+	"context"
+	"fmt"
+)
+
+// Ready waits until the floor stands: MinIdle spare connections have
+// answered, or as many as the maximum leaves. An error matches the context's
+// and, if a dial failed, wraps a *DialError.
+func (s *Store) Ready(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return ErrClosed
+		}
+		spare := len(s.idle) + s.probing
+		ready := spare >= s.cfg.MinIdle || spare+s.inUse == s.cfg.MaxActive
+		failure, changed := s.failure, s.changedLocked()
+		s.mu.Unlock()
+		if ready {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if failure != nil {
+				return fmt.Errorf("%w (%w)", &DialError{failure}, ctx.Err())
+			}
+			return fmt.Errorf("rediscache: pool not ready: %w", ctx.Err())
+		}
+	}
+}
+
+func (s *Store) changedLocked() <-chan struct{} {
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed
+}
+
+func (s *Store) notifyLocked() {
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+}
