@@ -26,7 +26,8 @@ var (
 
 	// ErrUnavailable means that Redis could not be reached, broke the
 	// connection, or refused to serve: it is loading, out of memory, a
-	// read-only replica and the like. A write was not applied.
+	// read-only replica and the like. A write was not applied, unless the error
+	// matches ErrOutcomeUnknown too: a proxy lost its server during the write.
 	ErrUnavailable = warm.ErrUnavailable
 
 	// ErrPoolExhausted means that all connections were busy until the context
@@ -364,47 +365,36 @@ func (e *opError) Unwrap() []error {
 	return []error{e.is, e.cause}
 }
 
+// sentinel returns the sentinel that err amounts to, or nil if err matches one already or amounts to
+// none. An error of Redis that [resp.MeaningOf] does not know, NOAUTH and NOPERM are refusals for good.
 func sentinel(err error) error {
+	meaning, answered := meaningOf(err)
+	if meaning.Has(resp.Unavailable) {
+		return ErrUnavailable
+	}
 	for _, known := range []error{ErrUnavailable, ErrPoolExhausted, ErrOutcomeUnknown, ErrClosed} {
 		if errors.Is(err, known) {
 			return nil
 		}
 	}
-	var answer redis.Error
-	switch word := replyWord(err); {
-	case refusals[word]:
-		return ErrUnavailable
+	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return nil
 	case errors.Is(err, redis.ErrPoolExhausted):
 		return ErrPoolExhausted
-	case !errors.As(err, &answer):
+	case !answered:
 		return ErrUnavailable
-	case word == "WRONGTYPE":
+	case meaning.Has(resp.WrongType):
 		return ErrWrongType
 	}
-	return nil // a refusal for good: NOAUTH, NOPERM and the like
+	return nil
 }
 
-// refusals are the first words of Redis's errors that pass with time.
-var refusals = map[string]bool{
-	"OOM": true, "LOADING": true, "READONLY": true, "MASTERDOWN": true, "CLUSTERDOWN": true,
-	"TRYAGAIN": true, "BUSY": true, "NOREPLICAS": true, "MISCONF": true, maxClients: true,
-}
-
-// maxClients begins the one such error that has no word of its own.
-const maxClients = "ERR max number of clients"
-
-// replyWord returns the first word of the Redis error in err, which is its
-// kind, or maxClients. It is empty where there is none.
-func replyWord(err error) string {
-	var e redis.Error
-	if !errors.As(err, &e) {
-		return ""
+// meaningOf returns what the Redis error in err means, and whether there is one.
+func meaningOf(err error) (meaning resp.Meaning, answered bool) {
+	var answer redis.Error
+	if !errors.As(err, &answer) {
+		return 0, false
 	}
-	if strings.HasPrefix(string(e), maxClients) {
-		return maxClients
-	}
-	word, _, _ := strings.Cut(string(e), " ")
-	return word
+	return resp.MeaningOf(string(answer)), true
 }

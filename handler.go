@@ -17,6 +17,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/rediscache/rediscache/internal/resp"
 )
 
 const (
@@ -303,18 +305,18 @@ func (h *handler) log(r *http.Request, level slog.Level, code string, cause erro
 // caller timed out, and a Redis that says why it does not serve is no slow one
 // either.
 func storeProblem(err error) *problem {
-	word := replyWord(err)
+	meaning, _ := meaningOf(err)
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
-	case word == "NOAUTH", word == "WRONGPASS", word == "NOPERM":
+	case meaning.Has(resp.Denied):
 		return internalError
-	case errors.Is(err, ErrWrongType), word == "WRONGTYPE":
+	case errors.Is(err, ErrWrongType), meaning.Has(resp.WrongType):
 		return wrongType
 	case errors.Is(err, ErrOutcomeUnknown) && timedOut:
 		return unknownTimeout
 	case errors.Is(err, ErrOutcomeUnknown):
 		return outcomeUnknown
-	case errors.Is(err, ErrPoolExhausted), refusals[word]:
+	case errors.Is(err, ErrPoolExhausted), meaning.Has(resp.Unavailable):
 		return cacheUnavailable
 	case timedOut:
 		return cacheTimeout

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
-
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -258,8 +256,7 @@ func (v *View[V]) run(
 		replies, errs := v.c.pipe.DoAll(ctx, calls...)
 		var unknown []*job[V]
 		for i, j := range jobs {
-			var answer redis.Error
-			if errors.As(errs[i], &answer) && strings.HasPrefix(string(answer), "NOSCRIPT") && how.command == "EVALSHA" {
+			if meaning, _ := meaningOf(errs[i]); meaning.Has(resp.NoScript) && how.command == "EVALSHA" {
 				unknown = append(unknown, j)
 			} else {
 				tell(j, replies[i].Int == 1, errs[i])

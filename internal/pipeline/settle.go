@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -84,7 +83,7 @@ const (
 func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	var lost *lostError
 	switch {
-	case err == nil && reply.Kind == resp.Error && refusal(reply.Text):
+	case err == nil && reply.Kind == resp.Error && resp.MeaningOf(reply.Text).Has(resp.Retry):
 		return later
 	case err == nil, !errors.As(err, &lost), lost.left, ctx.Err() != nil:
 		return settled
@@ -101,29 +100,23 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	return settled
 }
 
-// refusal knows the answers which prove that nothing was done and that a later
-// try may be served.
-func refusal(text string) bool {
-	for _, p := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"} {
-		if strings.HasPrefix(text, p) {
-			return true
-		}
-	}
-	return false
-}
-
 // outcome is what a caller hears of a call that is not tried again.
 func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.Reply, error) {
 	var lost *lostError
 	switch {
 	case err == nil:
+		write := c.write
 		c.release()
 		if reply.Kind != resp.Error {
 			return reply, nil
 		}
 		err = redis.Error(resp.Discreet(reply.Text))
-		if refusal(reply.Text) {
+		meaning := resp.MeaningOf(reply.Text)
+		if meaning.Has(resp.Retry) {
 			err = besides(ctx, err)
+		}
+		if write && meaning.Has(resp.Unproven) {
+			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 	case errors.As(err, &lost):
 		if err = lost.cause; !lost.left {

@@ -301,12 +301,12 @@ type Farewells struct{ last atomic.Pointer[time.Time] }
 
 // Hear reports whether the connection is to be retired.
 func (f *Farewells) Hear(answer string) bool {
-	is := func(word string) bool { return strings.HasPrefix(answer, word) }
-	switch {
-	case is("NOAUTH"), is("MASTERDOWN"), is("ERR max number of clients"):
-		return true
-	case !is("READONLY"):
+	meaning := resp.MeaningOf(answer)
+	if !meaning.Has(resp.Condemns) || strings.HasPrefix(answer, "LOADING") {
 		return false
+	}
+	if !meaning.Has(resp.Retry) || strings.HasPrefix(answer, "MASTERDOWN") {
+		return true
 	}
 	now, last := time.Now(), f.last.Load()
 	return (last == nil || now.Sub(*last) >= pause) && f.last.CompareAndSwap(last, &now)

@@ -1,0 +1,78 @@
+package rediscache_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// TestProxyErrorsAreUnavailable sends what proxies answer when they lose the server behind them.
+func TestProxyErrorsAreUnavailable(t *testing.T) {
+	for text, unproven := range map[string]bool{
+		"no upstream host":                        false,
+		"upstream failure":                        true,
+		"ERR max concurrent connections exceeded": false,
+		"ERR Connection refused":                  false,
+		"ERR Connection timed out":                true,
+	} {
+		t.Run(text, func(t *testing.T) {
+			s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+				if c.Name() == "GET" || c.Name() == "SET" {
+					return fmt.Appendf(nil, "-%s\r\n", text), false
+				}
+				return redistest.Default(c), false
+			})
+			for name, way := range pools {
+				c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(1)), way.opts...)
+				_, err := c.Get(t.Context(), "k")
+				require.ErrorIs(t, err, rediscache.ErrUnavailable, name)
+				require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown, name)
+				err = c.Set(t.Context(), "k", nil, 0)
+				require.ErrorIs(t, err, rediscache.ErrUnavailable, name)
+				if unproven {
+					require.ErrorIs(t, err, rediscache.ErrOutcomeUnknown, name)
+				} else {
+					require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown, name)
+				}
+				w := httptest.NewRecorder()
+				rediscache.NewHandler(c).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/cache/k", http.NoBody))
+				require.Equal(t, http.StatusServiceUnavailable, w.Code, name)
+				require.Equal(t, "1", w.Header().Get("Retry-After"), name)
+			}
+		})
+	}
+}
+
+// TestAnErrorWithinAScriptIsKnown sends the text that Redis 6.2 puts before the error of a command
+// that a fill ran.
+func TestAnErrorWithinAScriptIsKnown(t *testing.T) {
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "EVAL" || c.Name() == "EVALSHA" {
+			return []byte("-ERR Error running script (call to f_6b1b): @user_script:10: " +
+				"-OOM command not allowed when used memory > 'maxmemory'.\r\n"), false
+		}
+		return redistest.Default(c), false
+	})
+	events := make(chan rediscache.Event, 10)
+	c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(1)),
+		rediscache.WithObserver(rediscache.ObserverFunc(func(_ context.Context, e rediscache.Event) { events <- e })))
+	v, err := rediscache.Of(c, rediscache.String(), rediscache.Policy{TTL: rediscache.NoExpiry, Lease: time.Second})
+	require.NoError(t, err)
+	value, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (string, error) { return "v", nil })
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+	for e := range events {
+		if e.Op == "fill" {
+			require.ErrorIs(t, e.Err, rediscache.ErrUnavailable)
+			return
+		}
+	}
+}
