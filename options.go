@@ -192,13 +192,14 @@ type Option struct{ apply func(*cacheConfig) }
 type cacheConfig struct {
 	prefix        string
 	ttl           time.Duration
+	ttlGiven      bool
 	timeout       time.Duration
 	pipelineConns int
 	observer      Observer
 }
 
 func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
-	c := cacheConfig{ttl: NoExpiry, timeout: DefaultTimeout}
+	c := cacheConfig{timeout: DefaultTimeout}
 	missing := pool == nil
 	switch p := pool.(type) {
 	case *WarmPool:
@@ -212,7 +213,7 @@ func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 		}
 	}
 	var f faults
-	f.check(c.ttl == NoExpiry || c.ttl >= time.Millisecond,
+	f.check(!c.ttlGiven || c.ttl == NoExpiry || c.ttl >= time.Millisecond,
 		"WithTTL: %v is neither a millisecond or more nor NoExpiry", c.ttl)
 	f.check(c.timeout >= 0, "WithTimeout: %v is negative", c.timeout)
 	f.check(c.pipelineConns >= 0, "WithPipelineConns: %d is negative", c.pipelineConns)
@@ -228,10 +229,11 @@ func WithPrefix(prefix string) Option {
 }
 
 // WithTTL sets how long a value lives that is stored with [DefaultTTL]. It is
-// a millisecond or more, or [NoExpiry], which is the default; anything else is
-// an error.
+// a millisecond or more, or [NoExpiry]; anything else, zero included, is an
+// error. Without this option such a value does not expire, and [Of] refuses a
+// [Policy] whose TTL is zero.
 func WithTTL(d time.Duration) Option {
-	return Option{func(c *cacheConfig) { c.ttl = d }}
+	return Option{func(c *cacheConfig) { c.ttl, c.ttlGiven = d, true }}
 }
 
 // WithTimeout bounds each operation, the wait for a connection included, as a
