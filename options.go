@@ -310,7 +310,7 @@ func validBasePath(p string) bool {
 }
 
 // WithBasePath serves keys under p + "/" instead of [DefaultBasePath]. Empty
-// serves them at the root. Any other p begins with a slash, does not end with
+// serves them at the root, which is where http.StripPrefix moves them. Any other p begins with a slash, does not end with
 // one, has no empty, "." or ".." segment and nothing that needs escaping; what
 // is not so is an error.
 func WithBasePath(p string) HandlerOption {
@@ -341,9 +341,16 @@ func WithKeyFunc(f func(r *http.Request, key string) (string, error)) HandlerOpt
 }
 
 // WithLogger sends the causes of failures to l, at level Error for what an
-// operator must mend (500), Warn for 409, 503 and 504, and Debug for refusals
-// and clients that left. Without this option that is what [slog.Default]
-// returned when the handler was made; nil is an error.
+// operator must mend (500, and a body that a middleware has read), Warn for 409,
+// 503 and 504, and Debug for refusals and clients that left. Without this option
+// l is what [slog.Default] returned when the handler was made; nil is an error.
+//
+// A handler logs at most one line a second for each error code, as an outage
+// fails every request for the same reason. The attribute "suppressed" of a line
+// counts the failures with its code since the line before, which were not logged;
+// it is absent if there were none. Nothing runs in the background, so the last
+// count of an outage is logged with the next failure of that code, however much
+// later, and never if there is none.
 func WithLogger(l *slog.Logger) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.logger = l }}
 }
