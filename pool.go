@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gomodule/redigo/redis"
 
@@ -62,17 +64,21 @@ type WarmPool struct {
 //	rediss://…                                         also valkeys://, with TLS
 //	unix://[[user]:password@]/path[?db=database]
 //
-// with port 6379, host localhost and database 0 where they are left out. A
-// user without a colon is taken for the password, as redis-cli does. An error
-// names every fault of the URL and the options, and no password. The owner of
-// the pool ends it with Shutdown or Close.
+// with port 6379, host localhost and database 0 where they are left out. It
+// names one server: a list of hosts is an error. A user without a colon is taken
+// for the password, as redis-cli does. A user without a password (user:@host) is
+// an error unless [WithCredentials] gives the password; the user is the one that
+// its function returns. What is special in a URL is escaped in a user, a password
+// and a path. An error names every fault of the URL and the options and says what
+// to write instead; it holds no password. The owner of the pool ends it with
+// Shutdown or Close.
 //
 // [Ready]: https://pkg.go.dev/github.com/rediscache/rediscache#WarmPool.Ready
 func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	cfg, err := newPoolConfig(opts)
 	dial := hidden(cfg.dial)
 	if cfg.dial == nil {
-		t, urlErr := parseURL(url)
+		t, urlErr := parseURL(url, cfg.credentials != nil)
 		err = errors.Join(urlErr, err)
 		dial = t.dialer(&cfg)
 	}
@@ -180,17 +186,23 @@ type target struct {
 	db               int
 }
 
-// parseURL shows nothing in an error that may be part of a password: where one
-// is not escaped, what follows its slash is taken for the path.
-func parseURL(raw string) (target, error) {
+// parseURL says what to write where raw does not say where one server is. It
+// shows nothing in an error that may be part of a password: where one is not
+// escaped, what follows its slash is taken for the path. asked says that
+// WithCredentials gives the password.
+func parseURL(raw string, asked bool) (target, error) {
+	if fault := misspelt(raw); fault != "" {
+		return target{}, errors.New("rediscache: the URL cannot be parsed: " + fault)
+	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Opaque != "" || misplacedAt(u) {
-		return target{}, errors.New("rediscache: the URL cannot be parsed" +
-			" (it is not shown as it may hold a password, whose special characters must be escaped)")
+		return target{}, errors.New("rediscache: the URL cannot be parsed (it is not shown as it may hold a password," +
+			" whose special characters must be escaped: %25 for %, %40 for @, %2F for /, %3F for ?, %23 for #)")
 	}
 	var f faults
 	var t target
 	db, query := strings.TrimPrefix(u.Path, "/"), u.Query()
+	where := "the path, as in redis://localhost:6379/0"
 	switch u.Scheme {
 	case "rediss", "valkeys":
 		t.tls = true
@@ -209,30 +221,112 @@ func parseURL(raw string) (target, error) {
 		t.network, t.address = "tcp", net.JoinHostPort(host, port)
 	case "unix":
 		f.check(u.Host == "", "URL: unix:// is followed by an absolute path, as in unix:///run/redis.sock")
-		f.check(u.Path != "", "URL: the path of the socket is missing")
+		f.check(u.Path != "", "URL: the path of the socket is missing, as in unix:///run/redis.sock")
 		t.network, t.address = "unix", u.Path
-		db = query.Get("db")
+		db, where = query.Get("db"), "a parameter, as in unix:///run/redis.sock?db=0"
 		query.Del("db")
 	default:
-		f.check(false, "URL: scheme %q is none of redis, rediss, valkey, valkeys, unix", u.Scheme)
+		f.check(false, "URL: scheme %q is none of redis, rediss, valkey, valkeys, unix: write redis://localhost:6379,"+
+			" rediss:// for TLS, or unix:///run/redis.sock%s", u.Scheme, oneServer(u.Scheme))
 		db = ""
 	}
 	if db != "" {
 		n, err := strconv.Atoi(db)
-		f.check(err == nil && n >= 0 && db[0] != '+', "URL: database %q is not a number", db)
+		f.check(err == nil && n >= 0 && db[0] != '+', "URL: database %q is not a number: write one as %s", db, where)
 		t.db = n
 	}
 	for name := range query {
-		f.check(false, "URL: unknown parameter %q", name)
+		f.check(false, "URL: unknown parameter %q: %s", name, insteadOf(name))
 	}
-	f.check(u.Fragment == "", "URL: it has a fragment")
+	f.check(u.Fragment == "", "URL: it has a fragment: write %%23 for # in a password or a path")
 	t.user = u.User.Username()
 	password, ok := u.User.Password()
 	if t.password = password; !ok {
 		t.user, t.password = "", t.user
 	}
-	f.check(t.user == "" || t.password != "", "URL: user without a password")
+	f.check(t.user == "" || t.password != "" || asked,
+		"URL: user without a password: write redis://user:password@host, or use WithCredentials")
 	return t, f.join()
+}
+
+// misspelt says what to write where people write something that is no URL, or
+// the URL of something else than one server. It is empty if nothing is known to
+// be wrong.
+func misspelt(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	scheme = strings.ToLower(scheme)
+	switch {
+	case strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+		return "it has white space or a control character: remove it, or write %20 for a space in a password"
+	case strings.ContainsAny(raw[:min(1, len(raw))], `"'`):
+		return "it is in quotation marks: remove them"
+	case ok && slices.Contains(tcpSchemes, scheme):
+		return misspeltHost(rest)
+	case ok || raw == "" || strings.HasPrefix(raw, "//"):
+		return ""
+	}
+	scheme, rest, ok = strings.Cut(raw, ":")
+	scheme = strings.ToLower(scheme)
+	switch {
+	case scheme == "unix" && strings.HasPrefix(rest, "/"):
+		return ""
+	case ok && scheme == "unix", strings.HasPrefix(raw, "/"):
+		return "a socket is an absolute path after unix://, as in unix:///run/redis.sock"
+	case ok && slices.Contains(tcpSchemes, scheme):
+		return "two slashes follow the scheme, as in redis://localhost:6379"
+	}
+	return "it has no scheme: write redis://localhost:6379, or redis://user:password@localhost:6379"
+}
+
+var tcpSchemes = []string{"redis", "rediss", "valkey", "valkeys"}
+
+// misspeltHost is misspelt for what follows a scheme.
+func misspeltHost(rest string) string {
+	end := strings.IndexAny(rest+"/", "/?#")
+	if strings.Contains(rest[end:], "@") {
+		return "" // this may be a part of the password
+	}
+	host := rest[strings.LastIndexByte(rest[:end], '@')+1 : end]
+	user := rest[:end-len(host)]
+	address := host
+	bracket := strings.IndexByte(host, ']')
+	if bracket >= 0 {
+		address = host[bracket:]
+	}
+	_, port, _ := strings.Cut(address, ":")
+	switch {
+	case strings.ContainsAny(host, ",;"), strings.Count(user, "@") > 1 && strings.ContainsAny(user, ",;"):
+		return "it names more than one server, and a pool is for one: write one host, and make a pool for each server"
+	case strings.HasPrefix(host, "[") != (bracket >= 0), strings.Count(address, ":") > 1:
+		return "the host has too many colons: write one port, and an IPv6 address in brackets, as in redis://[::1]:6379"
+	case strings.Trim(port, "0123456789") != "":
+		return "the port is not a number: write redis://localhost:6379, with a password redis://:password@localhost:6379"
+	}
+	return ""
+}
+
+// oneServer says why there is no scheme for more than a server.
+func oneServer(scheme string) string {
+	if strings.Contains(scheme, "cluster") || strings.Contains(scheme, "sentinel") {
+		return " (a pool is for one server, and knows no cluster and no sentinel)"
+	}
+	return ""
+}
+
+// insteadOf says what to write instead of a parameter.
+func insteadOf(name string) string {
+	has := func(parts ...string) bool {
+		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(strings.ToLower(name), part) })
+	}
+	switch {
+	case has("tls", "ssl"):
+		return "write rediss:// for TLS"
+	case has("user", "pass", "auth"):
+		return "write redis://user:password@host"
+	case has("db", "database"):
+		return "write the database as the path, as in redis://localhost:6379/0"
+	}
+	return "the options of NewPool set what the URL does not"
 }
 
 // misplacedAt finds the end of the user and the password where it cannot be.
