@@ -76,11 +76,11 @@ type WarmPool struct {
 // [Ready]: https://pkg.go.dev/github.com/rediscache/rediscache#WarmPool.Ready
 func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	cfg, err := newPoolConfig(opts)
-	dial := hidden(cfg.dial)
+	dial, transport := hidden(cfg.dial), warm.Unknown
 	if cfg.dial == nil {
 		t, urlErr := parseURL(url, cfg.credentials != nil)
 		err = errors.Join(urlErr, err)
-		dial = t.dialer(&cfg)
+		dial, transport = t.dialer(&cfg), t.transport(&cfg)
 	}
 	if err != nil {
 		return nil, err
@@ -93,6 +93,7 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 		HealthCheckAfter: cfg.healthCheckAfter,
 		DialTimeout:      cfg.dialTimeout,
 		ReadTimeout:      cfg.readTimeout,
+		Transport:        transport,
 		Dial:             dial,
 	})}
 	p.lease = &redis.Pool{DialContext: p.acquire}
@@ -336,6 +337,17 @@ func misplacedAt(u *url.URL) bool {
 		rest += u.Path
 	}
 	return strings.Contains(rest, "@") || strings.Contains(u.RawQuery, "%40")
+}
+
+// transport is known where redigo's options cannot change it.
+func (t target) transport(cfg *poolConfig) warm.Transport {
+	switch {
+	case t.tls:
+		return warm.TLS
+	case t.network == "tcp" && len(cfg.dialOptions) == 0:
+		return warm.Plain
+	}
+	return warm.Unknown
 }
 
 // dialer dials through redigo, and keeps hold of the socket. redigo's own TLS

@@ -1,0 +1,61 @@
+package warm
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"syscall"
+
+	"github.com/gomodule/redigo/redis"
+)
+
+// Transport is what Dial speaks below RESP. It serves error texts alone.
+type Transport uint8
+
+// The zero Transport is that of a dialer of which nothing is known.
+const (
+	Unknown Transport = iota
+	Plain
+	TLS
+)
+
+// String is empty where there is nothing to say.
+func (t Transport) String() string {
+	if t == TLS {
+		return " with TLS"
+	}
+	return ""
+}
+
+// explain adds to the error of a dial that reached a server what may be wrong.
+// Where one side expects TLS and the other does not, the server hangs up or
+// waits for more, and the error does not name TLS.
+func (t Transport) explain(d Dialed, err error) error {
+	if answer := redis.Error(""); d.Socket == nil || errors.As(err, &answer) {
+		return err
+	}
+	var late net.Error
+	silent := errors.As(err, &late) && late.Timeout()
+	ended := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	var record tls.RecordHeaderError
+	garbled := errors.As(err, &record) || errors.Is(err, errNotRedis)
+	switch {
+	case t == TLS && (silent || ended || garbled):
+		return &hintedError{err, "if the server does not speak TLS there, write redis:// and not rediss:// in the URL"}
+	case t == Plain && (ended || garbled):
+		return &hintedError{err, "if the server expects TLS there, write rediss:// and not redis:// in the URL"}
+	}
+	return err
+}
+
+// hintedError is an error and what may help.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e *hintedError) Error() string { return e.error.Error() + " (" + e.hint + ")" }
+
+// Unwrap returns the error without the hint.
+func (e *hintedError) Unwrap() error { return e.error }
