@@ -149,6 +149,10 @@ func bodyType(header http.Header) (string, *problem) {
 // parseMediaType is mime.ParseMediaType, but takes empty parameters, as in
 // "text/plain;;charset=utf-8" (RFC 9110, 5.6.6).
 func parseMediaType(s string) (string, map[string]string, error) {
+	mediaType, params, err := mime.ParseMediaType(s)
+	if err == nil {
+		return mediaType, params, nil
+	}
 	var parts []string
 	for _, part := range splitUnquoted(s, ';') {
 		if strings.TrimSpace(part) != "" {
@@ -365,10 +369,11 @@ type mediaRange struct {
 	q    float64
 }
 
-// accepted reads the Accept header and leaves out what is malformed.
-func accepted(r *http.Request) []mediaRange {
+// mediaRanges reads the elements of an Accept header and leaves out what is
+// malformed.
+func mediaRanges(accept []string) []mediaRange {
 	var ranges []mediaRange
-	for _, item := range listElements(r.Header.Values("Accept")) {
+	for _, item := range accept {
 		name, params, err := parseMediaType(item)
 		if err != nil {
 			continue
@@ -386,7 +391,7 @@ func accepted(r *http.Request) []mediaRange {
 
 // namesProblem says whether the client asks for problem+json by name.
 func namesProblem(r *http.Request) bool {
-	for _, a := range accepted(r) {
+	for _, a := range mediaRanges(listElements(r.Header.Values("Accept"))) {
 		if a.name == problemType && a.q > 0 {
 			return true
 		}
@@ -398,10 +403,11 @@ func namesProblem(r *http.Request) bool {
 // it accepts either. The higher quality wins, of equals the one named more
 // exactly, then JSON. No Accept header, or an empty one, is JSON.
 func wantsRaw(r *http.Request) (raw, ok bool) {
-	if len(listElements(r.Header.Values("Accept"))) == 0 {
+	accept := listElements(r.Header.Values("Accept"))
+	if len(accept) == 0 {
 		return false, true
 	}
-	ranges := accepted(r)
+	ranges := mediaRanges(accept)
 	asJSON, exactJSON := weigh(ranges, jsonType)
 	asRaw, exactRaw := weigh(ranges, rawType)
 	raw = asRaw > asJSON || asRaw == asJSON && exactRaw > exactJSON

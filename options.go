@@ -310,9 +310,13 @@ func validBasePath(p string) bool {
 }
 
 // WithBasePath serves keys under p + "/" instead of [DefaultBasePath]. Empty
-// serves them at the root, which is where http.StripPrefix moves them. Any other p begins with a slash, does not end with
+// serves them at the root. Any other p begins with a slash, does not end with
 // one, has no empty, "." or ".." segment and nothing that needs escaping; what
 // is not so is an error.
+//
+// What http.StripPrefix removes before the handler may end with a slash. Then
+// /cache//a is the same key as /cache/a, unless the router cleans paths, as
+// http.ServeMux does.
 func WithBasePath(p string) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.basePath = p }}
 }
