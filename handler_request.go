@@ -205,12 +205,12 @@ func (h *handler) bodyLimit(mediaType string) int64 {
 	return h.maxValueBytes*factor + around
 }
 
-// readBody reads the body, and makes sure that it is the one that the client
-// sent. A middleware that has read it leaves an end behind: there are fewer
-// bytes than Content-Length said or, where it said nothing (chunked, HTTP/2),
-// none. A body that is empty and of unknown length may still be what was sent.
-// If it has no type that is one more request without a body; if it has one, it
-// would be a value, so the client has to say that it is empty.
+// readBody reads the body, and refuses one that is not whole. Once a middleware
+// has read it, reads return io.EOF: fewer bytes arrive than Content-Length
+// promises or, where the length is unknown (chunked, HTTP/2), none. An empty body
+// of unknown length may also be what the client sent. With a type it could replace
+// a value by the empty one, so it is refused: a client that means that sends a
+// Content-Length. Without a type it counts as no body.
 func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType string, limit int64) ([]byte, *problem) {
 	var body []byte
 	if r.Body != nil {

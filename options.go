@@ -162,9 +162,10 @@ func WithClientName(name string) PoolOption {
 
 // WithCredentials asks f for the user and the password at each dial, so that
 // passwords can rotate; connections already open stay as they are until their
-// lifetime ends. It wins over the URL's. An empty user is Redis's default
-// user; an empty password sends no AUTH. An error of f fails the dial. f must
-// honour its context.
+// lifetime ends. It wins over the URL's, which may then name a user without a
+// password (redis://user:@host). An empty user is Redis's default user; an empty
+// password sends no AUTH. An error of f fails the dial. f must honour its
+// context.
 func WithCredentials(f func(ctx context.Context) (user, password string, err error)) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.credentials = f }}
 }

@@ -227,8 +227,7 @@ func parseURL(raw string, asked bool) (target, error) {
 		db, where = query.Get("db"), "a parameter, as in unix:///run/redis.sock?db=0"
 		query.Del("db")
 	default:
-		f.check(false, "URL: scheme %q is none of redis, rediss, valkey, valkeys, unix: write redis://localhost:6379,"+
-			" rediss:// for TLS, or unix:///run/redis.sock%s", u.Scheme, oneServer(u.Scheme))
+		f.check(false, "URL: scheme %q is none of redis, rediss, valkey, valkeys, unix%s", u.Scheme, insteadOfScheme(u.Scheme))
 		db = ""
 	}
 	if db != "" {
@@ -237,7 +236,7 @@ func parseURL(raw string, asked bool) (target, error) {
 		t.db = n
 	}
 	for name := range query {
-		f.check(false, "URL: unknown parameter %q: %s", name, insteadOf(name))
+		f.check(false, "URL: unknown parameter %q: %s", name, insteadOfParameter(name))
 	}
 	f.check(u.Fragment == "", "URL: it has a fragment: write %%23 for # in a password or a path")
 	t.user = u.User.Username()
@@ -250,9 +249,9 @@ func parseURL(raw string, asked bool) (target, error) {
 	return t, f.join()
 }
 
-// misspelt says what to write where people write something that is no URL, or
-// the URL of something else than one server. It is empty if nothing is known to
-// be wrong.
+// misspelt returns what to write instead where raw is not a URL, or names more
+// than one server. It returns nothing for a URL without a known mistake. The text
+// holds no part of raw.
 func misspelt(raw string) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	scheme = strings.ToLower(scheme)
@@ -281,7 +280,7 @@ func misspelt(raw string) string {
 
 var tcpSchemes = []string{"redis", "rediss", "valkey", "valkeys"}
 
-// misspeltHost is misspelt for what follows a scheme.
+// misspeltHost is misspelt for the rest of a URL, after the scheme.
 func misspeltHost(rest string) string {
 	end := strings.IndexAny(rest+"/", "/?#")
 	if strings.Contains(rest[end:], "@") {
@@ -306,28 +305,38 @@ func misspeltHost(rest string) string {
 	return ""
 }
 
-// oneServer says why there is no scheme for more than a server.
-func oneServer(scheme string) string {
-	if strings.Contains(scheme, "cluster") || strings.Contains(scheme, "sentinel") {
-		return " (a pool is for one server, and knows no cluster and no sentinel)"
+// insteadOfScheme returns what to write instead of a scheme of another program,
+// where the list of schemes does not say it.
+func insteadOfScheme(scheme string) string {
+	switch {
+	case scheme == "":
+		return ": write redis://localhost:6379"
+	case containsAny(scheme, "cluster", "sentinel"):
+		return ": a pool is for one server: write redis:// and its address"
+	case containsAny(scheme, "tls", "ssl"):
+		return ": write rediss:// for TLS"
+	case containsAny(scheme, "sock", "unix"):
+		return ": write unix:///run/redis.sock for a socket"
 	}
 	return ""
 }
 
-// insteadOf says what to write instead of a parameter.
-func insteadOf(name string) string {
-	has := func(parts ...string) bool {
-		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(strings.ToLower(name), part) })
-	}
-	switch {
-	case has("tls", "ssl"):
+// insteadOfParameter returns what to write instead of a parameter of another
+// program.
+func insteadOfParameter(name string) string {
+	switch name = strings.ToLower(name); {
+	case containsAny(name, "tls", "ssl"):
 		return "write rediss:// for TLS"
-	case has("user", "pass", "auth"):
+	case containsAny(name, "user", "pass", "auth"):
 		return "write redis://user:password@host"
-	case has("db", "database"):
+	case name == "db", containsAny(name, "database"):
 		return "write the database as the path, as in redis://localhost:6379/0"
 	}
 	return "the options of NewPool set what the URL does not"
+}
+
+func containsAny(s string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(s, part) })
 }
 
 // misplacedAt finds the end of the user and the password where it cannot be.

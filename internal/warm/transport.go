@@ -3,6 +3,7 @@ package warm
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"syscall"
@@ -10,7 +11,7 @@ import (
 	"github.com/gomodule/redigo/redis"
 )
 
-// Transport is what Dial speaks below RESP. It serves error texts alone.
+// Transport is the protocol that carries RESP. Only error texts depend on it.
 type Transport uint8
 
 // The zero Transport is that of a dialer of which nothing is known.
@@ -42,20 +43,9 @@ func (t Transport) explain(d Dialed, err error) error {
 	garbled := errors.As(err, &record) || errors.Is(err, errNotRedis)
 	switch {
 	case t == TLS && (silent || ended || garbled):
-		return &hintedError{err, "if the server does not speak TLS there, write redis:// and not rediss:// in the URL"}
+		return fmt.Errorf("%w (if the server does not speak TLS there, write redis:// and not rediss:// in the URL)", err)
 	case t == Plain && (ended || garbled):
-		return &hintedError{err, "if the server expects TLS there, write rediss:// and not redis:// in the URL"}
+		return fmt.Errorf("%w (if the server expects TLS there, write rediss:// and not redis:// in the URL)", err)
 	}
 	return err
 }
-
-// hintedError is an error and what may help.
-type hintedError struct {
-	error
-	hint string
-}
-
-func (e *hintedError) Error() string { return e.error.Error() + " (" + e.hint + ")" }
-
-// Unwrap returns the error without the hint.
-func (e *hintedError) Unwrap() error { return e.error }
