@@ -63,7 +63,7 @@ type Cache struct {
 	loads    *flight.Owner // of all views; it waits for them
 	observer Observer      // may be nil
 	prefix   string
-	ttl      time.Duration
+	ttl      time.Duration // of WithTTL; DefaultTTL where that was not given
 }
 
 type counts struct {
@@ -130,7 +130,7 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 // lifetime turns what a caller says into NoExpiry or a time that Redis takes.
 func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
 	if ttl == DefaultTTL {
-		ttl = c.ttl
+		ttl = cmp.Or(c.ttl, NoExpiry)
 	}
 	if ttl != NoExpiry && ttl < time.Millisecond {
 		return 0, fmt.Errorf("rediscache: set: ttl %v is neither a millisecond or more nor NoExpiry", ttl)

@@ -67,9 +67,11 @@ func newPool(t testing.TB, url string, opts ...rediscache.PoolOption) *rediscach
 	return p
 }
 
+// newCache makes a cache whose own TTL is NoExpiry unless opts say otherwise, so
+// that views of it take a Policy without a TTL.
 func newCache(t testing.TB, p rediscache.Pool, opts ...rediscache.Option) *rediscache.Cache {
 	t.Helper()
-	c, err := rediscache.New(p, opts...)
+	c, err := rediscache.New(p, append([]rediscache.Option{rediscache.WithTTL(rediscache.NoExpiry)}, opts...)...)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c
@@ -203,7 +205,6 @@ func testOwnTTL(t *testing.T, _ *redistest.Server, open maker) {
 		low  time.Duration
 		high time.Duration
 	}{
-		{nil, rediscache.DefaultTTL, rediscache.NoExpiry, rediscache.NoExpiry},
 		{[]rediscache.Option{rediscache.WithTTL(time.Hour)}, rediscache.DefaultTTL, 59 * time.Minute, time.Hour},
 		{[]rediscache.Option{rediscache.WithTTL(time.Hour)}, rediscache.NoExpiry, rediscache.NoExpiry, rediscache.NoExpiry},
 		{[]rediscache.Option{rediscache.WithTTL(time.Hour)}, time.Minute, 59 * time.Second, time.Minute},

@@ -32,8 +32,8 @@ func ExampleOf() {
 	fmt.Println(err)
 	// Output:
 	// {"Name":"Ulm","People":126000}
+	// rediscache: Policy.TTL: it is zero and the cache has no WithTTL: write a time in either, or NoExpiry for values that never expire
 	// rediscache: Policy.Jitter: 2 is not in [0, 1)
-	// rediscache: Policy.Jitter: there is no TTL to shorten with NoExpiry
 	// rediscache: Policy.Negative: the codec encodes values to the empty string, which stands for none
 }
 
@@ -48,7 +48,7 @@ func exampleView(p rediscache.Policy, opts ...rediscache.Option) (*rediscache.Vi
 }
 
 func ExampleView_Get() {
-	cities, end := exampleView(rediscache.Policy{})
+	cities, end := exampleView(rediscache.Policy{TTL: time.Hour})
 	defer end()
 	_, err := cities.Get(context.Background(), "ulm")
 	fmt.Println(errors.Is(err, rediscache.ErrNotFound))
@@ -69,7 +69,7 @@ func ExampleView_Set() {
 // The database first, then the cache: with a Lease no load that began before
 // can bring the old value back.
 func ExampleView_Delete() {
-	cities, end := exampleView(rediscache.Policy{Lease: 5 * time.Second})
+	cities, end := exampleView(rediscache.Policy{TTL: time.Hour, Lease: 5 * time.Second})
 	defer end()
 	_ = cities.Set(context.Background(), "ulm", city{"Ulm", 126_000})
 	// UPDATE cities SET people = 130000 WHERE name = 'Ulm'
@@ -79,7 +79,7 @@ func ExampleView_Delete() {
 }
 
 func ExampleView_GetMany() {
-	cities, end := exampleView(rediscache.Policy{})
+	cities, end := exampleView(rediscache.Policy{TTL: time.Hour})
 	defer end()
 	_ = cities.Set(context.Background(), "ulm", city{"Ulm", 126_000})
 	found, err := cities.GetMany(context.Background(), "ulm", "jena")
@@ -130,7 +130,7 @@ func ExampleView_GetOrLoadMany() {
 func ExampleView_GetOrLoadItem() {
 	cache, end := exampleCache()
 	defer end()
-	tokens, err := rediscache.Of(cache, rediscache.String(), rediscache.Policy{})
+	tokens, err := rediscache.Of(cache, rediscache.String(), rediscache.Policy{TTL: time.Hour})
 	if err != nil {
 		panic(err)
 	}
@@ -149,7 +149,7 @@ func ExampleWithObserver() {
 	observer := rediscache.ObserverFunc(func(_ context.Context, e rediscache.Event) {
 		fmt.Println(e.Op, e.Key, e.Outcome, e.Err)
 	})
-	cities, end := exampleView(rediscache.Policy{}, rediscache.WithObserver(observer))
+	cities, end := exampleView(rediscache.Policy{TTL: time.Hour}, rediscache.WithObserver(observer))
 	defer end()
 	for range 2 {
 		_, _ = cities.GetOrLoad(context.Background(), "ulm", func(context.Context) (city, error) {

@@ -306,6 +306,8 @@ func FuzzCodec(f *testing.F) {
 		fuzzDecode(t, rediscache.JSON[any](), data)
 		fuzzDecode(t, rediscache.JSON[[]byte](), data)
 		fuzzDecode(t, rediscache.JSON[map[string]*int64](), data)
+		fuzzDecode(t, rediscache.JSON[[2]int](), data)
+		fuzzDecode(t, rediscache.JSON[measurement](), data)
 
 		fuzzEncode(t, rediscache.Bytes(), data)
 		fuzzEncode(t, rediscache.String(), text)

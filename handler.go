@@ -67,10 +67,11 @@ func (e *RefusedError) Error() string { return "rediscache: request refused" }
 // unless [WithBasePath] says otherwise. It panics, as a mux does on a bad
 // pattern, when s is nil or an option is wrong, and the panic names all faults.
 //
-// It mounts with one line:
+// It mounts with one line. What StripPrefix removes may end with a slash:
 //
 //	mux.Handle("/cache/", h)
 //	mux.Handle("/api/", http.StripPrefix("/api", h))
+//	mux.Handle("/kv/", http.StripPrefix("/kv/", rootHandler)) // WithBasePath("")
 //
 // The key is one path segment, unescaped from the path as the client sent it:
 // a%2Fb is the key "a/b" behind any router, and a/b is no route. A key has 1 to
@@ -78,24 +79,42 @@ func (e *RefusedError) Error() string { return "rediscache: request refused" }
 //
 // A request is judged in this order: its path (404), its key (400, 422), its
 // method (204 for OPTIONS, 405), the function of WithKeyFunc (401, 403), the
-// conditions of a write (412), what it carries (400, 413, 415, 422), what the
-// store says, and for a hit whether the client accepts what there is (406) and
-// has it already (304). So OPTIONS never asks the function of WithKeyFunc: a
-// preflight has no credentials.
+// query (400), the type, the coding and the announced length of the body (415,
+// 413), the conditions of a write (412), the body and what it carries (400, 413,
+// 422), what the store says, and for a hit whether the client accepts what there
+// is (406), asks for another value (412) and has this one already (304). So
+// OPTIONS never asks the function of WithKeyFunc: a preflight has no credentials.
 //
 // POST takes the value from the query or a form (value=), from a JSON object's
 // "value", or as a whole body of type application/octet-stream or text/plain; a
-// body without a type is octets too. An empty body counts as none, unless its
-// type is one of the last two: then it is the empty value. The time to live is
-// "ttl" in the query, the form or the object: whole seconds or a Go duration.
+// body without a type is octets too. Text is UTF-8 or its subset US-ASCII. An
+// empty body counts as none, unless its type is one of the last two: then it is
+// the empty value. The time to live is "ttl" in the query, the form or the
+// object: whole seconds or a Go duration.
+//
+// A body is stored as the client sent it, or refused with 400. If a middleware
+// has called ParseForm, FormValue or the like, the handler takes the form from
+// r.PostForm, without the pairs that net/http could not parse. A middleware that
+// reads any other body must put a new reader into r.Body; one that decodes it
+// must set r.ContentLength to the new length or to -1. Otherwise fewer bytes
+// arrive than Content-Length promises: 400, and a line at level Error. Where the
+// length is unknown (chunked, or HTTP/2 without a Content-Length), an empty body
+// that has a type is refused, as a middleware may have read it; the handler cannot
+// notice that a middleware has read a part of such a body.
 //
 // A value that is not UTF-8 appears in JSON as base64 with "encoding":"base64",
-// in what GET returns and in what POST repeats. A write with If-Match or
-// If-None-Match is refused, as the store cannot promise to honour it.
+// in what GET returns and in what POST repeats.
+//
+// GET and HEAD honour If-Match (412) and If-None-Match (304); the date conditions
+// and Range are ignored, as values have no date and are served whole. A POST or
+// DELETE with If-Match or If-None-Match is refused with 412, as the store cannot
+// change a value in one step with the test of a condition; a DELETE of a key
+// that does not exist is 404 whatever the condition.
 //
 // Nothing that the store or WithKeyFunc puts into an error reaches the client;
-// it goes to the logger, without the key and the value. The handler is safe for
-// concurrent use if the store is, and starts no goroutine.
+// it goes to the logger, without the key and the value, at most one line a second
+// for each code ([WithLogger]). The handler is safe for concurrent use if the
+// store is, and starts no goroutine.
 func NewHandler(s Store, opts ...HandlerOption) http.Handler {
 	c, err := newHandlerConfig(opts)
 	if cache, ok := s.(*Cache); s == nil || ok && cache == nil {
@@ -104,13 +123,16 @@ func NewHandler(s Store, opts ...HandlerOption) http.Handler {
 	if err != nil {
 		panic(err)
 	}
-	return &handler{store: s, prefix: c.basePath + "/", handlerConfig: c}
+	return &handler{
+		store: s, prefix: strings.TrimPrefix(c.basePath+"/", "/"), failures: newFailureLog(c.logger), handlerConfig: c,
+	}
 }
 
 // handler is immutable.
 type handler struct {
-	store  Store
-	prefix string // what comes before the key in an escaped path
+	store    Store
+	prefix   string // what comes before the key in an escaped path, less the slash at its start
+	failures *failureLog
 	handlerConfig
 }
 
@@ -147,9 +169,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // key takes the key from the path as it came over the wire. Routers disagree
-// on what they decode; u.EscapedPath is the same under all of them.
+// on what they decode; u.EscapedPath is the same under all of them. A path has
+// no slash at its start after a StripPrefix of a prefix that ends with one.
 func (h *handler) key(u *url.URL) (string, *problem) {
-	segment, ok := strings.CutPrefix(u.EscapedPath(), h.prefix)
+	segment, ok := strings.CutPrefix(strings.TrimPrefix(u.EscapedPath(), "/"), h.prefix)
 	if !ok || segment == "" || strings.Contains(segment, "/") {
 		return "", noSuchRoute
 	}
@@ -176,11 +199,15 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request, key, stored string
 		return
 	}
 	tag := etag(value, raw)
+	if given := r.Header.Values("If-Match"); len(given) > 0 && !listsTag(given, tag, strongly) {
+		writeProblem(w, r, notMatched)
+		return
+	}
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Add("Vary", "Accept")
 	w.Header().Set("ETag", tag)
 	switch {
-	case listsTag(r.Header.Values("If-None-Match"), tag):
+	case listsTag(r.Header.Values("If-None-Match"), tag, weakly):
 		w.WriteHeader(http.StatusNotModified)
 	case raw:
 		writeBody(w, r, http.StatusOK, rawType, value)
@@ -192,10 +219,6 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request, key, stored string
 }
 
 func (h *handler) post(w http.ResponseWriter, r *http.Request, key, stored string) {
-	if conditional(r) {
-		writeProblem(w, r, preconditionFailed)
-		return
-	}
 	in, p := h.read(w, r)
 	if p != nil {
 		writeProblem(w, r, p)
@@ -214,6 +237,11 @@ func (h *handler) post(w http.ResponseWriter, r *http.Request, key, stored strin
 
 func (h *handler) delete(w http.ResponseWriter, r *http.Request, key, stored string) {
 	if conditional(r) {
+		// A condition does not count where the answer without it is 404 (RFC 9110, 13.2.1).
+		if _, err := h.store.Get(r.Context(), stored); err != nil && !errors.Is(err, ErrWrongType) {
+			h.storeFailed(w, r, err)
+			return
+		}
 		writeProblem(w, r, preconditionFailed)
 		return
 	}
@@ -268,7 +296,7 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 			w.Header().Set("WWW-Authenticate", refused.Challenge)
 		}
 	}
-	h.log(r, slog.LevelDebug, p.code, err)
+	h.failures.log(r, slog.LevelDebug, p.code, err)
 	writeProblem(w, r, p)
 }
 
@@ -281,7 +309,7 @@ func (h *handler) storeFailed(w http.ResponseWriter, r *http.Request, err error)
 	if errors.Is(r.Context().Err(), context.Canceled) {
 		// The client is gone and reads nothing. The status is for a server that
 		// cancelled the request itself: net/http would send 200 for silence.
-		h.log(r, slog.LevelDebug, "client_gone", err)
+		h.failures.log(r, slog.LevelDebug, "client_gone", err)
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
@@ -289,13 +317,8 @@ func (h *handler) storeFailed(w http.ResponseWriter, r *http.Request, err error)
 	if p.status == http.StatusInternalServerError {
 		level = slog.LevelError
 	}
-	h.log(r, level, p.code, err)
+	h.failures.log(r, level, p.code, err)
 	writeProblem(w, r, p)
-}
-
-func (h *handler) log(r *http.Request, level slog.Level, code string, cause error) {
-	h.logger.LogAttrs(r.Context(), level, "rediscache: request failed",
-		slog.String("method", r.Method), slog.String("code", code), slog.Any("cause", cause))
 }
 
 // storeProblem finds the answer to an error of the store. The order decides
@@ -341,6 +364,7 @@ var (
 	unauthorized       = &problem{401, "unauthorized", "The request needs credentials."}
 	forbidden          = &problem{403, "forbidden", "The request is not permitted."}
 	preconditionFailed = &problem{412, "precondition_failed", "A write cannot be conditional; nothing was changed."}
+	notMatched         = &problem{412, "precondition_failed", "The value is none of those that If-Match names."}
 	notAcceptable      = &problem{406, "not_acceptable", "A value is served as application/json or application/octet-stream."}
 
 	badQuery      = &problem{400, "bad_request", "The query is malformed."}
@@ -350,8 +374,10 @@ var (
 	badBody       = &problem{400, "bad_request", "The body could not be read."}
 	valueTwice    = &problem{400, "bad_request", "The value is given twice."}
 	ttlTwice      = &problem{400, "bad_request", "The ttl is given twice."}
+	bodyLost      = &problem{400, "bad_request", "The body is shorter than its Content-Length, or is empty and has none."}
 	tooLarge      = &problem{413, "value_too_large", "The value is too large."}
-	wrongMedia    = &problem{415, "unsupported_media_type", "The body is of a type, a charset or a coding that is not supported."}
+	wrongMedia    = &problem{415, "unsupported_media_type", "The body is of a type or a charset that is not supported."}
+	wrongCoding   = &problem{415, "unsupported_media_type", "The body has a content coding, and none is supported."}
 	valueRequired = &problem{422, "value_required", "A value is required."}
 	invalidValue  = &problem{422, "invalid_value", "The value is not a string."}
 	invalidTTL    = &problem{422, "invalid_ttl", "The ttl is not a number of seconds or a duration that is allowed."}
@@ -371,6 +397,9 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 		w.Header().Set("Allow", allowedMethods)
 	case http.StatusUnsupportedMediaType:
 		w.Header().Set("Accept-Post", postableTypes)
+		if p == wrongCoding { // RFC 9110, 12.5.3: then, and for no other 415
+			w.Header().Set("Accept-Encoding", "identity")
+		}
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
 	}

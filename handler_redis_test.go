@@ -37,10 +37,9 @@ func handlerCache(t *testing.T, url string) *rediscache.Cache {
 // fails as it says and shows nothing of s.
 func requireFailures(t *testing.T, s *redistest.Server, store rediscache.Store, want map[string]exchange) {
 	t.Helper()
-	var logged bytes.Buffer
-	h := rediscache.NewHandler(store, rediscache.WithLogger(debugLogger(&logged)))
 	for method, e := range want {
-		logged.Reset()
+		var logged bytes.Buffer
+		h := rediscache.NewHandler(store, rediscache.WithLogger(debugLogger(&logged))) // which logs a line a second
 		w := serve(h, httptest.NewRequest(method, "/cache/a?value=v", nil))
 		e.method = method
 		header := e.check(t, w)

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,18 +33,29 @@ type fields struct {
 }
 
 // read takes a POST apart. It reads no more of the body than a value within
-// the limit can need.
+// the limit can need, and nothing of it where the head of the request decides.
 func (h *handler) read(w http.ResponseWriter, r *http.Request) (input, *problem) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return input{}, badQuery
 	}
 	f := fields{query["value"], query["ttl"]}
-	mediaType, ok := bodyType(r.Header)
-	if !ok {
-		return input{}, wrongMedia
+	mediaType, p := bodyType(r.Header)
+	if p != nil {
+		return input{}, p
 	}
-	body, p := h.readBody(w, r, mediaType)
+	limit := h.bodyLimit(mediaType)
+	if r.ContentLength > limit {
+		return input{}, tooLarge
+	}
+	if conditional(r) {
+		return input{}, preconditionFailed
+	}
+	if mediaType == formType && len(r.PostForm) > 0 { // a middleware has called ParseForm, which reads the body
+		f.addForm(r.PostForm)
+		return h.judge(f, false)
+	}
+	body, p := h.readBody(w, r, mediaType, limit)
 	if p != nil {
 		return input{}, p
 	}
@@ -55,7 +68,11 @@ func (h *handler) read(w http.ResponseWriter, r *http.Request) (input, *problem)
 		}
 	case len(body) == 0:
 	case mediaType == formType:
-		p = f.addForm(string(body))
+		form, err := url.ParseQuery(string(body))
+		if err != nil {
+			return input{}, badForm
+		}
+		f.addForm(form)
 	default:
 		p = f.addJSON(body)
 	}
@@ -100,72 +117,134 @@ func (h *handler) parseTTL(s string) (time.Duration, bool) {
 	return d, err == nil && d >= time.Millisecond && d <= h.maxTTL
 }
 
-// bodyType returns the media type of a body, empty when the request names
-// none, and whether it is one that POST takes.
-func bodyType(header http.Header) (string, bool) {
-	if c := header.Get("Content-Encoding"); c != "" && !strings.EqualFold(c, "identity") {
-		return "", false
+// charsets are the names of UTF-8, and of its subset ASCII, that clients send.
+var charsets = []string{"utf-8", "utf8", "us-ascii", "ascii"}
+
+// bodyType returns the media type of a body, which is one that POST takes, or
+// empty when the request names none.
+func bodyType(header http.Header) (string, *problem) {
+	for _, coding := range listElements(header.Values("Content-Encoding")) {
+		if !strings.EqualFold(coding, "identity") {
+			return "", wrongCoding
+		}
 	}
 	named := strings.Join(header.Values("Content-Type"), ",")
 	if named == "" {
-		return "", true
+		return "", nil
 	}
-	mediaType, params, err := mime.ParseMediaType(named)
+	mediaType, params, err := parseMediaType(named)
 	if err != nil {
-		return "", false
+		return "", wrongMedia
 	}
-	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
-		return "", false
+	if charset, ok := params["charset"]; ok && !slices.Contains(charsets, strings.ToLower(charset)) {
+		return "", wrongMedia
 	}
 	switch mediaType {
 	case jsonType, rawType, textType, formType:
-		return mediaType, true
+		return mediaType, nil
 	}
-	return "", false
+	return "", wrongMedia
 }
 
-// readBody reads the body, bounded by what the longest value can take up: JSON
-// and forms can write a byte as six, and have some more around it.
-func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType string) ([]byte, *problem) {
-	limit := h.maxValueBytes
-	if mediaType == jsonType || mediaType == formType {
-		const factor, around = 6, 4096
-		if limit > (math.MaxInt64-around)/factor {
-			limit = math.MaxInt64
-		} else {
-			limit = limit*factor + around
+// parseMediaType is mime.ParseMediaType, but takes empty parameters, as in
+// "text/plain;;charset=utf-8" (RFC 9110, 5.6.6).
+func parseMediaType(s string) (string, map[string]string, error) {
+	mediaType, params, err := mime.ParseMediaType(s)
+	if err == nil {
+		return mediaType, params, nil
+	}
+	var parts []string
+	for _, part := range splitUnquoted(s, ';') {
+		if strings.TrimSpace(part) != "" {
+			parts = append(parts, part)
 		}
 	}
-	if r.ContentLength > limit {
-		return nil, tooLarge
+	return mime.ParseMediaType(strings.Join(parts, ";"))
+}
+
+// listElements returns what the lines of a header list, less what is empty.
+func listElements(lines []string) (list []string) {
+	for _, line := range lines {
+		for _, element := range splitUnquoted(line, ',') {
+			if element = strings.TrimSpace(element); element != "" {
+				list = append(list, element)
+			}
+		}
 	}
-	if r.Body == nil {
-		return nil, nil
+	return list
+}
+
+// splitUnquoted splits s at each separator that is not in a quoted string (RFC
+// 9110, 5.6.4).
+func splitUnquoted(s string, separator byte) (parts []string) {
+	begin, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			i++ // whatever comes next is not the end
+		case c == separator && !quoted:
+			parts = append(parts, s[begin:i])
+			begin = i + 1
+		}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if tooMuch := (*http.MaxBytesError)(nil); errors.As(err, &tooMuch) {
-		return nil, tooLarge
+	return append(parts, s[begin:])
+}
+
+// bodyLimit is what the longest value can take up in a body: JSON and forms can
+// write a byte as six, and have some more around it.
+func (h *handler) bodyLimit(mediaType string) int64 {
+	const factor, around = 6, 4096
+	switch {
+	case mediaType != jsonType && mediaType != formType:
+		return h.maxValueBytes
+	case h.maxValueBytes > (math.MaxInt64-around)/factor:
+		return math.MaxInt64
 	}
-	if err != nil {
-		return nil, badBody
+	return h.maxValueBytes*factor + around
+}
+
+// readBody reads the body, and refuses one that is not whole. Once a middleware
+// has read it, reads return io.EOF: fewer bytes arrive than Content-Length
+// promises or, where the length is unknown (chunked, HTTP/2), none. An empty body
+// of unknown length may also be what the client sent. With a type it could replace
+// a value by the empty one, so it is refused: a client that means that sends a
+// Content-Length. Without a type it counts as no body.
+func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType string, limit int64) ([]byte, *problem) {
+	var body []byte
+	if r.Body != nil {
+		var err error
+		body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+		if tooMuch := (*http.MaxBytesError)(nil); errors.As(err, &tooMuch) {
+			return nil, tooLarge
+		}
+		if err != nil {
+			return nil, badBody
+		}
+	}
+	switch {
+	case int64(len(body)) < r.ContentLength: // net/http would have returned an error, so it was not the client
+		h.failures.log(r, slog.LevelError, bodyLost.code,
+			errors.New("the body is shorter than Content-Length: a middleware has read it before the handler"))
+		return nil, bodyLost
+	case len(body) == 0 && r.ContentLength < 0 && mediaType != "":
+		return nil, bodyLost
 	}
 	return body, nil
 }
 
-func (f *fields) addForm(body string) *problem {
-	form, err := url.ParseQuery(body)
-	if err != nil {
-		return badForm
-	}
+func (f *fields) addForm(form url.Values) {
 	f.values = append(f.values, form["value"]...)
 	f.ttls = append(f.ttls, form["ttl"]...)
-	return nil
 }
 
 // addJSON takes an object apart field by field, since json.Unmarshal keeps the
 // last of two fields of one name, takes "VALUE" for "value", and replaces what
-// is not UTF-8. A null counts as absent.
+// is not UTF-8. A null counts as absent, and a byte order mark before the
+// object is skipped (RFC 8259, 8.1).
 func (f *fields) addJSON(body []byte) *problem {
+	body = bytes.TrimPrefix(body, []byte("\ufeff"))
 	if !utf8.Valid(body) || !json.Valid(body) || loneSurrogate(body) {
 		return badJSON
 	}
@@ -255,21 +334,29 @@ func conditional(r *http.Request) bool {
 	return len(r.Header.Values("If-Match")) > 0 || len(r.Header.Values("If-None-Match")) > 0
 }
 
-// listsTag says whether an If-None-Match names tag. It compares weakly, as RFC
-// 9110 asks: a W/ before a tag does not count. What is malformed and what comes
-// after it matches nothing.
-func listsTag(headers []string, tag string) bool {
+// comparison is one of the two that RFC 9110 has for entity tags (8.8.3.2).
+type comparison bool
+
+const (
+	strongly comparison = false // no W/ before the tag, as for If-Match
+	weakly   comparison = true  // W/ does not count, as for If-None-Match
+)
+
+// listsTag says whether an If-Match or an If-None-Match names tag, which is
+// strong. What is malformed and what comes after it matches nothing.
+func listsTag(headers []string, tag string, how comparison) bool {
 	list := strings.TrimSpace(strings.Join(headers, ","))
 	if list == "*" {
 		return true
 	}
 	for {
-		list = strings.TrimPrefix(strings.TrimLeft(list, " \t,"), "W/")
+		var weak bool
+		list, weak = strings.CutPrefix(strings.TrimLeft(list, " \t,"), "W/")
 		if !strings.HasPrefix(list, `"`) {
 			return false
 		}
 		opaque, rest, closed := strings.Cut(list[1:], `"`)
-		if closed && `"`+opaque+`"` == tag {
+		if closed && `"`+opaque+`"` == tag && (how == weakly || !weak) {
 			return true
 		}
 		list = rest
@@ -282,11 +369,12 @@ type mediaRange struct {
 	q    float64
 }
 
-// accepted reads the Accept header and leaves out what is malformed.
-func accepted(r *http.Request) []mediaRange {
+// mediaRanges reads the elements of an Accept header and leaves out what is
+// malformed.
+func mediaRanges(accept []string) []mediaRange {
 	var ranges []mediaRange
-	for item := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
-		name, params, err := mime.ParseMediaType(item)
+	for _, item := range accept {
+		name, params, err := parseMediaType(item)
 		if err != nil {
 			continue
 		}
@@ -303,7 +391,7 @@ func accepted(r *http.Request) []mediaRange {
 
 // namesProblem says whether the client asks for problem+json by name.
 func namesProblem(r *http.Request) bool {
-	for _, a := range accepted(r) {
+	for _, a := range mediaRanges(listElements(r.Header.Values("Accept"))) {
 		if a.name == problemType && a.q > 0 {
 			return true
 		}
@@ -315,10 +403,11 @@ func namesProblem(r *http.Request) bool {
 // it accepts either. The higher quality wins, of equals the one named more
 // exactly, then JSON. No Accept header, or an empty one, is JSON.
 func wantsRaw(r *http.Request) (raw, ok bool) {
-	if strings.TrimSpace(strings.Join(r.Header.Values("Accept"), "")) == "" {
+	accept := listElements(r.Header.Values("Accept"))
+	if len(accept) == 0 {
 		return false, true
 	}
-	ranges := accepted(r)
+	ranges := mediaRanges(accept)
 	asJSON, exactJSON := weigh(ranges, jsonType)
 	asRaw, exactRaw := weigh(ranges, rawType)
 	raw = asRaw > asJSON || asRaw == asJSON && exactRaw > exactJSON

@@ -162,9 +162,10 @@ func WithClientName(name string) PoolOption {
 
 // WithCredentials asks f for the user and the password at each dial, so that
 // passwords can rotate; connections already open stay as they are until their
-// lifetime ends. It wins over the URL's. An empty user is Redis's default
-// user; an empty password sends no AUTH. An error of f fails the dial. f must
-// honour its context.
+// lifetime ends. It wins over the URL's, which may then name a user without a
+// password (redis://user:@host). An empty user is Redis's default user; an empty
+// password sends no AUTH. An error of f fails the dial. f must honour its
+// context.
 func WithCredentials(f func(ctx context.Context) (user, password string, err error)) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.credentials = f }}
 }
@@ -192,13 +193,14 @@ type Option struct{ apply func(*cacheConfig) }
 type cacheConfig struct {
 	prefix        string
 	ttl           time.Duration
+	ttlGiven      bool
 	timeout       time.Duration
 	pipelineConns int
 	observer      Observer
 }
 
 func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
-	c := cacheConfig{ttl: NoExpiry, timeout: DefaultTimeout}
+	c := cacheConfig{timeout: DefaultTimeout}
 	missing := pool == nil
 	switch p := pool.(type) {
 	case *WarmPool:
@@ -212,7 +214,7 @@ func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 		}
 	}
 	var f faults
-	f.check(c.ttl == NoExpiry || c.ttl >= time.Millisecond,
+	f.check(!c.ttlGiven || c.ttl == NoExpiry || c.ttl >= time.Millisecond,
 		"WithTTL: %v is neither a millisecond or more nor NoExpiry", c.ttl)
 	f.check(c.timeout >= 0, "WithTimeout: %v is negative", c.timeout)
 	f.check(c.pipelineConns >= 0, "WithPipelineConns: %d is negative", c.pipelineConns)
@@ -228,10 +230,11 @@ func WithPrefix(prefix string) Option {
 }
 
 // WithTTL sets how long a value lives that is stored with [DefaultTTL]. It is
-// a millisecond or more, or [NoExpiry], which is the default; anything else is
-// an error.
+// a millisecond or more, or [NoExpiry]; anything else, zero included, is an
+// error. Without this option such a value does not expire, and [Of] refuses a
+// [Policy] whose TTL is zero.
 func WithTTL(d time.Duration) Option {
-	return Option{func(c *cacheConfig) { c.ttl = d }}
+	return Option{func(c *cacheConfig) { c.ttl, c.ttlGiven = d, true }}
 }
 
 // WithTimeout bounds each operation, the wait for a connection included, as a
@@ -311,6 +314,10 @@ func validBasePath(p string) bool {
 // serves them at the root. Any other p begins with a slash, does not end with
 // one, has no empty, "." or ".." segment and nothing that needs escaping; what
 // is not so is an error.
+//
+// What http.StripPrefix removes before the handler may end with a slash. Then
+// /cache//a is the same key as /cache/a, unless the router cleans paths, as
+// http.ServeMux does.
 func WithBasePath(p string) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.basePath = p }}
 }
@@ -339,9 +346,16 @@ func WithKeyFunc(f func(r *http.Request, key string) (string, error)) HandlerOpt
 }
 
 // WithLogger sends the causes of failures to l, at level Error for what an
-// operator must mend (500), Warn for 409, 503 and 504, and Debug for refusals
-// and clients that left. Without this option that is what [slog.Default]
-// returned when the handler was made; nil is an error.
+// operator must mend (500, and a body that a middleware has read), Warn for 409,
+// 503 and 504, and Debug for refusals and clients that left. Without this option
+// l is what [slog.Default] returned when the handler was made; nil is an error.
+//
+// A handler logs at most one line a second for each error code, as an outage
+// fails every request for the same reason. The attribute "suppressed" of a line
+// counts the failures with its code since the line before, which were not logged;
+// it is absent if there were none. Nothing runs in the background, so the last
+// count of an outage is logged with the next failure of that code, however much
+// later, and never if there is none.
 func WithLogger(l *slog.Logger) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.logger = l }}
 }

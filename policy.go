@@ -1,17 +1,22 @@
 package rediscache
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"time"
 )
 
-// Policy says how a [View] keeps values and loads them. The zero Policy is
-// plain cache-aside: the cache's own TTL, and loads that are shared within the
-// process. Each time is zero or a millisecond or more.
+// Policy says how a [View] keeps values and loads them. A Policy with nothing
+// but a TTL is plain cache-aside, whose loads are shared within the process.
+// Each time is zero or a millisecond or more.
 type Policy struct {
-	// TTL is how long a value is fresh: a time, [DefaultTTL] for the cache's
-	// own, or [NoExpiry]. Stale, Jitter and Early need one that ends.
+	// TTL is how long a value is fresh: a time, [DefaultTTL] (zero) for that of
+	// [WithTTL], or [NoExpiry] for values that never expire. On a cache without
+	// WithTTL zero is an error: values without an end fill the memory of Redis,
+	// and where Redis evicts only keys that expire (volatile-lru and the like)
+	// it then refuses every write. So the program has to ask for them. Stale,
+	// Jitter and Early need a TTL that ends.
 	TTL time.Duration
 
 	// Stale is how much longer a value is kept to be served while it is loaded
@@ -73,7 +78,8 @@ const (
 	LoadBackoff = time.Second
 )
 
-// validate reports every fault, not the first. own is the cache's TTL.
+// validate reports every fault, not the first. own is the TTL that the cache
+// was given, or DefaultTTL if none.
 func (p *Policy) validate(f *faults, own time.Duration) {
 	for _, d := range []struct {
 		name string
@@ -84,11 +90,10 @@ func (p *Policy) validate(f *faults, own time.Duration) {
 		f.check(d.Duration == 0 || d.Duration >= time.Millisecond,
 			"Policy.%s: %v is neither zero nor a millisecond or more", d.name, d.Duration)
 	}
-	ttl := p.TTL
-	if ttl == DefaultTTL {
-		ttl = own
-	}
-	f.check(ttl == NoExpiry || ttl >= time.Millisecond,
+	ttl := cmp.Or(p.TTL, own)
+	f.check(ttl != DefaultTTL, "Policy.TTL: it is zero and the cache has no WithTTL:"+
+		" write a time in either, or NoExpiry for values that never expire")
+	f.check(ttl == DefaultTTL || ttl == NoExpiry || ttl >= time.Millisecond,
 		"Policy.TTL: %v is none of DefaultTTL, NoExpiry and a millisecond or more", ttl)
 	f.check(p.Jitter >= 0 && p.Jitter < 1, "Policy.Jitter: %v is not in [0, 1)", p.Jitter)
 	f.check(p.Early >= 0 && !math.IsInf(p.Early, 1), "Policy.Early: %v is not a number from 0 on", p.Early)

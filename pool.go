@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gomodule/redigo/redis"
 
@@ -62,19 +64,23 @@ type WarmPool struct {
 //	rediss://…                                         also valkeys://, with TLS
 //	unix://[[user]:password@]/path[?db=database]
 //
-// with port 6379, host localhost and database 0 where they are left out. A
-// user without a colon is taken for the password, as redis-cli does. An error
-// names every fault of the URL and the options, and no password. The owner of
-// the pool ends it with Shutdown or Close.
+// with port 6379, host localhost and database 0 where they are left out. It
+// names one server: a list of hosts is an error. A user without a colon is taken
+// for the password, as redis-cli does. A user without a password (user:@host) is
+// an error unless [WithCredentials] gives the password; the user is the one that
+// its function returns. What is special in a URL is escaped in a user, a password
+// and a path. An error names every fault of the URL and the options and says what
+// to write instead; it holds no password. The owner of the pool ends it with
+// Shutdown or Close.
 //
 // [Ready]: https://pkg.go.dev/github.com/rediscache/rediscache#WarmPool.Ready
 func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	cfg, err := newPoolConfig(opts)
-	dial := hidden(cfg.dial)
+	dial, transport := hidden(cfg.dial), warm.Unknown
 	if cfg.dial == nil {
-		t, urlErr := parseURL(url)
+		t, urlErr := parseURL(url, cfg.credentials != nil)
 		err = errors.Join(urlErr, err)
-		dial = t.dialer(&cfg)
+		dial, transport = t.dialer(&cfg), t.transport(&cfg)
 	}
 	if err != nil {
 		return nil, err
@@ -87,6 +93,7 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 		HealthCheckAfter: cfg.healthCheckAfter,
 		DialTimeout:      cfg.dialTimeout,
 		ReadTimeout:      cfg.readTimeout,
+		Transport:        transport,
 		Dial:             dial,
 	})}
 	p.lease = &redis.Pool{DialContext: p.acquire}
@@ -180,17 +187,23 @@ type target struct {
 	db               int
 }
 
-// parseURL shows nothing in an error that may be part of a password: where one
-// is not escaped, what follows its slash is taken for the path.
-func parseURL(raw string) (target, error) {
+// parseURL says what to write where raw does not say where one server is. It
+// shows nothing in an error that may be part of a password: where one is not
+// escaped, what follows its slash is taken for the path. asked says that
+// WithCredentials gives the password.
+func parseURL(raw string, asked bool) (target, error) {
+	if fault := misspelt(raw); fault != "" {
+		return target{}, errors.New("rediscache: the URL cannot be parsed: " + fault)
+	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Opaque != "" || misplacedAt(u) {
-		return target{}, errors.New("rediscache: the URL cannot be parsed" +
-			" (it is not shown as it may hold a password, whose special characters must be escaped)")
+		return target{}, errors.New("rediscache: the URL cannot be parsed (it is not shown as it may hold a password," +
+			" whose special characters must be escaped: %25 for %, %40 for @, %2F for /, %3F for ?, %23 for #)")
 	}
 	var f faults
 	var t target
 	db, query := strings.TrimPrefix(u.Path, "/"), u.Query()
+	where := "the path, as in redis://localhost:6379/0"
 	switch u.Scheme {
 	case "rediss", "valkeys":
 		t.tls = true
@@ -209,30 +222,121 @@ func parseURL(raw string) (target, error) {
 		t.network, t.address = "tcp", net.JoinHostPort(host, port)
 	case "unix":
 		f.check(u.Host == "", "URL: unix:// is followed by an absolute path, as in unix:///run/redis.sock")
-		f.check(u.Path != "", "URL: the path of the socket is missing")
+		f.check(u.Path != "", "URL: the path of the socket is missing, as in unix:///run/redis.sock")
 		t.network, t.address = "unix", u.Path
-		db = query.Get("db")
+		db, where = query.Get("db"), "a parameter, as in unix:///run/redis.sock?db=0"
 		query.Del("db")
 	default:
-		f.check(false, "URL: scheme %q is none of redis, rediss, valkey, valkeys, unix", u.Scheme)
+		f.check(false, "URL: scheme %q is none of redis, rediss, valkey, valkeys, unix%s", u.Scheme, insteadOfScheme(u.Scheme))
 		db = ""
 	}
 	if db != "" {
 		n, err := strconv.Atoi(db)
-		f.check(err == nil && n >= 0 && db[0] != '+', "URL: database %q is not a number", db)
+		f.check(err == nil && n >= 0 && db[0] != '+', "URL: database %q is not a number: write one as %s", db, where)
 		t.db = n
 	}
 	for name := range query {
-		f.check(false, "URL: unknown parameter %q", name)
+		f.check(false, "URL: unknown parameter %q: %s", name, insteadOfParameter(name))
 	}
-	f.check(u.Fragment == "", "URL: it has a fragment")
+	f.check(u.Fragment == "", "URL: it has a fragment: write %%23 for # in a password or a path")
 	t.user = u.User.Username()
 	password, ok := u.User.Password()
 	if t.password = password; !ok {
 		t.user, t.password = "", t.user
 	}
-	f.check(t.user == "" || t.password != "", "URL: user without a password")
+	f.check(t.user == "" || t.password != "" || asked,
+		"URL: user without a password: write redis://user:password@host, or use WithCredentials")
 	return t, f.join()
+}
+
+// misspelt returns what to write instead where raw is not a URL, or names more
+// than one server. It returns nothing for a URL without a known mistake. The text
+// holds no part of raw.
+func misspelt(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	scheme = strings.ToLower(scheme)
+	switch {
+	case strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+		return "it has white space or a control character: remove it, or write %20 for a space in a password"
+	case strings.ContainsAny(raw[:min(1, len(raw))], `"'`):
+		return "it is in quotation marks: remove them"
+	case ok && slices.Contains(tcpSchemes, scheme):
+		return misspeltHost(rest)
+	case ok || raw == "" || strings.HasPrefix(raw, "//"):
+		return ""
+	}
+	scheme, rest, ok = strings.Cut(raw, ":")
+	scheme = strings.ToLower(scheme)
+	switch {
+	case scheme == "unix" && strings.HasPrefix(rest, "/"):
+		return ""
+	case ok && scheme == "unix", strings.HasPrefix(raw, "/"):
+		return "a socket is an absolute path after unix://, as in unix:///run/redis.sock"
+	case ok && slices.Contains(tcpSchemes, scheme):
+		return "two slashes follow the scheme, as in redis://localhost:6379"
+	}
+	return "it has no scheme: write redis://localhost:6379, or redis://user:password@localhost:6379"
+}
+
+var tcpSchemes = []string{"redis", "rediss", "valkey", "valkeys"}
+
+// misspeltHost is misspelt for the rest of a URL, after the scheme.
+func misspeltHost(rest string) string {
+	end := strings.IndexAny(rest+"/", "/?#")
+	if strings.Contains(rest[end:], "@") {
+		return "" // this may be a part of the password
+	}
+	host := rest[strings.LastIndexByte(rest[:end], '@')+1 : end]
+	user := rest[:end-len(host)]
+	address := host
+	bracket := strings.IndexByte(host, ']')
+	if bracket >= 0 {
+		address = host[bracket:]
+	}
+	_, port, _ := strings.Cut(address, ":")
+	switch {
+	case strings.ContainsAny(host, ",;"), strings.Count(user, "@") > 1 && strings.ContainsAny(user, ",;"):
+		return "it names more than one server, and a pool is for one: write one host, and make a pool for each server"
+	case strings.HasPrefix(host, "[") != (bracket >= 0), strings.Count(address, ":") > 1:
+		return "the host has too many colons: write one port, and an IPv6 address in brackets, as in redis://[::1]:6379"
+	case strings.Trim(port, "0123456789") != "":
+		return "the port is not a number: write redis://localhost:6379, with a password redis://:password@localhost:6379"
+	}
+	return ""
+}
+
+// insteadOfScheme returns what to write instead of a scheme of another program,
+// where the list of schemes does not say it.
+func insteadOfScheme(scheme string) string {
+	switch {
+	case scheme == "":
+		return ": write redis://localhost:6379"
+	case containsAny(scheme, "cluster", "sentinel"):
+		return ": a pool is for one server: write redis:// and its address"
+	case containsAny(scheme, "tls", "ssl"):
+		return ": write rediss:// for TLS"
+	case containsAny(scheme, "sock", "unix"):
+		return ": write unix:///run/redis.sock for a socket"
+	}
+	return ""
+}
+
+// insteadOfParameter returns what to write instead of a parameter of another
+// program.
+func insteadOfParameter(name string) string {
+	switch name = strings.ToLower(name); {
+	case containsAny(name, "tls", "ssl"):
+		return "write rediss:// for TLS"
+	case containsAny(name, "user", "pass", "auth"):
+		return "write redis://user:password@host"
+	case name == "db", containsAny(name, "database"):
+		return "write the database as the path, as in redis://localhost:6379/0"
+	}
+	return "the options of NewPool set what the URL does not"
+}
+
+func containsAny(s string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(s, part) })
 }
 
 // misplacedAt finds the end of the user and the password where it cannot be.
@@ -242,6 +346,17 @@ func misplacedAt(u *url.URL) bool {
 		rest += u.Path
 	}
 	return strings.Contains(rest, "@") || strings.Contains(u.RawQuery, "%40")
+}
+
+// transport is known where redigo's options cannot change it.
+func (t target) transport(cfg *poolConfig) warm.Transport {
+	switch {
+	case t.tls:
+		return warm.TLS
+	case t.network == "tcp" && len(cfg.dialOptions) == 0:
+		return warm.Plain
+	}
+	return warm.Unknown
 }
 
 // dialer dials through redigo, and keeps hold of the socket. redigo's own TLS

@@ -215,3 +215,129 @@ func TestNewPoolAcceptsWhatItDocuments(t *testing.T) {
 		require.NoError(t, p.Close())
 	}
 }
+
+// What people write by mistake is refused at once, with what to write instead.
+func TestNewPoolSaysWhatToWriteInstead(t *testing.T) {
+	const (
+		list    = "it names more than one server, and a pool is for one: write one host"
+		colons  = "write one port, and an IPv6 address in brackets, as in redis://[::1]:6379"
+		scheme  = "it has no scheme: write redis://localhost:6379"
+		slashes = "two slashes follow the scheme, as in redis://localhost:6379"
+		space   = "it has white space or a control character: remove it, or write %20"
+		socket  = "as in unix:///run/redis.sock"
+		port    = "the port is not a number: write redis://localhost:6379"
+		path    = "write one as the path, as in redis://localhost:6379/0"
+		escape  = "must be escaped: %25 for %, %40 for @, %2F for /, %3F for ?, %23 for #"
+		user    = "user without a password: write redis://user:password@host, or use WithCredentials"
+		known   = "is none of redis, rediss, valkey, valkeys, unix"
+		one     = "a pool is for one server: write redis:// and its address"
+	)
+	for url, want := range map[string]string{
+		"redis://h1:6379,h2:6379":                      list,
+		"redis://h1,h2":                                list,
+		"REDISS://h1:6379,h2:6379/0":                   list,
+		"redis://:s3cret@h1:6379,h2:6379":              list,
+		"redis://:s3cret@h1:6379,:s3cret@h2:6379":      list,
+		"redis://h1:6379,redis://h2:6379":              list,
+		"redis://h1:6379;h2:6379":                      list,
+		"redis://h:6379,":                              list,
+		"redis://h1:26379,h2:26379/mymaster/0":         list,
+		"redis://localhost:6379:6380":                  colons,
+		"redis://::1":                                  colons,
+		"redis://::1:6379/0":                           colons,
+		"redis://alice:s3cret@fe80::1":                 colons,
+		"redis://[::1":                                 colons,
+		"redis://::1]:6379":                            colons,
+		"localhost:6379":                               scheme,
+		"localhost":                                    scheme,
+		"127.0.0.1:6379":                               scheme,
+		"[::1]:6379":                                   scheme,
+		"redis.example.com:6379/0":                     scheme,
+		"alice:s3cret@localhost:6379":                  scheme,
+		"redis//localhost":                             scheme,
+		"redis:localhost":                              slashes,
+		"redis:localhost:6379":                         slashes,
+		"redis:/localhost":                             slashes,
+		"rediss:/:s3cret@localhost":                    slashes,
+		" redis://localhost":                           space,
+		"redis://localhost ":                           space,
+		"redis://localhost\n":                          space,
+		"redis://local host":                           space,
+		"redis://:my s3cret@localhost":                 space,
+		`"redis://localhost"`:                          "it is in quotation marks: remove them",
+		"'redis://:s3cret@localhost'":                  "it is in quotation marks: remove them",
+		"/run/redis.sock":                              socket,
+		"unix:run/redis.sock":                          socket,
+		"unix://run/redis.sock":                        socket,
+		"unix://":                                      socket,
+		"redis://localhost:port":                       port,
+		"redis://localhost:6379x":                      port,
+		"redis://localhost:-1":                         port,
+		"redis://alice:s3cret":                         port,
+		"redis://:s3cret":                              port,
+		"redis://localhost:0":                          "the port is not between 1 and 65535",
+		"redis://localhost:65536":                      "the port is not between 1 and 65535",
+		"redis://localhost/0/1":                        path,
+		"redis://localhost/x":                          path,
+		"redis://localhost//1":                         path,
+		"unix:///run/redis.sock?db=x":                  "write one as a parameter, as in unix:///run/redis.sock?db=0",
+		"redis://localhost?tls=true":                   "write rediss:// for TLS",
+		"redis://localhost?ssl_cert_reqs=none":         "write rediss:// for TLS",
+		"redis://localhost?db=1":                       "write the database as the path, as in redis://localhost:6379/0",
+		"redis://localhost?password=s3cret":            "write redis://user:password@host",
+		"redis://localhost?username=alice":             "write redis://user:password@host",
+		"redis://localhost?pool_size=10":               "the options of NewPool set what the URL does not",
+		"redis://localhost#0":                          "fragment: write %23 for #",
+		"redis://alice:@localhost":                     user,
+		"unix://alice:@/run/redis.sock":                user,
+		"redis://:a/s3cret@localhost":                  escape,
+		"redis://:a?s3cret@localhost":                  escape,
+		"redis://:s3cret^@localhost":                   escape,
+		"redis://:s3cret%@localhost":                   escape,
+		"":                                             known + ": write redis://localhost:6379",
+		"//localhost":                                  known,
+		"http://localhost":                             known,
+		"tcp://localhost:6379":                         known,
+		"redis+tls://localhost":                        known + ": write rediss:// for TLS",
+		"redis+socket:///run/redis.sock":               known + ": write unix:///run/redis.sock",
+		"redis-sentinel://:s3cret@h1:26379,h2:26379/0": one,
+		"redis+sentinel://h1:26379/mymaster":           one,
+		"redis+cluster://h1:6379,h2:6379":              one,
+		"redis-cluster://:s3cret@h1:6379,h2:6379":      one,
+	} {
+		t.Run(url, func(t *testing.T) {
+			p, err := rediscache.NewPool(url, sizes(0, 1)...)
+			require.Nil(t, p)
+			require.ErrorContains(t, err, want)
+			require.NotContains(t, everyText(err), "s3cret")
+			require.NotContains(t, everyText(err), "alice")
+			require.NotContains(t, err.Error(), "\n", "one fault")
+		})
+	}
+}
+
+func TestNewPoolTakesEveryURLOfOneServer(t *testing.T) {
+	redistest.NoLeaks(t)
+	for _, url := range []string{
+		"REDIS://LOCALHOST:6379", "redis:///0", "redis://localhost:", "redis://localhost/", "redis://localhost?", "redis://localhost#",
+		"redis://[fe80::1%25eth0]:6379", "redis://:a,b;c:d@localhost", "redis://:a:b@[::1]", "redis://al,ice:pw@localhost",
+		"unix:/run/redis.sock", "unix:///run/a,b:c;d.sock", "redis://:it's%20a%20%22quote%22@localhost",
+	} {
+		p, err := rediscache.NewPool(url, sizes(0, 1)...)
+		require.NoError(t, err, url)
+		require.NoError(t, p.Close())
+	}
+}
+
+func TestWithCredentialsAURLNeedsNoPassword(t *testing.T) {
+	s := poolServer(t, "--user", "alice", "on", ">wonder land", "~*", "&*", "+@all")
+	for _, url := range []string{"redis://alice:@" + s.Addr, "redis://alice:@" + s.Addr + "/3", "redis://" + s.Addr} {
+		p := startPoolAt(t, s, url, sizes(1, 2, rediscache.WithCredentials(func(context.Context) (string, string, error) {
+			return "alice", "wonder land", nil
+		}))...)
+		requireReady(t, p)
+		require.Equal(t, "alice", s.Clients(t.Name())[0].Field["user"], url)
+		require.NoError(t, p.Close())
+		eventuallyClients(t, s, 0)
+	}
+}

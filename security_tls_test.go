@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -231,4 +233,65 @@ func TestClientCertificatesAreAskedForAtEachDial(t *testing.T) {
 	shown.Store(&certs.Server.Pair) // which is good for clients too
 	requireReady(t, p)
 	requireSimultaneous(t, p, 4)
+}
+
+// Whoever dials with TLS where there is none, or the other way round, reads so in the error.
+func TestADialThatTheOtherSideDoesNotUnderstandNamesTLS(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	s := redistest.StartTLS(t, certs, certs.Server)
+	const notTLS, wantsTLS = "write redis:// and not rediss://", "write rediss:// and not redis://"
+	answering := func(answer string) string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		var open sync.WaitGroup
+		open.Go(func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				open.Go(func() {
+					_, _ = conn.Read(make([]byte, 5))
+					_, _ = conn.Write([]byte(answer))
+					_ = conn.Close()
+				})
+			}
+		})
+		t.Cleanup(func() {
+			require.NoError(t, l.Close())
+			open.Wait()
+		})
+		return l.Addr().String()
+	}
+	for name, c := range map[string]struct{ url, says, hint string }{
+		"TLS to a Redis without":                   {"rediss://" + s.Addr, "TLS handshake timeout", notTLS},
+		"TLS to what answers in clear":             {"rediss://" + answering("-ERR unknown command\r\n"), "TLS handshake", notTLS},
+		"TLS to what hangs up":                     {"rediss://" + answering(""), "", notTLS},
+		"no TLS to a Redis with it":                {"redis://" + s.TLSAddr, "", wantsTLS},
+		"a password without TLS":                   {"redis://:" + secret + "@" + s.TLSAddr, "", wantsTLS},
+		"no TLS to what sends an alert":            {"redis://" + answering("\x15\x03\x01\x00\x02\x02\x46"), "", wantsTLS},
+		"no TLS to a web server":                   {"redis://" + answering("HTTP/1.1 400 Bad Request\r\n\r\n"), "does not answer as Redis does", wantsTLS},
+		"a refusal by a Redis has nothing to do":   {"redis://" + answering("-DENIED no\r\n"), "DENIED no", ""},
+		"nobody there has nothing to do with that": {"rediss://127.0.0.1:1", "refused", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, c.url, sizes(0, 1, rediscache.WithDialTimeout(time.Second))...)
+			_, err := p.GetContext(t.Context())
+			require.ErrorIs(t, err, rediscache.ErrUnavailable)
+			require.ErrorContains(t, err, c.says)
+			require.NotContains(t, err.Error(), secret)
+			if c.hint != "" {
+				require.ErrorContains(t, err, c.hint)
+			} else {
+				require.NotContains(t, err.Error(), "TLS")
+			}
+		})
+	}
+	p := newPool(t, "rediss://"+s.Addr, sizes(0, 1)...)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := p.GetContext(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "1 being dialled with TLS")
 }

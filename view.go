@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +32,10 @@ type View[V any] struct {
 }
 
 // Of makes a view of a cache, under its prefix. An error names every fault of
-// the policy. A codec that encodes the zero value to nothing does not go with
-// [Policy.Negative]; should another one encode something to nothing, that is
-// not stored.
+// the policy. A view must know how long its values live, so a zero [Policy.TTL]
+// is an error on a cache without [WithTTL]. A codec that encodes the zero value
+// to nothing does not go with [Policy.Negative]; should another one encode
+// something to nothing, that is not stored.
 func Of[V any](c *Cache, codec Codec[V], p Policy) (*View[V], error) {
 	var f faults
 	f.check(c != nil, "the cache is nil")
@@ -49,9 +51,7 @@ func Of[V any](c *Cache, codec Codec[V], p Policy) (*View[V], error) {
 	if err := f.join(); err != nil {
 		return nil, err
 	}
-	if p.TTL == DefaultTTL {
-		p.TTL = own
-	}
+	p.TTL = cmp.Or(p.TTL, own)
 	return &View[V]{
 		c: c, codec: codec, policy: p, timed: p.Stale > 0 || p.Early > 0,
 		flights: flight.NewGroup[result[V]](c.loads), failed: backoffs{wait: LoadBackoff},

@@ -45,7 +45,7 @@ func (b *session) loads(ctx context.Context) (err error) {
 	}
 	ways := []getter{
 		cache.Get,
-		view(rediscache.Policy{Lease: time.Second}),
+		view(rediscache.Policy{TTL: time.Hour, Lease: time.Second}),
 		view(rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: time.Second}),
 	}
 	for _, callers := range []int{1, 64} {

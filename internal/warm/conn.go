@@ -66,7 +66,7 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 	}()
 	d, err := s.cfg.Dial(ctx)
 	if err != nil {
-		return nil, err
+		return nil, s.cfg.Transport.explain(d, err)
 	}
 	c := &Conn{Conn: d.Conn, store: s, socket: d.Socket, plain: d.Plain}
 	stop := context.AfterFunc(ctx, c.Cut)
@@ -77,7 +77,7 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 	}
 	if err != nil {
 		c.shut()
-		return nil, err
+		return nil, s.cfg.Transport.explain(d, err)
 	}
 	now := s.now()
 	c.lentAt, c.peekedAt, c.idleSince, c.seen = now, now, now, now

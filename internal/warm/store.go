@@ -49,6 +49,7 @@ type Config struct {
 	HealthCheckAfter   time.Duration // 0: never probe
 	DialTimeout        time.Duration
 	ReadTimeout        time.Duration
+	Transport          Transport // of what Dial dials
 
 	Dial func(ctx context.Context) (Dialed, error)
 }
@@ -218,7 +219,7 @@ func (s *Store) Late(cause error) error {
 func (s *Store) waitErrorLocked(cause error) error {
 	switch {
 	case s.dialing > 0:
-		return fmt.Errorf("rediscache: no connection in time, %d being dialled: %w", s.dialing, cause)
+		return fmt.Errorf("rediscache: no connection in time, %d being dialled%v: %w", s.dialing, s.cfg.Transport, cause)
 	case s.failure == nil && s.openLocked() < s.cfg.MaxActive: // it was about to be served
 		return fmt.Errorf("rediscache: no connection in time: %w", cause)
 	}

@@ -1,0 +1,127 @@
+package rediscache_test
+
+import (
+	"encoding/json"
+	"math"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// measurement is null where there is none, as a column of a database may be.
+type measurement struct {
+	value float64
+	valid bool
+}
+
+func (r measurement) MarshalJSON() ([]byte, error) {
+	if !r.valid {
+		return []byte("null"), nil
+	}
+	return strconv.AppendFloat(nil, r.value, 'g', -1, 64), nil
+}
+
+func (r *measurement) UnmarshalJSON(data []byte) (err error) {
+	if string(data) == "null" {
+		return nil
+	}
+	r.value, err = strconv.ParseFloat(string(data), 64)
+	r.valid = err == nil
+	return err
+}
+
+// lossy writes null for a number that JSON does not have, and reads it as zero.
+type lossy float64
+
+func (l lossy) MarshalJSON() ([]byte, error) {
+	if math.IsNaN(float64(l)) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(l))
+}
+
+// digits is an array that is written as text.
+type digits [2]byte
+
+func (d digits) MarshalText() ([]byte, error) { return d[:], nil }
+
+func (d *digits) UnmarshalText(text []byte) error {
+	copy(d[:], text)
+	return nil
+}
+
+// TestTheJSONCodecTakesOnlyWhatItCouldHaveWritten: what another program stored
+// is a miss, not a zero value.
+func TestTheJSONCodecTakesOnlyWhatItCouldHaveWritten(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		c := newCache(t, newPool(t, s.URL()))
+		const null, spaced = "null", " null\n"
+
+		requireRefused(t, c, 7, null, spaced, "", "7 8", "7}", `"7"`, "7.5", "[7]", "{}", "\ufeff7")
+		requireRefused(t, c, "text", null, spaced, "text", "7", `"a" "b"`)
+		requireRefused(t, c, true, null, "0", `"true"`)
+		requireRefused(t, c, 0.5, null)
+		requireRefused(t, c, user{Name: "Ann"}, null, spaced, "[]", `"Ann"`, `{"age":"1"}`, `{}{}`, `{"name":"Ann"`)
+		requireRefused(t, c, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), null)
+		requireRefused(t, c, digits{'4', '2'}, null, "[4,2]")
+		requireRefused(t, c, [2]int{1, 2}, null, "[]", "[1]", "[1,2,3]", " [ 1 ] ")
+		requireRefused(t, c, lossy(0), null)
+		requireRefused(t, c, []int{1}, "{}", "1")
+
+		requireTaken(t, c, []int(nil), null, spaced)
+		requireTaken(t, c, []int{}, "[]")
+		requireTaken(t, c, []byte(nil), null)
+		requireTaken(t, c, map[string]int(nil), null)
+		requireTaken(t, c, (*user)(nil), null)
+		requireTaken(t, c, (*int)(nil), null)
+		requireTaken(t, c, any(nil), null)
+		requireTaken(t, c, json.RawMessage(null), null)
+		requireTaken(t, c, measurement{}, null)
+		requireTaken(t, c, measurement{0, true}, "0")
+		requireTaken(t, c, digits{'4', '2'}, ` "42"`)
+		requireTaken(t, c, [2]int{1, 2}, "[1,2]", " [ 1 , 2 ]\n")
+		requireTaken(t, c, [0]int{}, "[]")
+
+		// Another version of the program, and other white space.
+		requireTaken(t, c, user{Name: "Ann"}, `{"name":"Ann"}`, `{"name":"Ann","age":0,"new":null}`, `{"name":"Ann","age":null}`, "{\n\"name\": \"Ann\"\n}\n")
+	})
+}
+
+// requireRefused stores each of data, which is a miss: value is loaded, and overwrites it.
+func requireRefused[V any](t *testing.T, c *rediscache.Cache, value V, data ...string) {
+	t.Helper()
+	v, ctx := newView(t, c, rediscache.JSON[V](), rediscache.Policy{}), t.Context()
+	for _, held := range data {
+		require.NoError(t, c.Set(ctx, "k", []byte(held), rediscache.NoExpiry))
+		_, err := v.Get(ctx, "k")
+		require.ErrorIs(t, err, rediscache.ErrNotFound, "%q under %T", held, value)
+		many, err := v.GetMany(ctx, "k")
+		require.NoError(t, err)
+		require.Empty(t, many, "%q under %T", held, value)
+		got, err := v.GetOrLoad(ctx, "k", returns(value))
+		require.NoError(t, err)
+		require.Equal(t, value, got)
+		got, err = v.Get(ctx, "k")
+		require.NoError(t, err, "%q under %T was overwritten", held, value)
+		require.Equal(t, value, got)
+	}
+}
+
+// requireTaken stores each of data and value itself, which are hits.
+func requireTaken[V any](t *testing.T, c *rediscache.Cache, value V, data ...string) {
+	t.Helper()
+	v, ctx := newView(t, c, rediscache.JSON[V](), rediscache.Policy{}), t.Context()
+	own, err := rediscache.JSON[V]().Encode(value)
+	require.NoError(t, err)
+	for _, held := range append(data, string(own)) {
+		require.NoError(t, c.Set(ctx, "k", []byte(held), rediscache.NoExpiry))
+		got, err := v.GetOrLoad(ctx, "k", never[V](t))
+		require.NoError(t, err, "%q under %T", held, value)
+		require.EqualValues(t, value, got)
+	}
+}
