@@ -150,7 +150,7 @@ func FuzzOptions(f *testing.F) {
 		s.Mini.FlushAll() // Flush is for a test
 		fuzzPool(t, s, minIdle, maxActive, time.Duration(a), time.Duration(b), time.Duration(c),
 			time.Duration(d), time.Duration(ttl), time.Duration(timeout), name)
-		fuzzCache(t, shared, conns, prefix, time.Duration(ttl), time.Duration(timeout), time.Duration(a))
+		fuzzCache(t, shared, conns, prefix, min(time.Duration(ttl), longestTTL(s)), time.Duration(timeout), min(time.Duration(a), longestTTL(s)))
 		fuzzPolicy(t, shared, rediscache.Policy{
 			TTL: time.Duration(ttl), Stale: time.Duration(a), Negative: time.Duration(b), Soft: time.Duration(c),
 			Hard: time.Duration(d), Lease: time.Duration(timeout), Jitter: jitter, Early: early,

@@ -43,6 +43,17 @@ func TestTheNextBorrowerFindsACleanConnection(t *testing.T) {
 	s := poolServer(t, "--user", "alice", "on", ">pw", "~*", "&*", "+@all")
 	p := startPool(t, s, sizes(1, 1, rediscache.WithReadTimeout(300*time.Millisecond))...)
 	requireReady(t, p)
+	transact := func(t *testing.T, conn redis.Conn) {
+		t.Helper()
+		require.NoError(t, do(conn, "MULTI"))
+		require.NoError(t, conn.Send("ECHO", "mine"))
+		replies, err := redis.Strings(conn.Do("EXEC"))
+		require.NoError(t, err)
+		require.Equal(t, []string{"mine"}, replies)
+	}
+	conn := borrowOne(t, p)
+	transact(t, conn) // Valkey 8.1 and later list multi=-1 before the first transaction and multi=0 after it
+	giveBack(t, conn)
 	first := s.Clients(t.Name())[0].Field
 	for name, spoil := range dirty {
 		t.Run(name, func(t *testing.T) {
@@ -52,11 +63,7 @@ func TestTheNextBorrowerFindsACleanConnection(t *testing.T) {
 			conn = borrowOne(t, p)
 			defer conn.Close()
 			s.Do("SET", "watched", "changed")
-			require.NoError(t, do(conn, "MULTI"))
-			require.NoError(t, conn.Send("ECHO", "mine"))
-			replies, err := redis.Strings(conn.Do("EXEC"))
-			require.NoError(t, err)
-			require.Equal(t, []string{"mine"}, replies)
+			transact(t, conn)
 			clients := s.Clients(first["name"])
 			require.Len(t, clients, 1)
 			for _, field := range []string{"name", "db", "user", "flags", "sub", "psub", "ssub", "multi", "resp"} {

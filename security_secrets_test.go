@@ -174,8 +174,8 @@ func TestNoErrorAndNoPageShowsWhatTheServerRepeats(t *testing.T) {
 			c := newCache(t, way.open(t, s), append(way.opts, rediscache.WithObserver(&heard))...)
 			text := failEveryVerb(t, c, &heard)
 			requireDiscreet(t, text)
-			require.Regexp(t, "(?i)unknown command 'set'", text)
-			require.Regexp(t, "(?i)unknown command 'get'", text)
+			require.Regexp(t, "(?i)unknown command ['`]set['`]", text)
+			require.Regexp(t, "(?i)unknown command ['`]get['`]", text)
 		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"runtime"
 	"strings"
@@ -824,7 +825,7 @@ func TestRedigosPanicBreaksOnlyTheLane(t *testing.T) {
 	var bad atomic.Bool
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "GET" && bad.Load() {
-			return []byte("$9223372036854775807\r\n$7\r\nnot you\r\n+OK\r\n"), false
+			return fmt.Appendf(nil, "*%d\r\n$7\r\nnot you\r\n+OK\r\n", math.MaxInt), false
 		}
 		return redistest.Default(c), false
 	})

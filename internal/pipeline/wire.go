@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -72,8 +73,9 @@ func (w *redigoWire) waits() bool          { return true }
 func (w *redigoWire) flush() (bool, error) { return true, w.conn.Flush() }
 func (w *redigoWire) flushRest() error     { return nil }
 
-// written cannot tell, and says all.
-func (w *redigoWire) written() int { return 1 << 62 }
+// written returns the largest int: redigo does not say how much it has sent, so the server may
+// have received all of it.
+func (w *redigoWire) written() int { return math.MaxInt }
 
 func (w *redigoWire) receive() (resp.Reply, error) {
 	return fromRedigo(guard(func() (any, error) { return receiveWithTimeout(w.conn, w.timeout) }))

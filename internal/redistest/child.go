@@ -70,7 +70,7 @@ func start(tb testing.TB, portArgs func(s *Server) []string) *Server {
 		}
 	}
 	if err != nil {
-		tb.Fatalf("start redis-server: %v", err)
+		tb.Fatalf("start %s: %v", path, err)
 	}
 	return s
 }
@@ -84,7 +84,7 @@ func (s *Server) relaunch() {
 		return !errors.Is(err, errPortTaken)
 	})
 	if err != nil {
-		s.t.Fatalf("restart redis-server: %v", err)
+		s.t.Fatalf("restart %s: %v", s.child.path, err)
 	}
 }
 

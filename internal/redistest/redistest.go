@@ -3,11 +3,16 @@
 // redis-server that can be killed, paused and restarted, [Proxy] for a bad network, [Script] for a
 // server that misbehaves, and [NoLeaks] for what is left behind.
 //
-// Everything that it starts ends with the test that started it. Where there is no redis-server on
-// the PATH the tests that need one are skipped, or fail when REDISCACHE_REQUIRE_SERVER is set.
+// Everything that it starts ends with the test that started it.
+//
+// Two environment variables choose the real server. REDISCACHE_SERVER is its program, a path or a
+// name on the PATH: a redis-server or valkey-server of any version from 6.2 on. If it is not set
+// the program is redis-server. Where there is no such program the tests that need one are skipped,
+// or fail when REDISCACHE_REQUIRE_SERVER or REDISCACHE_SERVER is set.
 package redistest
 
 import (
+	"cmp"
 	"os"
 	"os/exec"
 	"regexp"
@@ -75,31 +80,35 @@ func poll(d time.Duration, cond func() bool) bool {
 
 var majorVersion = regexp.MustCompile(`\bv=(\d+)\.`)
 
-// Major is the first number of the version of redis-server, or of what stands for it. Where there
-// is none it does as [Start] does.
+// Major returns the first number of the version of the real server. Without a server it does as
+// [Start] does.
 func Major(tb testing.TB) int {
 	tb.Helper()
-	said, err := exec.Command(binary(tb), "--version").Output()
+	path := binary(tb)
+	said, err := exec.Command(path, "--version").Output()
 	if err != nil {
-		tb.Fatalf("redis-server --version: %v", err)
+		tb.Fatalf("%s --version: %v", path, err)
 	}
 	found := majorVersion.FindSubmatch(said)
 	if found == nil {
-		tb.Fatalf("redis-server --version: %q", said)
+		tb.Fatalf("%s --version: %q", path, said)
 	}
 	major, _ := strconv.Atoi(string(found[1])) // digits
 	return major
 }
 
-// binary returns the path of redis-server. Without one the test is skipped, or fails where
-// REDISCACHE_REQUIRE_SERVER is set.
+// binary returns the path of the real server's program. Without one the test is skipped, or fails
+// where the environment asks for one.
 func binary(tb testing.TB) string {
 	tb.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err == nil {
+	chosen := os.Getenv("REDISCACHE_SERVER")
+	path, err := exec.LookPath(cmp.Or(chosen, "redis-server"))
+	switch {
+	case err == nil:
 		return path
-	}
-	if os.Getenv("REDISCACHE_REQUIRE_SERVER") != "" {
+	case chosen != "":
+		tb.Fatalf("REDISCACHE_SERVER: %v", err)
+	case os.Getenv("REDISCACHE_REQUIRE_SERVER") != "":
 		tb.Fatalf("REDISCACHE_REQUIRE_SERVER is set: %v", err)
 	}
 	tb.Skipf("no real server: %v", err)

@@ -56,7 +56,8 @@ var words = []struct {
 	{"DENIED", Denied | Condemns}, // protected mode: Redis then closes the connection
 	{"WRONGPASS", Denied},
 	{"NOPERM", Denied},
-	{"ERR ACL failure in script", Denied},                     // Redis 7
+	{"ERR ACL failure in script", Denied},                     // Redis 7.2, Valkey
+	{"ERR The user executing the script can't", Denied},       // Redis 7.0
 	{"The user executing the script can't", Denied},           // Redis 6.2, behind the prefix that inScript removes
 	{"ERR unknown command", UnknownCommand},                   // also of a renamed one
 	{"unsupported command", UnknownCommand},                   // Envoy

@@ -48,6 +48,7 @@ func TestMeaningOf(t *testing.T) {
 		"ERR Error running script (call to f_6b1b): @user_script:9: @user_script: 9: The user executing the script can't run this command or subcommand": resp.Denied,
 		"ERR Error running script (call to f_6b1b): @user_script:1: user_script:1: attempt to index a nil value":                                         0,
 		"ERR Error running script": 0,
+		"ERR The user executing the script can't run this command or subcommand script: 6b1b, on @user_script:10.":       resp.Denied,
 		"READONLY You can't write against a read only replica. script: 6b1b, on @user_script:10.":                        refused,
 		"ERR ACL failure in script: User u has no permissions to run the 'set' command script: 6b1b, on @user_script:1.": resp.Denied,
 	} {
