@@ -193,40 +193,44 @@ func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T)
 }
 
 // A database whose rows are written and whose cached values are then deleted, while four processes
-// load them. No caller that comes when a Delete has returned gets an older value than was
+// load them, at times without a lease. No caller that comes when a Delete has returned gets an older value than was
 // written before it, whatever became of the leases of the loads, and whatever the network did.
 func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
-	rounds, patience := 4000, 10*time.Second
+	patience := 10 * time.Second
 	if testing.Short() || raceEnabled {
-		rounds, patience = 600, 4*time.Second
+		patience = 3 * time.Second
 	}
 	for name, test := range map[string]struct {
 		policy rediscache.Policy
-		slow   time.Duration // what one load in twenty takes
+		takes  time.Duration // at most, every other load
+		pause  time.Duration // at most, between two Deletes of a key
 		faults bool
 	}{
 		"leases that others wait for too briefly": {
-			policy: rediscache.Policy{Lease: 2 * time.Second, Hard: 40 * time.Millisecond}, slow: 30 * time.Millisecond,
+			policy: rediscache.Policy{Lease: 2 * time.Second, Hard: 40 * time.Millisecond},
+			takes:  35 * time.Millisecond, pause: 60 * time.Millisecond,
 		},
 		"the same, stale values, Soft and negatives": {
 			policy: rediscache.Policy{
 				TTL: time.Hour, Stale: time.Hour, Early: 1e9, Soft: 10 * time.Millisecond, Negative: time.Minute,
 				Lease: 2 * time.Second, Hard: 40 * time.Millisecond,
 			},
-			slow: 30 * time.Millisecond,
+			takes: 35 * time.Millisecond, pause: 60 * time.Millisecond,
 		},
 		"a bad network": {
-			policy: rediscache.Policy{Lease: 200 * time.Millisecond, Negative: time.Minute}, slow: 5 * time.Millisecond, faults: true,
+			policy: rediscache.Policy{Lease: 200 * time.Millisecond, Negative: time.Minute},
+			takes:  5 * time.Millisecond, pause: 5 * time.Millisecond, faults: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			redistest.NoLeaks(t)
 			s := redistest.Start(t)
 			proxy := redistest.NewProxy(t, s.Addr)
-			url, timeout, end := s.URL(), rediscache.DefaultTimeout, time.Now().Add(time.Hour)
+			url, timeout := s.URL(), rediscache.DefaultTimeout
 			if test.faults {
-				url, timeout, end = "redis://"+proxy.Addr, 50*time.Millisecond, time.Now().Add(patience)
+				url, timeout = "redis://"+proxy.Addr, 50*time.Millisecond
 			}
+			deleter, _ := process(t, s, test.policy) // has a good network
 			var views [4]*rediscache.View[int]
 			var caches [4]*rediscache.Cache
 			for i := range views {
@@ -246,8 +250,8 @@ func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 				load := func(context.Context) (int, error) {
 					n := row.Load()
 					d := rand.N(300 * time.Microsecond)
-					if rand.IntN(20) == 0 {
-						d = test.slow
+					if rand.IntN(2) == 0 {
+						d = rand.N(test.takes)
 					}
 					wait(t.Context(), d)
 					if gone(n) {
@@ -297,14 +301,12 @@ func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 						}
 					})
 				}
-				for n := 1; n <= rounds/4 && time.Now().Before(end) && !t.Failed(); n++ {
-					wait(t.Context(), rand.N(300*time.Microsecond))
-					row.Store(int64(n))
-					deleter := views[rand.IntN(4)]
-					for _, err := deleter.Delete(t.Context(), key); err != nil; {
-						_, err = deleter.Delete(t.Context(), key)
+				for end := time.Now().Add(patience); time.Now().Before(end) && !t.Failed(); {
+					wait(t.Context(), rand.N(test.pause))
+					n := row.Add(1)
+					if _, err := deleter.Delete(t.Context(), key); err == nil {
+						deleted.Store(n)
 					}
-					deleted.Store(int64(n))
 					for range 3 {
 						read(views[rand.IntN(4)])
 					}
