@@ -11,22 +11,22 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rediscache/rediscache/internal/flight"
 	"github.com/rediscache/rediscache/internal/pipeline"
 )
 
 // job is one key of a load. One goroutine at a time has it.
 type job[V any] struct {
-	key    string
-	from   entry[V]         // what the load begins from
-	seen   uint64           // flights.Ended before that was read
-	digest string           // of what the key held then, under a lease only; "": nothing
-	lease  string           // its key, under a lease only; "": there can be none
-	token  string           // of the lease while it is held
-	lost   bool             // Redis could not be asked: nothing is stored
-	late   bool             // the lease was not to be had in time: nothing is stored
-	forget func(key string) // lets nobody join a key any more
+	key   string
+	from  entry[V]                // what the load begins from
+	seen  uint64                  // flights.Ended before that was read
+	call  *flight.Call[result[V]] // takes the result
+	lease string                  // its key, under a lease only; "": there can be none
+	token string                  // of the lease while it is held
+	lost  bool                    // Redis could not be asked: nothing is stored
+	late  bool                    // the lease was not to be had in time: nothing is stored
 
-	result result[V]
+	result *result[V]    // nil: none yet
 	data   []byte        // to store
 	life   time.Duration // of data; 0: nothing is to be stored
 }
@@ -35,22 +35,11 @@ type job[V any] struct {
 const remove time.Duration = -2
 
 func (v *View[V]) job(key string, e entry[V], seen uint64) *job[V] {
-	j := &job[V]{key: key, seen: seen, lost: e.state == unread}
+	j := &job[V]{key: key, from: e, seen: seen, lost: e.state == unread}
 	if v.policy.Lease > 0 {
 		j.lease = leaseKey(v.c.prefix, key)
 	}
-	j.begin(e)
 	return j
-}
-
-// begin notes what the key holds. The bytes are not kept, as a decoded value
-// may be made of them and is a caller's.
-func (j *job[V]) begin(e entry[V]) {
-	j.from, j.digest = e, ""
-	if j.lease != "" && e.held != nil {
-		j.digest = digest(e.held)
-	}
-	j.from.held = nil
 }
 
 func digest(data []byte) string {
@@ -58,23 +47,58 @@ func digest(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// has says whether there is a value to fall back on.
-func (j *job[V]) has() bool { return j.from.state == stale || j.from.state == fresh }
+// has reports whether there is a value to fall back on.
+func (j *job[V]) has() bool { return j.from.state >= stale }
 
-// fallBack is for a load without a value.
+// fallBack gives a job without a loaded value its result.
 func (j *job[V]) fallBack(err error) {
 	if j.has() {
-		j.result = result[V]{value: j.from.value, stale: true, doubtful: true, err: err}
+		j.result = &result[V]{value: j.from.value, stale: true, err: err}
 	} else {
-		j.result = result[V]{err: err}
+		j.result = &result[V]{err: err}
 	}
 }
 
-// resolve gives each job a result, under leases where there can be any.
+// found gives a job the entry of its key as its result, and reports whether that
+// makes the load needless: any value where there was none, another value than there
+// was, or the same value stored again.
+func (v *View[V]) found(j *job[V], e entry[V]) bool {
+	switch {
+	case e.state == negative:
+		j.result = &result[V]{err: ErrNotFound, doubtful: true}
+	case e.state < stale:
+		return false
+	case j.has() && e.left <= j.from.left && (j.from.digest == "" || e.digest == j.from.digest):
+		return false
+	default:
+		j.result = &result[V]{value: e.value, doubtful: true}
+	}
+	return true
+}
+
+// deliver hands out the results that the jobs have by now, for which the view looked
+// or loaded in a turn, and returns the jobs without a result.
+func deliver[V any](jobs []*job[V], turn uint64) (open []*job[V]) {
+	for _, j := range jobs {
+		if j.result == nil {
+			open = append(open, j)
+			continue
+		}
+		j.result.since = turn
+		j.call.Deliver(*j.result)
+	}
+	return open
+}
+
+// resolve gives each job a result, under leases where there can be any, and delivers
+// it as soon as it is there: the waiters of one key do not wait for another's lease.
 func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 	defer v.release(ctx, jobs) // what a panic of an observer or a codec leaves
+	turn := v.turns.Add(1)
+	v.lookAgain(ctx, jobs)
+	open := deliver(jobs, turn)
 	var free, wanted []*job[V]
-	for _, j := range v.lookAgain(ctx, jobs) {
+	for _, j := range open {
 		if j.lease == "" || j.lost {
 			free = append(free, j)
 		} else {
@@ -85,10 +109,13 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 	if hard, ok := ctx.Deadline(); ok && hard.Before(end) {
 		end = time.Now().Add(time.Until(hard) / 2) // the rest is for a load of one's own
 	}
-	for try := 0; len(free) > 0 || len(wanted) > 0; try++ {
+	for try := 0; len(open) > 0; try++ {
+		turn := v.turns.Add(1)
 		held, busy := v.acquire(ctx, wanted)
+		open = deliver(open, turn)
 		if held = append(free, held...); len(held) > 0 {
 			v.load(ctx, held, load)
+			open = deliver(open, turn)
 		}
 		if free, wanted = nil, busy; len(busy) == 0 || v.poll(ctx, end, try) {
 			continue
@@ -100,25 +127,23 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 	}
 }
 
-// lookAgain returns the jobs that are to be done still. Between the caller's
-// look and this one another load of the key may have ended, and have stored a
-// value or failed. Where a lease is to be had acquire looks.
-func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) []*job[V] {
-	var left, late []*job[V]
+// lookAgain gives the jobs that have become needless a result: between the caller's
+// look and this one another load of the key may have ended, and have stored a value
+// or failed. Where there can be a lease, acquire looks at the key.
+func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
+	var late []*job[V]
 	var keys []string
 	ended := v.flights.Ended()
 	for _, j := range jobs {
 		switch {
 		case j.has() && v.failed.hold(j.key):
 			j.fallBack(nil)
-		case j.lease != "" || j.lost || j.seen == ended:
-			left = append(left, j)
-		default:
+		case j.lease == "" && !j.lost && j.seen != ended:
 			late, keys = append(late, j), append(keys, j.key)
 		}
 	}
 	if len(late) == 0 {
-		return left
+		return
 	}
 	begin := v.c.begin()
 	entries, err := v.readMany(ctx, keys, v.timed)
@@ -126,16 +151,13 @@ func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) []*job[V] {
 		_ = v.c.fail(ctx, opLoad, "", begin, err) // for the observer: the load goes on
 	}
 	for i, j := range late {
-		if err == nil && v.found(j, entries[i]) {
-			continue
+		switch {
+		case err != nil:
+			j.lost = true
+		case !v.found(j, entries[i]):
+			j.from = entries[i]
 		}
-		if err == nil {
-			j.begin(entries[i])
-		}
-		j.lost = err != nil
-		left = append(left, j)
 	}
-	return left
 }
 
 // load calls load for the jobs, and stores what it returns.
@@ -150,12 +172,14 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 	items, err := v.ask(ctx, jobs, load)
 	for _, j := range jobs {
 		if j.token != "" {
-			// From here on nobody joins. So whoever has joined did so before the
-			// token is looked at: if it stands then, no Delete has returned
-			// before they came.
-			j.forget(j.key)
+			// From here on no caller joins. So each that has joined did so before
+			// Redis looks at the token: if the lease stands then, no Delete that
+			// came after its begin has returned before such a caller came.
+			j.call.Forget()
 		}
 		v.settle(ctx, j, items, err)
+		// A lease that may have come late, as its reply was lost, proves nothing.
+		j.result.doubtful = v.policy.Lease > 0 && (j.token == "" || j.lost)
 	}
 	v.store(ctx, jobs)
 }
@@ -171,9 +195,9 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 	v.c.counts.loads.Add(1)
 	begin := time.Now()
 	err = errUnfinished
-	// A load that does not heed its end has failed when that has come.
+	// A load that ignores the end of its context has failed when its time is over.
 	stop := context.AfterFunc(ctx, func() {
-		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		if flight.Expired(ctx) {
 			v.backOff(jobs)
 		}
 	})
@@ -183,8 +207,8 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 		case err == nil:
 			v.took.add(time.Since(begin))
 			v.failed.forget(keys)
-		case !errors.Is(err, ErrNotFound) && !errors.Is(context.Cause(ctx), context.Canceled):
-			v.backOff(jobs)
+		case !errors.Is(err, ErrNotFound) && (ctx.Err() == nil || flight.Expired(ctx)):
+			v.backOff(jobs) // an error after the last caller has left is no fault of the load
 		}
 		key := keys[0]
 		if len(keys) > 1 {
@@ -212,12 +236,12 @@ func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V
 	}
 	switch {
 	case err == nil:
-		j.result = result[V]{value: item.Value}
+		j.result = &result[V]{value: item.Value}
 	case !errors.Is(err, ErrNotFound):
 		j.fallBack(err)
 		return
 	default:
-		j.result = result[V]{err: err}
+		j.result = &result[V]{err: err}
 		if j.data = []byte{}; v.policy.Negative > 0 {
 			j.life = v.policy.Negative
 		} else if j.has() {

@@ -133,6 +133,10 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 	var surplus []*job[V]
 	for i, j := range jobs {
 		r, err := replies[3*i:3*i+3], errors.Join(errs[3*i:3*i+3]...)
+		var e entry[V]
+		if err == nil {
+			e = v.entry(r[1], r[2], true)
+		}
 		switch {
 		case err != nil:
 			if ctx.Err() == nil {
@@ -140,10 +144,10 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 			}
 			j.lost = true
 			held = append(held, j)
-		case v.found(j, v.entry(r[1], r[2])):
+		case v.found(j, e):
 			surplus = append(surplus, j)
 		case j.token != "":
-			j.begin(v.entry(r[1], r[2]))
+			j.from = e
 			held = append(held, j)
 		case j.has() && v.policy.Soft == 0:
 			j.fallBack(nil) // another process loads it, and nobody waits
@@ -155,29 +159,12 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 	return held, busy
 }
 
-// found gives a job what its key holds as its result, and says whether it makes
-// the load needless: any value where there was none, or another than there was,
-// or the same stored again.
-func (v *View[V]) found(j *job[V], e entry[V]) bool {
-	switch {
-	case e.state == negative:
-		j.result = result[V]{err: ErrNotFound, doubtful: true}
-	case e.state != stale && e.state != fresh:
-		return false
-	case j.has() && e.left <= j.from.left && (j.digest == "" || digest(e.held) == j.digest):
-		return false
-	default:
-		j.result = result[V]{value: e.value, doubtful: true}
-	}
-	return true
-}
-
 // fill stores what the jobs with a token say, unless something came between.
 func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 	begin := v.c.begin()
 	v.run(ctx, fillScript, 7, jobs, func(call *pipeline.Call, j *job[V]) {
 		call.Int(2).Key(v.c.prefix, j.key).String(j.lease).
-			String(j.token).String(j.digest).Int(millis(j.from.left)).Value(j.data).Int(millis(j.life))
+			String(j.token).String(j.from.digest).Int(millis(j.from.left)).Value(j.data).Int(millis(j.life))
 	}, func(j *job[V], done bool, err error) {
 		// One that is late comes still. Any other that failed leaves a lease to be
 		// ended: should it come after that, it does nothing.
@@ -232,7 +219,9 @@ func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
 		if err != nil {
 			_ = v.c.fail(ctx, opLease, j.key, begin, err) // for the observer: it ends by itself
 		}
-		j.result.doubtful = j.result.doubtful || !done
+		if j.result != nil && !done {
+			j.result.doubtful = true
+		}
 	})
 }
 

@@ -57,7 +57,7 @@ const (
 //
 // The callers of one load share its value: do not change it.
 func (v *View[V]) GetOrLoad(ctx context.Context, key string, load func(context.Context) (V, error)) (V, error) {
-	return v.getOrLoad(ctx, key, loader[V]{one: load}, false)
+	return v.getOrLoad(ctx, key, loader[V]{one: load}, v.turns.Load())
 }
 
 // GetOrLoadItem is GetOrLoad with a load that chooses the TTL, or not to store.
@@ -65,7 +65,7 @@ func (v *View[V]) GetOrLoad(ctx context.Context, key string, load func(context.C
 func (v *View[V]) GetOrLoadItem(
 	ctx context.Context, key string, load func(context.Context) (Item[V], error),
 ) (V, error) {
-	return v.getOrLoad(ctx, key, loader[V]{item: load}, false)
+	return v.getOrLoad(ctx, key, loader[V]{item: load}, v.turns.Load())
 }
 
 // loader is the load that a method was given, in its form.
@@ -97,37 +97,61 @@ func (l loader[V]) call(ctx context.Context, keys []string) (map[string]Item[V],
 	return map[string]Item[V]{keys[0]: item}, err
 }
 
-// result is what came of a load, for all who waited for it.
+// result is the outcome of a load, for each of its waiters.
 type result[V any] struct {
 	value V
 	err   error
-	stale bool // value is what the load was to replace; err, if any, is why
-	// doubtful: a caller that joined may have come after a Delete that the
-	// load does not know of. See getOrLoad.
-	doubtful bool
+	stale bool // value is the one that the load was to replace; err, if any, is why
+
+	doubtful bool   // a Delete may have come after since, without the load's knowledge
+	since    uint64 // the turn in which the load looked or loaded; see View.turns
 }
 
-// orStale is what the wait of a caller that has found a stale value itself came
-// to: that value, if err ended the wait, or the load came to nothing newer. What
-// the load fell back on, if it was another's, may be older.
-func (r result[V]) orStale(value V, err error) result[V] {
+// mayPrecede reports whether the result may be older than a Delete that returned
+// before a caller came in a turn.
+func (r result[V]) mayPrecede(came uint64) bool { return r.doubtful && r.since <= came }
+
+// orStale returns the result for a caller that has itself found a stale value and
+// came in a turn: that value, if err ended the wait, if the load returned nothing
+// newer, or if the result may be older than a Delete before the caller. A stale
+// value in r may be older too, as another caller found it.
+func (r result[V]) orStale(value V, err error, came uint64) result[V] {
 	if err == nil && !errors.Is(r.err, ErrNotFound) {
 		err = r.err
 	}
-	if err != nil || r.stale {
+	if err != nil || r.stale || r.mayPrecede(came) {
 		return result[V]{value: value, stale: true, err: err}
 	}
 	return r
 }
 
-// getOrLoad serves a caller. It is tried again, once, if what it shared is in
-// doubt: the load may have begun before a Delete in another process, and the
-// caller have come after it. The load that it finds or begins then began after
-// the one that it shared was over, or closed to others, so after the caller
-// came: its value is not too old. A stale value that somebody else found may
-// be, each time: who found none looks again until there is one, or its load
-// has failed.
-func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], again bool) (V, error) {
+// getOrLoad serves a caller that came in a turn. Under a lease it never returns a
+// value older than a Delete of the key that had returned, in whichever process,
+// before the caller came:
+//
+//  1. A value that the caller itself finds in Redis is not older. A load that began
+//     before the Delete stores nothing after it (see lease.go), and what it stored
+//     before, the Delete has removed.
+//  2. A load that stored under its lease, or still had its lease at its end, knows
+//     that no Delete returned between its begin and the moment when it forgot its
+//     key. The caller joined before that moment. So the Delete returned before the
+//     load began, and the load read what the Delete was about.
+//  3. Any other result is doubtful: of a load without a lease, because another
+//     process held it for too long, or Redis refused it or could not be asked; of a
+//     load that lost its lease; and a value that a load found in Redis. Each of them
+//     comes from a call of load, or from a look at Redis, that began after View.turns
+//     was raised to since. A caller with an earlier turn came before that began, so
+//     with 1 the result is not older.
+//  4. Another caller looks again, as often as it takes. That ends after one more
+//     load: the load that the caller finds or begins then entered View.flights after
+//     the load that the caller had joined was taken out, so after the caller came.
+//     It raises the turn above the caller's before it looks or loads.
+//
+// A stale value that another caller found and that a load fell back on may be older,
+// so a caller that has found no stale value itself looks again after that as well:
+// each such load was begun by a caller that had looked before the Delete, and there
+// are only so many of these.
+func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], came uint64) (V, error) {
 	var none V
 	begin, seen := v.c.begin(), v.flights.Ended()
 	e, err := v.read(ctx, key, v.timed)
@@ -139,14 +163,14 @@ func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], aga
 		e.state = unread
 	}
 	switch e.state {
-	case fresh:
+	case fresh, early:
 		v.c.hit(ctx, opGetOrLoad, key, begin)
-		if v.isEarly(key, &e) {
+		if e.state == early && !v.failed.hold(key) {
 			v.refresh(ctx, v.job(key, e, seen), load)
 		}
 		return e.value, nil
 	case stale:
-		return v.staleOrLoad(ctx, begin, v.job(key, e, seen), load)
+		return v.staleOrLoad(ctx, begin, v.job(key, e, seen), load, came)
 	case negative:
 		v.c.negative(ctx, opGetOrLoad, key, begin)
 		return none, ErrNotFound
@@ -161,8 +185,8 @@ func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], aga
 	if err != nil {
 		return none, v.c.fail(ctx, opGetOrLoad, key, begin, err)
 	}
-	if tickets[0].Shared && (r.stale || r.doubtful && !again) {
-		return v.getOrLoad(ctx, key, load, true)
+	if tickets[0].Shared && r.stale || r.mayPrecede(came) {
+		return v.getOrLoad(ctx, key, load, came)
 	}
 	return v.serve(ctx, opGetOrLoad, key, begin, tickets[0].Shared, r)
 }
@@ -182,9 +206,11 @@ func (v *View[V]) serve(
 	return r.value, r.err
 }
 
-// staleOrLoad serves a caller that has found a stale value. If its context ends
-// while it waits it gets that.
-func (v *View[V]) staleOrLoad(ctx context.Context, begin time.Time, j *job[V], load loader[V]) (V, error) {
+// staleOrLoad serves a caller that has found a stale value, and returns that value
+// if ctx ends during the wait for a fresh one.
+func (v *View[V]) staleOrLoad(
+	ctx context.Context, begin time.Time, j *job[V], load loader[V], came uint64,
+) (V, error) {
 	key, value := j.key, j.from.value // j is the load's once it is joined
 	if v.policy.Soft == 0 || v.failed.hold(key) {
 		v.c.stale(ctx, opGetOrLoad, key, begin, nil)
@@ -202,16 +228,10 @@ func (v *View[V]) staleOrLoad(ctx context.Context, begin time.Time, j *job[V], l
 	defer cancel()
 	r, err := tickets[0].Wait(soft)
 	shared := tickets[0].Shared && err == nil
-	if r = r.orStale(value, err); !r.stale {
+	if r = r.orStale(value, err, came); !r.stale {
 		v.c.missed(ctx, opGetOrLoad, key, begin, nil)
 	}
 	return v.serve(ctx, opGetOrLoad, key, begin, shared, r)
-}
-
-// isEarly draws whether a value that is fresh is to be loaded anew.
-func (v *View[V]) isEarly(key string, e *entry[V]) bool {
-	return v.policy.Early > 0 && e.left != forever &&
-		v.policy.early(e.left-v.policy.Stale, v.took.get()) && !v.failed.hold(key)
 }
 
 // refresh loads in the background, unless the cache is closed.
@@ -235,19 +255,14 @@ func (v *View[V]) join(
 			o.Keep = DefaultRefreshTimeout
 		}
 	}
-	return v.flights.Join(ctx, keys, o, func(ctx context.Context, own []string, forget func(string)) []result[V] {
+	return v.flights.Join(ctx, keys, o, func(ctx context.Context, own []*flight.Call[result[V]]) {
 		mine := make([]*job[V], 0, len(own))
 		for _, j := range jobs { // own is in their order
-			if len(mine) < len(own) && j.key == own[len(mine)] {
-				j.forget = forget
+			if len(mine) < len(own) && j.key == own[len(mine)].Key {
+				j.call = own[len(mine)]
 				mine = append(mine, j)
 			}
 		}
 		v.resolve(ctx, mine, load)
-		results := make([]result[V], len(mine))
-		for i, j := range mine {
-			results[i] = j.result
-		}
-		return results
 	})
 }

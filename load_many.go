@@ -33,12 +33,14 @@ func (v *View[V]) GetOrLoadMany(
 			unique = append(unique, key)
 		}
 	}
-	err := v.getOrLoadMany(ctx, unique, loader[V]{many: load}, values, false)
+	err := v.getOrLoadMany(ctx, unique, loader[V]{many: load}, values, v.turns.Load())
 	return values, err
 }
 
+// getOrLoadMany is getOrLoad for keys, which differ. It puts the values that it
+// gets into values.
 func (v *View[V]) getOrLoadMany(
-	ctx context.Context, keys []string, load loader[V], values map[string]V, again bool,
+	ctx context.Context, keys []string, load loader[V], values map[string]V, came uint64,
 ) error {
 	begin, seen := v.c.begin(), v.flights.Ended()
 	entries, err := v.readMany(ctx, keys, v.timed)
@@ -53,13 +55,13 @@ func (v *View[V]) getOrLoadMany(
 		}
 	}
 	misses, olds := v.sort(ctx, keys, begin, seen, entries, values)
-	m := many[V]{v: v, begin: begin, values: values}
+	m := many[V]{v: v, begin: begin, came: came, values: values}
 	defer m.leave()
 	if !m.join(ctx, olds, load, true) || !m.join(ctx, misses, load, false) {
 		return v.c.fail(ctx, opGetOrLoadMany, "", begin, ErrClosed)
 	}
-	if doubtful := m.wait(ctx, again); len(doubtful) > 0 {
-		if err := v.getOrLoadMany(ctx, doubtful, load, values, true); m.err == nil {
+	if doubtful := m.wait(ctx); len(doubtful) > 0 {
+		if err := v.getOrLoadMany(ctx, doubtful, load, values, came); m.err == nil {
 			m.err = err
 		}
 	}
@@ -74,10 +76,10 @@ func (v *View[V]) sort(
 	for i, e := range entries {
 		key := keys[i]
 		switch e.state {
-		case fresh:
+		case fresh, early:
 			values[key] = e.value
 			v.c.hit(ctx, opGetOrLoadMany, key, begin)
-			if v.isEarly(key, &e) {
+			if e.state == early && !v.failed.hold(key) {
 				olds = append(olds, v.job(key, e, seen))
 			}
 		case stale:
@@ -105,6 +107,7 @@ func (v *View[V]) sort(
 type many[V any] struct {
 	v      *View[V]
 	begin  time.Time
+	came   uint64 // the turn in which the caller came
 	values map[string]V
 	waits  []wait[V]
 	err    error // the first
@@ -147,8 +150,10 @@ func (m *many[V]) leave() {
 	}
 }
 
-// wait takes what comes, and returns the keys that are to be looked at again.
-func (m *many[V]) wait(ctx context.Context, again bool) (doubtful []string) {
+// wait takes the results, and returns the keys for which the caller looks again.
+// The order of the waits does not matter: after ctx has ended, the remaining waits
+// still take the results that are there.
+func (m *many[V]) wait(ctx context.Context) (doubtful []string) {
 	soft, cancel := context.WithCancel(ctx)
 	if m.v.policy.Soft > 0 {
 		soft, cancel = context.WithTimeout(ctx, m.v.policy.Soft)
@@ -170,13 +175,13 @@ func (m *many[V]) wait(ctx context.Context, again bool) (doubtful []string) {
 		shared := w.ticket.Shared && err == nil
 		switch {
 		case w.stale:
-			if r = r.orStale(w.old, err); !r.stale {
+			if r = r.orStale(w.old, err, m.came); !r.stale {
 				m.v.c.missed(ctx, opGetOrLoadMany, w.key, m.begin, nil)
 			}
 		case err != nil:
 			late = err
 			continue
-		case shared && (r.stale || r.doubtful && !again):
+		case shared && r.stale || r.mayPrecede(m.came):
 			doubtful = append(doubtful, w.key)
 			continue
 		}

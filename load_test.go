@@ -353,14 +353,14 @@ func TestWithoutRedisLoadsGoOnSharedAndCachingResumes(t *testing.T) {
 			before := c.Stats()
 			together(100, func(int) {
 				got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
-					redistest.Eventually(t, func() bool { return c.Stats().Errors-before.Errors == 100 }, "all have tried")
+					redistest.Eventually(t, func() bool { return c.Stats().Errors-before.Errors >= 100 }, "all have tried")
 					return 7, nil
 				})
 				if got != 7 || err != nil {
 					t.Errorf("%d, %v", got, err)
 				}
 			})
-			require.Less(t, c.Stats().Loads-before.Loads, int64(10), "one, and one for who has tried and not yet joined it")
+			require.Less(t, c.Stats().Loads-before.Loads, int64(10), "one, one for a caller that has not joined it yet, and one for the callers that came during it")
 			require.ErrorIs(t, log.last(t, rediscache.OutcomeError).Err, rediscache.ErrUnavailable)
 			many, err := v.GetOrLoadMany(t.Context(), []string{"k", "l"}, func(_ context.Context, keys []string) (map[string]int, error) {
 				return map[string]int{"k": len(keys), "l": 8}, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/rediscache/rediscache/internal/flight"
@@ -27,8 +28,9 @@ type View[V any] struct {
 	timed  bool   // immutable; whether it matters how long a value has to live
 
 	flights *flight.Group[result[V]]
-	took    average  // of the loads
-	failed  backoffs // of loads that failed while there was a value
+	turns   atomic.Uint64 // raised before loads look at Redis and load; orders these and callers in time
+	took    average       // of the loads
+	failed  backoffs      // of loads that failed while there was a value
 }
 
 // Of makes a view of a cache, under its prefix. An error names every fault of
@@ -174,13 +176,14 @@ func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, er
 	return values, nil
 }
 
-// entry is what a key holds.
+// entry is what a key holds. It does not have the bytes: they are the codec's, which
+// may change them or make the value of them.
 type entry[V any] struct {
-	state state
-	value V             // of what is fresh or stale
-	held  []byte        // as stored; nil: nothing
-	left  time.Duration // to live, to the millisecond; forever where it does not end, or was not asked for
-	err   error         // of what is bad
+	state  state
+	value  V             // if the state is stale or above
+	digest string        // of the bytes; "": none, or not needed
+	left   time.Duration // to live, to the millisecond; forever where it does not end, or was not asked for
+	err    error         // if the state is bad
 }
 
 type state uint8
@@ -188,9 +191,10 @@ type state uint8
 const (
 	absent   state = iota
 	unread         // Redis could not be asked
-	bad            // the codec does not know it
-	negative       // there is no value, and that is known
-	stale
+	bad            // the codec cannot decode it
+	negative       // a load returned ErrNotFound, and that is remembered
+	stale          // from here on there is a value
+	early          // fresh, and to be loaded anew; see Policy.Early
 	fresh
 )
 
@@ -206,13 +210,13 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 		if err != nil {
 			return entry[V]{}, err
 		}
-		return v.entry(held, resp.Reply{}), nil
+		return v.entry(held, resp.Reply{}, false), nil
 	}
 	held, left, err := v.c.pipe.DoTwo(ctx, get, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, key))
 	if err != nil {
 		return entry[V]{}, err
 	}
-	return v.entry(held, left), nil
+	return v.entry(held, left, false), nil
 }
 
 // readMany is read for keys, in their order.
@@ -235,28 +239,37 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 		if timed {
 			left = replies[1+i]
 		}
-		entries[i] = v.entry(held, left)
+		entries[i] = v.entry(held, left, false)
 	}
 	return entries, nil
 }
 
-// entry makes sense of replies to GET and to PTTL, if that was asked.
-func (v *View[V]) entry(held, left resp.Reply) entry[V] {
+// entry decodes the replies to GET and, if it was asked, to PTTL. It decodes the
+// bytes once, as the codec may change them, and the digest comes before that. Under
+// a lease a load needs the digest of the value that it is to replace; leased says
+// that there will be such a load whatever the key holds.
+func (v *View[V]) entry(held, left resp.Reply, leased bool) entry[V] {
 	if held.Kind != resp.Bulk || left.Kind == resp.Int && left.Int == -2 {
 		return entry[V]{}
 	}
-	e := entry[V]{state: fresh, held: held.Bytes, left: forever}
+	e := entry[V]{state: fresh, left: forever}
 	if left.Kind == resp.Int && left.Int >= 0 {
 		e.left = milliseconds(left.Int)
 	}
-	if len(e.held) == 0 && v.policy.Negative > 0 {
+	switch {
+	case len(held.Bytes) == 0 && v.policy.Negative > 0:
 		e.state = negative
 		return e
-	}
-	if e.value, e.err = v.codec.Decode(e.held); e.err != nil {
-		e.state = bad
-	} else if e.left <= v.policy.Stale {
+	case e.left <= v.policy.Stale:
 		e.state = stale
+	case e.left != forever && v.policy.early(e.left-v.policy.Stale, v.took.get()):
+		e.state = early
+	}
+	if leased || v.policy.Lease > 0 && e.state != fresh {
+		e.digest = digest(held.Bytes)
+	}
+	if e.value, e.err = v.codec.Decode(held.Bytes); e.err != nil {
+		e.state = bad
 	}
 	return e
 }

@@ -3,6 +3,7 @@ package flight_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -22,8 +23,8 @@ type group = flight.Group[string]
 func join(
 	ctx context.Context, g *group, key string, o flight.Options, work func(context.Context) string,
 ) flight.Ticket[string] {
-	tickets, ok := g.Join(ctx, []string{key}, o, func(ctx context.Context, _ []string, _ func(string)) []string {
-		return []string{work(ctx)}
+	tickets, ok := g.Join(ctx, []string{key}, o, func(ctx context.Context, calls []*flight.Call[string]) {
+		calls[0].Deliver(work(ctx))
 	})
 	if !ok {
 		panic("closed")
@@ -255,7 +256,7 @@ func TestWhatKeepsWorkEndsAndEndsNothingThatSomebodyWaitsFor(t *testing.T) {
 		work := func(ctx context.Context) string {
 			select {
 			case <-ctx.Done():
-				return context.Cause(ctx).Error()
+				return fmt.Sprint(flight.Expired(ctx), errors.Is(context.Cause(ctx), context.DeadlineExceeded))
 			case <-time.After(time.Hour):
 				return "v"
 			}
@@ -266,7 +267,7 @@ func TestWhatKeepsWorkEndsAndEndsNothingThatSomebodyWaitsFor(t *testing.T) {
 			ended <- work(ctx)
 			return ""
 		}).Leave()
-		require.Equal(t, context.DeadlineExceeded.Error(), <-ended)
+		require.Equal(t, "true true", <-ended)
 		require.Equal(t, time.Minute, time.Since(began))
 		synctest.Wait()
 
@@ -286,7 +287,7 @@ func TestWhatKeepsWorkEndsAndEndsNothingThatSomebodyWaitsFor(t *testing.T) {
 		began = time.Now()
 		join(t.Context(), g, "k", flight.Options{Keep: time.Minute}, nil).Leave()
 		one.Leave()
-		require.Equal(t, context.DeadlineExceeded.Error(), <-ended, "of another's work, too")
+		require.Equal(t, "true true", <-ended, "of another's work, too")
 		require.Equal(t, time.Minute, time.Since(began))
 	})
 }
@@ -324,11 +325,11 @@ func TestWorkForgetsItsOwnKeyAndNoSuccessors(t *testing.T) {
 		end := make(chan struct{})
 		begin := func() (flight.Ticket[string], chan struct{}) {
 			shut := make(chan struct{})
-			tickets, ok := g.Join(t.Context(), []string{"k"}, flight.Options{}, func(_ context.Context, keys []string, forget func(string)) []string {
+			tickets, ok := g.Join(t.Context(), []string{"k"}, flight.Options{}, func(_ context.Context, calls []*flight.Call[string]) {
 				<-shut
-				forget(keys[0])
+				calls[0].Forget()
 				<-end
-				return keys
+				calls[0].Deliver("")
 			})
 			require.True(t, ok)
 			return tickets[0], shut
@@ -371,11 +372,12 @@ func TestManyKeysShareOneGoroutineAndJoinWhatIsUnderWay(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		block := make(chan struct{})
 		b := join(t.Context(), g, "b", flight.Options{}, func(context.Context) string { <-block; return "B" })
-		tickets, ok := g.Join(t.Context(), []string{"a", "b", "c"}, flight.Options{}, func(_ context.Context, keys []string, _ func(string)) []string {
-			if len(keys) != 2 || keys[0] != "a" || keys[1] != "c" {
-				t.Errorf("%q", keys)
+		tickets, ok := g.Join(t.Context(), []string{"a", "b", "c"}, flight.Options{}, func(_ context.Context, calls []*flight.Call[string]) {
+			if len(calls) != 2 || calls[0].Key != "a" || calls[1].Key != "c" {
+				t.Errorf("%v", calls)
 			}
-			return []string{"A", "C"}
+			calls[0].Deliver("A")
+			calls[1].Deliver("C")
 		})
 		require.True(t, ok)
 		require.Equal(t, []bool{false, true, false}, []bool{tickets[0].Shared, tickets[1].Shared, tickets[2].Shared})
@@ -421,4 +423,154 @@ func TestNoCallerGetsCancelledWork(t *testing.T) {
 	}
 	wg.Wait()
 	owner.Close()
+}
+
+// result is what a caller of Wait sees.
+func result(ctx context.Context, ticket flight.Ticket[string]) (got string) {
+	defer func() {
+		if p, ok := recover().(*flight.PanicError); ok {
+			got = fmt.Sprint("panic: ", p.Value)
+		}
+	}()
+	got, err := ticket.Wait(ctx)
+	return fmt.Sprint(got, err)
+}
+
+func TestEachKeysResultIsThereAsSoonAsItIs(t *testing.T) {
+	for name, end := range map[string]struct {
+		way  func(b *flight.Call[string])
+		want string
+	}{
+		"a result":  {func(b *flight.Call[string]) { b.Deliver("B") }, "B<nil>"},
+		"a panic":   {func(*flight.Call[string]) { panic("boom") }, "panic: boom"},
+		"none":      {func(*flight.Call[string]) {}, "panic: flight: the work returned without a result for this key"},
+		"the limit": {func(*flight.Call[string]) { time.Sleep(2 * time.Hour) }, "context deadline exceeded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+				before := g.Ended()
+				tickets, ok := g.Join(t.Context(), []string{"a", "b"}, flight.Options{Limit: time.Hour}, func(_ context.Context, calls []*flight.Call[string]) {
+					calls[0].Deliver("A")
+					time.Sleep(time.Minute)
+					end.way(calls[1])
+				})
+				require.True(t, ok)
+				joined := join(t.Context(), g, "b", flight.Options{}, nil)
+				began := time.Now()
+				require.Equal(t, "A<nil>", result(t.Context(), tickets[0]))
+				require.Zero(t, time.Since(began), "it does not wait for b")
+				require.Equal(t, before+1, g.Ended(), "its outcome is counted")
+				require.False(t, join(t.Context(), g, "a", flight.Options{}, func(context.Context) string { return "" }).Shared)
+				for _, b := range []flight.Ticket[string]{tickets[1], joined} {
+					require.Equal(t, end.want, strings.TrimSpace(result(t.Context(), b)))
+				}
+			})
+		})
+	}
+}
+
+func TestAnExitAfterAResultEndsOnlyTheCallersOfTheOtherKeys(t *testing.T) {
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		tickets, ok := g.Join(t.Context(), []string{"a", "b"}, flight.Options{}, func(_ context.Context, calls []*flight.Call[string]) {
+			calls[0].Deliver("A")
+			runtime.Goexit()
+		})
+		require.True(t, ok)
+		synctest.Wait()
+		require.Equal(t, "A<nil>", result(t.Context(), tickets[0]))
+		ended := make(chan bool, 1)
+		go func() {
+			returned := false
+			defer func() { ended <- !returned }()
+			_, _ = tickets[1].Wait(t.Context())
+			returned = true
+		}()
+		require.True(t, <-ended)
+	})
+}
+
+// A caller of several keys may hold the ticket of a key with a result for long, while it
+// waits for other work.
+func TestTheContextEndsWhenNobodyWaitsForAKeyWithoutAResult(t *testing.T) {
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		ended := make(chan error, 1)
+		deliver := make(chan struct{})
+		tickets, ok := g.Join(t.Context(), []string{"a", "b"}, flight.Options{}, func(ctx context.Context, calls []*flight.Call[string]) {
+			<-deliver
+			calls[0].Deliver("A")
+			<-ctx.Done()
+			ended <- ctx.Err()
+			calls[1].Deliver("given up")
+		})
+		require.True(t, ok)
+		held := join(t.Context(), g, "a", flight.Options{}, nil)
+		tickets[1].Leave()
+		synctest.Wait()
+		require.Empty(t, ended, "two wait for a")
+		close(deliver)
+		require.ErrorIs(t, <-ended, context.Canceled, "nobody waits for b")
+		for _, a := range []flight.Ticket[string]{tickets[0], held} {
+			require.Equal(t, "A<nil>", result(t.Context(), a))
+		}
+	})
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		tickets, ok := g.Join(t.Context(), []string{"a", "b"}, flight.Options{}, func(ctx context.Context, calls []*flight.Call[string]) {
+			calls[0].Deliver("A")
+			time.Sleep(time.Hour)
+			calls[1].Deliver(fmt.Sprint(ctx.Err()))
+		})
+		require.True(t, ok)
+		require.Equal(t, "A<nil>", result(t.Context(), tickets[0]))
+		require.Equal(t, "<nil><nil>", result(t.Context(), tickets[1]), "the caller of b waits still")
+	})
+}
+
+func TestAResultThatIsThereIsReturnedAlthoughTheContextHasEnded(t *testing.T) {
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 100 {
+			ticket := join(t.Context(), g, "k", flight.Options{}, func(context.Context) string { return "v" })
+			synctest.Wait()
+			require.Equal(t, "v<nil>", result(ctx, ticket))
+		}
+	})
+}
+
+// As errgroup and some frameworks do: the cause says why, and matches another error.
+func TestACallersCauseIsNotTakenForTheEndOfTheWork(t *testing.T) {
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		caller, cancel := context.WithCancelCause(t.Context())
+		expired := make(chan bool, 1)
+		ticket := join(caller, g, "k", flight.Options{Limit: time.Hour}, func(ctx context.Context) string {
+			<-ctx.Done()
+			expired <- flight.Expired(ctx) || errors.Is(context.Cause(ctx), context.DeadlineExceeded)
+			return ""
+		})
+		cancel(context.DeadlineExceeded)
+		require.Equal(t, "context canceled", result(caller, ticket))
+		require.False(t, <-expired)
+
+		for range 100 { // both end at one moment
+			caller, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Hour, cancel)
+			ticket = join(caller, g, "k", flight.Options{Limit: time.Hour}, func(ctx context.Context) string { <-ctx.Done(); time.Sleep(1); return "" })
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			require.Equal(t, "context canceled", result(caller, ticket))
+		}
+	})
+}
+
+// Nobody is there in whom it could come up, and it must not end the process.
+func TestAPanicOfWorkThatNobodyWaitsForEndsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
+		for _, way := range []func(){func() { panic("boom") }, runtime.Goexit} {
+			join(t.Context(), g, "k", flight.Options{Keep: time.Hour}, func(context.Context) string { way(); return "" }).Leave()
+			synctest.Wait()
+			got, err := join(t.Context(), g, "k", flight.Options{}, func(context.Context) string { return "v" }).Wait(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, "v", got)
+		}
+	})
 }
