@@ -37,7 +37,7 @@ const remove time.Duration = -2
 func (v *View[V]) job(key string, e entry[V], seen uint64) *job[V] {
 	j := &job[V]{key: key, seen: seen, lost: e.state == unread}
 	if v.policy.Lease > 0 {
-		j.lease = leaseKey(v.c.prefix, key)
+		j.lease = v.c.leaseName(key)
 	}
 	j.begin(e)
 	return j
@@ -271,7 +271,7 @@ func (v *View[V]) write(ctx context.Context, jobs []*job[V]) {
 	calls := make([]*pipeline.Call, len(jobs))
 	for i, j := range jobs {
 		if j.life == remove {
-			calls[i] = pipeline.Write("DEL", 1, pipeline.Count).Key(v.c.prefix, j.key)
+			calls[i] = pipeline.Write("DEL", 1, pipeline.Count).Key(v.c.name(j.key))
 		} else {
 			calls[i] = v.c.set(j.key, j.data, j.life)
 		}

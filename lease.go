@@ -6,7 +6,6 @@ import (
 	_ "embed"
 	"errors"
 	mathrand "math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/rediscache/rediscache/internal/pipeline"
@@ -44,37 +43,6 @@ type script struct {
 
 func newScript(source string, begin func(string, int, pipeline.Form) *pipeline.Call) script {
 	return script{source, digest([]byte(source)), begin}
-}
-
-// leaseSuffix ends the names of leases, and of nothing else one hopes.
-const leaseSuffix = ":rediscache-lease"
-
-// leaseKey names the lease of a key, so that both have one slot in a cluster:
-// "a{b}c" has "a{b}c" + suffix, "abc" has "{abc}" + suffix. Under a prefix it
-// begins with that if it can, for access rules that name one. It is empty for a
-// key such as "a}b" or "{}", which no other name shares a slot with for
-// certain.
-func leaseKey(prefix, key string) string {
-	full := prefix + key
-	slot := hashed(full)
-	for _, name := range []string{full, prefix + "{" + full + "}", "{" + full + "}"} {
-		if name += leaseSuffix; hashed(name) == slot {
-			return name
-		}
-	}
-	return ""
-}
-
-// hashed is the part of a key that says its slot: what is between the first
-// brace and the first that closes one after it, and if that is nothing or is
-// not there, all of it.
-func hashed(key string) string {
-	_, after, opened := strings.Cut(key, "{")
-	tag, _, closed := strings.Cut(after, "}")
-	if !opened || !closed || tag == "" {
-		return key
-	}
-	return tag
 }
 
 const (
@@ -119,8 +87,8 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 		calls = append(calls,
 			pipeline.Write("SET", 5, pipeline.Done).String(j.lease).String(tokens[i]).
 				String("NX").String("PX").Int(v.policy.Lease.Milliseconds()),
-			pipeline.Read("GET", 1, pipeline.Value).Key(v.c.prefix, j.key),
-			pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, j.key))
+			pipeline.Read("GET", 1, pipeline.Value).Key(v.c.name(j.key)),
+			pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(j.key)))
 	}
 	replies, errs := v.c.pipe.DoAll(ctx, calls...)
 	for i, j := range jobs { // before anything can panic
@@ -176,7 +144,7 @@ func (v *View[V]) found(j *job[V], e entry[V]) bool {
 func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 	begin := v.c.begin()
 	v.run(ctx, fillScript, 7, jobs, func(call *pipeline.Call, j *job[V]) {
-		call.Int(2).Key(v.c.prefix, j.key).String(j.lease).
+		call.Int(2).Key(v.c.name(j.key)).String(j.lease).
 			String(j.token).String(j.digest).Int(millis(j.from.left)).Value(j.data).Int(millis(j.life))
 	}, func(j *job[V], done bool, err error) {
 		// One that is late comes still. Any other that failed leaves a lease to be

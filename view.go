@@ -134,7 +134,7 @@ func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
 func (v *View[V]) dropLeases(keys []string) []*pipeline.Call {
 	var leases []string
 	for _, key := range keys {
-		if lease := leaseKey(v.c.prefix, key); lease != "" {
+		if lease := v.c.leaseName(key); lease != "" {
 			leases = append(leases, lease)
 		}
 	}
@@ -200,7 +200,7 @@ const forever = time.Duration(math.MaxInt64)
 // read asks for a key and, where that matters, how long it has to live. What
 // is stored between the two gives an older value a younger's time, once.
 func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], error) {
-	get := pipeline.Read("GET", 1, pipeline.Value).Key(v.c.prefix, key)
+	get := pipeline.Read("GET", 1, pipeline.Value).Key(v.c.name(key))
 	if !timed {
 		held, err := v.c.pipe.Do(ctx, get)
 		if err != nil {
@@ -208,7 +208,7 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 		}
 		return v.entry(held, resp.Reply{}), nil
 	}
-	held, left, err := v.c.pipe.DoTwo(ctx, get, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, key))
+	held, left, err := v.c.pipe.DoTwo(ctx, get, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
 	if err != nil {
 		return entry[V]{}, err
 	}
@@ -220,7 +220,7 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 	calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
 	if timed {
 		for _, key := range keys {
-			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, key))
+			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
 		}
 	}
 	replies, errs := v.c.pipe.DoAll(ctx, calls...)
