@@ -66,7 +66,8 @@ type Cache struct {
 	pipe     *pipeline.Pipeline
 	counts   *counts
 	loads    *flight.Owner // of all views; it waits for them
-	observer Observer      // may be nil
+	leases   *leases
+	observer Observer // may be nil
 	prefix   string
 	ttl      time.Duration
 }
@@ -93,10 +94,12 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 	if w, ok := pool.(*WarmPool); ok {
 		p.Lease, p.Late, p.ReadTimeout = w.acquire, w.store.Late, w.readTimeout
 	}
-	return &Cache{
+	c := &Cache{
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
 		observer: cfg.observer, prefix: cfg.prefix, ttl: cfg.ttl,
-	}, nil
+	}
+	c.leases = newLeases(c.pipe, c.loads)
+	return c, nil
 }
 
 // Get returns the value of key, which the caller may keep and change. It
@@ -158,18 +161,43 @@ func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call 
 	return pipeline.Write("SET", 4, pipeline.Status).Key(c.name(key)).Value(value).String("PX").Int(ttl.Milliseconds())
 }
 
-// Delete removes the keys and returns how many of them existed.
+// Delete removes the keys and returns how many of them existed. It ends the
+// leases of their loads, too: with [Policy.Lease] no load that began before, in
+// whichever process, stores anything after it. Both is one round trip. Where a
+// user of Redis may not delete leases, Delete removes the keys, and an [Event]
+// of "lease" says once why loads may undo that.
 func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	if len(keys) == 0 {
 		return 0, ctx.Err()
 	}
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
+	// 1. The leases go first. A load that held one can store until then, and
+	//    what it stored goes with the key.
+	// 2. Between the two a load may get a new lease. It began after Delete did.
+	// In the other order the old load could store between the two. So the two
+	// are one call: if they were two, the first could be refused, and retried
+	// after the second.
+	reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
+	switch {
+	case isForGood(refused):
+		c.cannotLease(ctx, refused)
+	case refused != nil:
+		err = fmt.Errorf("%w: the keys were deleted, their leases were not: %w", ErrOutcomeUnknown, refused)
+	}
 	if err != nil {
 		return 0, c.fail(ctx, "delete", "", begin, err)
 	}
 	c.counts.deletes.Add(reply.Int)
 	return int(reply.Int), nil
+}
+
+// endLeases is the command that ends the leases of keys.
+func (c *Cache) endLeases(keys []string) *pipeline.Call {
+	call := pipeline.Write("DEL", len(keys), pipeline.Count)
+	for _, key := range keys {
+		call.String(c.leaseName(key))
+	}
+	return call
 }
 
 // with appends keys to a call.

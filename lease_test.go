@@ -573,11 +573,14 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
-// Had they been sent together, the keys would be deleted first.
-func TestADeleteWhoseLeasesAreRefusedWaitsWithTheKeys(t *testing.T) {
+// A try sends the leases and then the keys, so the keys are never deleted before their leases.
+func TestADeleteIsRetriedTogetherWithItsLeases(t *testing.T) {
+	const later, never, done = "-LOADING wait", "-NOPERM No permissions to access a key", ":1"
+	lease := rediscache.LeaseKey("", "k")
 	for _, conns := range []int{0, 2} {
-		var mu sync.Mutex // guards seen
-		var seen []string
+		var mu sync.Mutex // guards both
+		var replies, seen []string
+		var heard errorsOf
 		server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 			if c.Name() != "DEL" {
 				return redistest.Default(c), false
@@ -585,23 +588,42 @@ func TestADeleteWhoseLeasesAreRefusedWaitsWithTheKeys(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			seen = append(seen, c.Args[1])
-			switch len(seen) {
-			case 1:
-				return []byte("-LOADING wait\r\n"), false
-			case 4:
-				return []byte("-NOPERM no access to that key\r\n"), false
-			}
-			return []byte(":1\r\n"), false
+			reply := replies[0]
+			replies = replies[1:]
+			return []byte(reply + "\r\n"), false
 		})
-		c := newCache(t, newPool(t, server.URL()), rediscache.WithPipelineConns(conns))
-		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
-		n, err := v.Delete(t.Context(), "k")
+		c := newCache(t, newPool(t, server.URL()), rediscache.WithPipelineConns(conns), rediscache.WithObserver(&heard))
+		del := func(answers ...string) (int, error) {
+			replies, seen = answers, nil
+			n, err := c.Delete(t.Context(), "k")
+			require.Len(t, seen, len(answers))
+			for i, name := range seen {
+				require.Equal(t, []string{lease, "k"}[i%2], name)
+			}
+			return n, err
+		}
+		n, err := del(later, later, done, later, done, done)
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
-		require.Equal(t, []string{rediscache.LeaseKey("", "k"), rediscache.LeaseKey("", "k"), "k"}, seen)
-		_, err = v.Delete(t.Context(), "k")
+		require.NoError(t, heard.take())
+
+		_, err = del(later, done)
+		require.ErrorIs(t, err, rediscache.ErrOutcomeUnknown, "the key is deleted, and a load may undo that")
+		_, err = del(done, never)
 		require.ErrorContains(t, err, "NOPERM")
-		require.Len(t, seen, 4, "an error means that nothing was deleted")
+		require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown, "the key is not deleted")
+		_ = heard.take()
+
+		for _, news := range []string{"NOPERM", ""} {
+			n, err = del(never, done)
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+			if err := heard.take(); news == "" {
+				require.NoError(t, err, "it was said once")
+			} else {
+				require.ErrorContains(t, err, news)
+			}
+		}
 	}
 }
 

@@ -90,13 +90,15 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	begin := v.c.begin()
 	var calls []*pipeline.Call
 	if v.policy.Lease > 0 { // or a load that began before stores once this value is gone
-		calls = v.dropLeases([]string{key})
+		calls = append(calls, v.c.endLeases([]string{key}))
 	}
 	_, errs := v.c.pipe.DoAll(ctx, append(calls, v.c.set(key, data, v.policy.life(v.policy.TTL)))...)
 	if err := errs[len(errs)-1]; err != nil {
 		return v.c.fail(ctx, "set", key, begin, err)
 	}
-	if errs[0] != nil {
+	if isForGood(errs[0]) {
+		v.c.cannotLease(ctx, errs[0])
+	} else if errs[0] != nil {
 		_ = v.c.fail(ctx, opLease, key, begin, errs[0]) // for the observer: the value is stored
 	}
 	v.c.counts.sets.Add(1)
@@ -104,48 +106,12 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 }
 
 // Delete removes the keys, and what is remembered of their absence, and returns
-// how many of them existed. With [Policy.Lease] no load that began before, in
-// whichever process, stores anything after it, nor is its value returned to a
-// caller that comes after. [Cache.Delete] cannot promise that: where there was
-// no value when the load began, it leaves no trace. With a lease it is two
-// operations, one after the other, and [WithTimeout] bounds each.
+// how many of them existed. It is [Cache.Delete], and with [Policy.Lease] no
+// value that a load of this View began to load before is returned to a caller
+// that comes after.
 func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
-	if v.policy.Lease == 0 || len(keys) == 0 {
-		v.flights.Forget(keys...)
-		return v.c.Delete(ctx, keys...)
-	}
-	// 1. The leases go first. A load that held one can store until then, and
-	//    what it stored goes with the key.
-	// 2. Between the two a load may get a new lease. It began after the caller
-	//    decided to delete.
-	// The other order would let the old load store between the two. So the
-	// second is sent when the first has been answered: if they were sent
-	// together, the first could be refused, and tried again after the second.
 	v.flights.Forget(keys...)
-	begin := v.c.begin()
-	_, errs := v.c.pipe.DoAll(ctx, v.dropLeases(keys)...)
-	if err := errors.Join(errs...); err != nil {
-		return 0, v.c.fail(ctx, "delete", "", begin, err)
-	}
 	return v.c.Delete(ctx, keys...)
-}
-
-// dropLeases is the command that ends the leases of keys, if any can have one.
-func (v *View[V]) dropLeases(keys []string) []*pipeline.Call {
-	var leases []string
-	for _, key := range keys {
-		if lease := v.c.leaseName(key); lease != "" {
-			leases = append(leases, lease)
-		}
-	}
-	if len(leases) == 0 {
-		return nil
-	}
-	call := pipeline.Write("DEL", len(leases), pipeline.Count)
-	for _, lease := range leases {
-		call.String(lease)
-	}
-	return []*pipeline.Call{call}
 }
 
 // GetMany returns the values of those keys that hold one, as Get does, in one
