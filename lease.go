@@ -326,7 +326,6 @@ func (v *View[V]) end(ctx context.Context, jobs []*job[V], e ending[V]) (refused
 			return nil
 		}
 		way = byTransaction
-		v.c.leases.found(way)
 	}
 	if way == byTransaction {
 		transactions := make([]*transaction, len(jobs))
@@ -339,6 +338,8 @@ func (v *View[V]) end(ctx context.Context, jobs []*job[V], e ending[V]) (refused
 		}
 		if jobs = jobs[len(jobs)-left:]; left > 0 {
 			v.c.cannotLease(ctx, err)
+		} else {
+			v.c.leases.found(byTransaction)
 		}
 	}
 	return jobs

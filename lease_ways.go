@@ -23,7 +23,7 @@ type leases struct {
 
 	mu    sync.Mutex // guards below
 	known leaseWay
-	since time.Time // when Redis refused the ways before it
+	since time.Time // when that was found out
 }
 
 // leaseWay is how Redis lets a lease be ended by its holder, and no other.
@@ -74,18 +74,22 @@ func lookAtLeases(ctx context.Context, pipe *pipeline.Pipeline, items []*lease.I
 func (l *leases) way() leaseWay {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.known != byScript && time.Since(l.since) >= askAgain {
+	if l.isOldLocked() {
 		return byScript
 	}
 	return l.known
 }
+
+func (l *leases) isOldLocked() bool { return time.Since(l.since) >= askAgain }
 
 // found keeps the way that Redis does not refuse, and reports whether that is news.
 func (l *leases) found(way leaseWay) (news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	news = l.known != way
-	l.known, l.since = way, time.Now()
+	if news || l.isOldLocked() {
+		l.known, l.since = way, time.Now()
+	}
 	return news
 }
 
