@@ -94,7 +94,7 @@ func (c *Call) After(first *Call) *Call {
 	if c.value > 0 {
 		c.value += len(first.req)
 	}
-	c.req = append(append(make([]byte, 0, len(first.req)+len(c.req)), first.req...), c.req...)
+	c.req, first.req = append(first.req, c.req...), c.req
 	first.release()
 	return c
 }

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"errors"
-	"slices"
 
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -70,17 +69,6 @@ func (s shape) receiveOne(w wire) (resp.Reply, error) {
 		err = s.check(reply)
 	}
 	return reply, err
-}
-
-// errorsIn returns the errors of the server in a reply to the call.
-func (s shape) errorsIn(r resp.Reply) []resp.Reply {
-	switch {
-	case s.before != 0:
-		return slices.DeleteFunc(slices.Clone(r.Elems), func(e resp.Reply) bool { return e.Kind != resp.Error })
-	case r.Kind == resp.Error:
-		return []resp.Reply{r}
-	}
-	return nil
 }
 
 // check returns an error unless r can be the reply.

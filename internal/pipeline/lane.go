@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -85,7 +84,10 @@ func (l *lane) judgeLocked(s shape, reply resp.Reply) {
 
 // condemned reports whether an answer says that its connection is of no use.
 func (p *Pipeline) condemned(s shape, reply resp.Reply) bool {
-	return slices.ContainsFunc(s.errorsIn(reply), func(e resp.Reply) bool { return p.farewells.Hear(e.Text) })
+	if s.before != 0 {
+		return p.condemned(shape{}, reply.Elems[0]) || p.condemned(shape{}, reply.Elems[1])
+	}
+	return reply.Kind == resp.Error && p.farewells.Hear(reply.Text)
 }
 
 // breakLocked ends the lane, with an error.
