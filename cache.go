@@ -161,11 +161,12 @@ func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call 
 	return pipeline.Write("SET", 4, pipeline.Status).Key(c.name(key)).Value(value).String("PX").Int(ttl.Milliseconds())
 }
 
-// Delete removes the keys and returns how many of them existed. It ends the
-// leases of their loads, too: with [Policy.Lease] no load that began before, in
-// whichever process, stores anything after it. Both is one round trip. Where a
-// user of Redis may not delete leases, Delete removes the keys, and an [Event]
-// of "lease" says once why loads may undo that.
+// Delete removes the keys and returns how many of them existed. It also ends the
+// leases of their loads: with [Policy.Lease] no load that began before, in
+// whichever process, stores anything after it. Both take one round trip. An error
+// that matches [ErrOutcomeUnknown] can mean that the keys were deleted and their
+// leases were not. Where the user of Redis may not delete leases, Delete removes
+// the keys, and an [Event] of "lease" says once that loads may undo that.
 func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	if len(keys) == 0 {
 		return 0, ctx.Err()

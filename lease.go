@@ -12,11 +12,11 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// A lease is a token under a key of its own, beside the value's. Whoever put it
-// there loads; the others wait for the value. That is for efficiency. For
-// correctness the token stands for "nothing has come between": a View's Delete
+// A lease is a token under a key of its own, beside the value's. The load that put
+// it there loads; the others wait for the value. That is for efficiency. For
+// correctness the token stands for "nothing has come between": every Delete
 // removes it, a Set by anyone leaves another value than the load began from,
-// and fill.lua stores only if neither has happened.
+// and a fill, by fill.lua or by a transaction, stores only if neither has happened.
 //
 //  1. A takes the token, finds no value, and loads the old one.
 //  2. B changes the database, and deletes: the token first, then the key.

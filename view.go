@@ -105,10 +105,10 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	return nil
 }
 
-// Delete removes the keys, and what is remembered of their absence, and returns
-// how many of them existed. It is [Cache.Delete], and with [Policy.Lease] no
-// value that a load of this View began to load before is returned to a caller
-// that comes after.
+// Delete removes the keys, and what is remembered of their absence, as
+// [Cache.Delete] does. With [Policy.Lease] the value of a load that began before
+// is not returned to a caller that comes after, in whichever process. Without it
+// that holds for the callers of this View.
 func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
 	v.flights.Forget(keys...)
 	return v.c.Delete(ctx, keys...)
