@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/rediscache/rediscache/internal/flight"
+	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
 	"github.com/rediscache/rediscache/internal/warm"
@@ -54,14 +56,18 @@ const (
 	NoExpiry   time.Duration = -1 // until it is deleted or evicted
 )
 
-// Cache is a Redis cache. Keys and values are any bytes; a key may be empty.
+// Cache is a Redis cache. Keys and values are any bytes; a key may be empty. A
+// key is stored under its own name below the prefix. The one exception is a name
+// that ends in ":rediscache-lease" and any number of plus signs: it gets one more
+// plus sign, so that no key is the lease of a load (see [Policy.Lease]).
 // All methods are safe for concurrent use. Each is bounded by its context and
 // by [WithTimeout]; one whose context is over already sends nothing.
 type Cache struct {
 	pipe     *pipeline.Pipeline
 	counts   *counts
 	loads    *flight.Owner // of all views; it waits for them
-	observer Observer      // may be nil
+	leases   *leases
+	observer Observer // may be nil
 	prefix   string
 	ttl      time.Duration // of WithTTL; DefaultTTL where that was not given
 }
@@ -88,17 +94,19 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 	if w, ok := pool.(*WarmPool); ok {
 		p.Lease, p.Late, p.ReadTimeout = w.acquire, w.store.Late, w.readTimeout
 	}
-	return &Cache{
+	c := &Cache{
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
 		observer: cfg.observer, prefix: cfg.prefix, ttl: cfg.ttl,
-	}, nil
+	}
+	c.leases = newLeases(c.pipe, c.loads)
+	return c, nil
 }
 
 // Get returns the value of key, which the caller may keep and change. It
 // returns [ErrNotFound] on a miss.
 func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key(c.prefix, key))
+	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key(c.name(key)))
 	if err != nil {
 		return nil, c.fail(ctx, "get", key, begin, err)
 	}
@@ -127,6 +135,14 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	return nil
 }
 
+// name returns the two parts of the name under which Redis holds key.
+func (c *Cache) name(key string) (prefix, stored string) {
+	return c.prefix, lease.Stored(c.prefix, key)
+}
+
+// leaseName returns the name of the lease of key.
+func (c *Cache) leaseName(key string) string { return lease.Name(c.name(key)) }
+
 // lifetime turns what a caller says into NoExpiry or a time that Redis takes.
 func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
 	if ttl == DefaultTTL {
@@ -140,18 +156,35 @@ func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
 
 func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call {
 	if ttl == NoExpiry {
-		return pipeline.Write("SET", 2, pipeline.Status).Key(c.prefix, key).Value(value)
+		return pipeline.Write("SET", 2, pipeline.Status).Key(c.name(key)).Value(value)
 	}
-	return pipeline.Write("SET", 4, pipeline.Status).Key(c.prefix, key).Value(value).String("PX").Int(ttl.Milliseconds())
+	return pipeline.Write("SET", 4, pipeline.Status).Key(c.name(key)).Value(value).String("PX").Int(ttl.Milliseconds())
 }
 
-// Delete removes the keys and returns how many of them existed.
+// Delete removes the keys and returns how many of them existed. It also ends the
+// leases of their loads: with [Policy.Lease] no load that began before, in
+// whichever process, stores anything after it. Both take one round trip. An error
+// that matches [ErrOutcomeUnknown] can mean that the keys were deleted and their
+// leases were not. Where the user of Redis may not delete leases, Delete removes
+// the keys, and an [Event] of "lease" says once that loads may undo that.
 func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	if len(keys) == 0 {
 		return 0, ctx.Err()
 	}
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
+	// 1. The leases go first. A load that held one can store until then, and
+	//    what it stored goes with the key.
+	// 2. Between the two a load may get a new lease. It began after Delete did.
+	// In the other order the old load could store between the two. So the two
+	// are one call: if they were two, the first could be refused, and retried
+	// after the second.
+	reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
+	switch {
+	case isForGood(refused):
+		c.cannotLease(ctx, refused)
+	case refused != nil:
+		err = fmt.Errorf("%w: the keys were deleted, their leases were not: %w", ErrOutcomeUnknown, refused)
+	}
 	if err != nil {
 		return 0, c.fail(ctx, "delete", "", begin, err)
 	}
@@ -159,10 +192,19 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	return int(reply.Int), nil
 }
 
+// endLeases is the command that ends the leases of keys.
+func (c *Cache) endLeases(keys []string) *pipeline.Call {
+	call := pipeline.Write("DEL", len(keys), pipeline.Count)
+	for _, key := range keys {
+		call.String(c.leaseName(key))
+	}
+	return call
+}
+
 // with appends keys to a call.
 func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
 	for _, key := range keys {
-		call.Key(c.prefix, key)
+		call.Key(c.name(key))
 	}
 	return call
 }
@@ -243,7 +285,7 @@ const maxTogether = 512
 // Duration can say.
 func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1, pipeline.Count).Key(c.prefix, key))
+	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1, pipeline.Count).Key(c.name(key)))
 	switch {
 	case err != nil:
 		return 0, c.fail(ctx, "ttl", key, begin, err)
@@ -282,7 +324,7 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 		if err != nil {
 			return removed, c.fail(ctx, "clear", "", begin, err)
 		}
-		n, err := c.unlink(ctx, reply.Elems[1].Elems)
+		n, err := c.unlink(ctx, slices.DeleteFunc(reply.Elems[1].Elems, c.isForeign))
 		if removed += n; err != nil {
 			return removed, c.fail(ctx, "clear", "", begin, err)
 		}
@@ -290,6 +332,12 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 			return removed, nil
 		}
 	}
+}
+
+// isForeign reports whether a name that begins with the prefix is not that of a key below it: where
+// the prefix itself looks like a lease, it is the name of another cache's key, or a lease.
+func (c *Cache) isForeign(name resp.Reply) bool {
+	return len(name.Bytes) == len(c.prefix) && lease.Reserved(c.prefix, "")
 }
 
 // unlink removes keys as SCAN gave them, prefix and all.

@@ -30,9 +30,10 @@
 // together wait for one [View.GetOrLoad]. Its [Policy] says how long a value is
 // fresh, how long it is served stale while it is loaded anew or cannot be, how
 // long it is remembered that there is none, and whether other processes share
-// the load. With [Policy.Lease] what was loaded before a [View.Delete] or a
-// [View.Set] is not stored after it, nor over another value that anybody has
-// stored meanwhile. Without it, it may be, until its TTL ends. With Redis
+// the load. With [Policy.Lease] a load that began before a Delete, by a View, a
+// Cache or a handler of any process, or before a [View.Set] does not store its
+// value after it, nor over another value that anybody has stored meanwhile.
+// Without a lease it may, until the TTL ends. With Redis
 // down loads go on, shared, and an [Observer] hears why.
 //
 // # Errors

@@ -1,6 +1,10 @@
 package rediscache
 
-import "time"
+import (
+	"time"
+
+	"github.com/rediscache/rediscache/internal/lease"
+)
 
 // SetBackoff replaces LoadBackoff.
 func (v *View[V]) SetBackoff(d time.Duration) { v.failed.wait = d }
@@ -9,4 +13,14 @@ func (v *View[V]) SetBackoff(d time.Duration) { v.failed.wait = d }
 func (v *View[V]) SetLoadTime(d time.Duration) { v.took.add(d) }
 
 // LeaseKey names the lease of a key.
-var LeaseKey = leaseKey
+func LeaseKey(prefix, key string) string { return (&Cache{prefix: prefix}).leaseName(key) }
+
+// StoredName returns the name under which Redis holds a key, of which full is the whole name.
+func StoredName(full string) string { return lease.Stored("", full) }
+
+// ForgetRefusals is what a minute does: what Redis refused is tried again.
+func (c *Cache) ForgetRefusals() {
+	c.leases.mu.Lock()
+	defer c.leases.mu.Unlock()
+	c.leases.since = c.leases.since.Add(-askAgain)
+}

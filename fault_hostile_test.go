@@ -26,8 +26,9 @@ import (
 type liar struct {
 	*redistest.Script
 	lie     atomic.Pointer[lie] // nil: it behaves
-	lied    sync.Map            // connections that have heard one
-	trusted atomic.Int64        // commands on those afterwards
+	lied    sync.Map            // connections that have heard one, and how many commands came afterwards
+	after   atomic.Int64        // how many of these were sent together with the command that got the lie
+	trusted atomic.Int64        // the others
 }
 
 type lie struct {
@@ -40,11 +41,11 @@ func newLiar(t *testing.T) *liar {
 	t.Helper()
 	l := new(liar)
 	l.Script = redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
-		if _, lied := l.lied.Load(c.Conn); lied {
+		if n, lied := l.lied.Load(c.Conn); lied && n.(*atomic.Int64).Add(1) > l.after.Load() {
 			l.trusted.Add(1)
 		}
 		if lie := l.lie.Load(); lie != nil && lie.command == c.Name() {
-			l.lied.Store(c.Conn, true)
+			l.lied.LoadOrStore(c.Conn, new(atomic.Int64))
 			return lie.reply, lie.hangUp
 		}
 		return redistest.Default(c), false
@@ -67,48 +68,49 @@ func requireClear(t *testing.T, err error) {
 func TestFaultAReplyOfAnotherFormIsNobodys(t *testing.T) {
 	for verb, c := range map[string]struct {
 		command string
+		after   int64 // commands that are sent together with it and follow it
 		write   bool
 		ask     func(ctx context.Context, c *rediscache.Cache) error
 		replies []string
 	}{
-		"get": {"GET", false, func(ctx context.Context, c *rediscache.Cache) error {
+		"get": {"GET", 0, false, func(ctx context.Context, c *rediscache.Cache) error {
 			_, err := c.Get(ctx, "private")
 			if errors.Is(err, rediscache.ErrNotFound) {
 				return nil
 			}
 			return err
 		}, []string{":1", "+OK", "+stolen", "*0", "*1\r\n$6\r\nstolen", "*1\r\n*1\r\n:1"}},
-		"get many": {"MGET", false, func(ctx context.Context, c *rediscache.Cache) error {
+		"get many": {"MGET", 0, false, func(ctx context.Context, c *rediscache.Cache) error {
 			_, err := c.GetMany(ctx, "private", "private too")
 			return err
 		}, []string{
 			":2", "+OK", "$6\r\nstolen", "$-1", "*0", "*1\r\n$6\r\nstolen", "*3\r\n$-1\r\n$-1\r\n$6\r\nstolen",
 			"*2\r\n:1\r\n:2", "*2\r\n$-1\r\n+stolen", "*2\r\n*1\r\n$6\r\nstolen\r\n$-1", "*2\r\n$-1\r\n-ERR stolen",
 		}},
-		"ttl": {"PTTL", false, func(ctx context.Context, c *rediscache.Cache) error {
+		"ttl": {"PTTL", 0, false, func(ctx context.Context, c *rediscache.Cache) error {
 			_, err := c.TTL(ctx, "private")
 			if errors.Is(err, rediscache.ErrNotFound) {
 				return nil
 			}
 			return err
 		}, []string{"$6\r\nstolen", "$-1", "+OK", "*0", "*1\r\n:1"}},
-		"ping": {"PING", false, func(ctx context.Context, c *rediscache.Cache) error {
+		"ping": {"PING", 0, false, func(ctx context.Context, c *rediscache.Cache) error {
 			return c.Ping(ctx)
 		}, []string{":1", "$6\r\nstolen", "$-1", "*2\r\n$4\r\npong\r\n$0\r\n"}},
-		"clear": {"SCAN", false, func(ctx context.Context, c *rediscache.Cache) error {
+		"clear": {"SCAN", 0, false, func(ctx context.Context, c *rediscache.Cache) error {
 			_, err := c.Sub("private").Clear(ctx)
 			return err
 		}, []string{
 			":0", "+OK", "$-1", "*0", "*1\r\n$1\r\n0", "*2\r\n$1\r\n0\r\n$1\r\n0", "*2\r\n:0\r\n*0", "*2\r\n$1\r\n0\r\n*-1",
 			"*2\r\n$1\r\n0\r\n*1\r\n:1", "*3\r\n$1\r\n0\r\n*0\r\n$6\r\nstolen",
 		}},
-		"set": {"SET", true, func(ctx context.Context, c *rediscache.Cache) error {
+		"set": {"SET", 0, true, func(ctx context.Context, c *rediscache.Cache) error {
 			return c.Set(ctx, "private", []byte("private"), 0)
 		}, []string{":1", "$2\r\nOK", "$6\r\nstolen", "$-1", "*0"}},
-		"set many": {"SET", true, func(ctx context.Context, c *rediscache.Cache) error {
+		"set many": {"SET", 0, true, func(ctx context.Context, c *rediscache.Cache) error {
 			return c.SetMany(ctx, map[string][]byte{"private": []byte("private")}, time.Minute)
 		}, []string{":1", "$6\r\nstolen", "*0"}},
-		"delete": {"DEL", true, func(ctx context.Context, c *rediscache.Cache) error {
+		"delete": {"DEL", 1, true, func(ctx context.Context, c *rediscache.Cache) error {
 			_, err := c.Delete(ctx, "private")
 			return err
 		}, []string{"+OK", "$6\r\nstolen", "$-1", "*0"}},
@@ -116,6 +118,7 @@ func TestFaultAReplyOfAnotherFormIsNobodys(t *testing.T) {
 		t.Run(verb, func(t *testing.T) {
 			redistest.NoLeaks(t)
 			s := newLiar(t)
+			s.after.Store(c.after)
 			for name, way := range pools {
 				cache := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), way.opts...)
 				require.NoError(t, c.ask(t.Context(), cache))

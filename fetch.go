@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rediscache/rediscache/internal/flight"
+	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/pipeline"
 )
 
@@ -23,6 +24,7 @@ type job[V any] struct {
 	call  *flight.Call[result[V]] // takes the result
 	lease string                  // its key, under a lease only; "": there can be none
 	token string                  // of the lease while it is held
+	wait  lease.Item              // while another process holds the lease
 	lost  bool                    // Redis could not be asked: nothing is stored
 	late  bool                    // the lease was not to be had in time: nothing is stored
 
@@ -36,10 +38,18 @@ const remove time.Duration = -2
 
 func (v *View[V]) job(key string, e entry[V], seen uint64) *job[V] {
 	j := &job[V]{key: key, from: e, seen: seen, lost: e.state == unread}
-	if v.policy.Lease > 0 {
-		j.lease = leaseKey(v.c.prefix, key)
+	if v.policy.Lease > 0 && v.c.leases.way() != noWay {
+		j.lease = v.c.leaseName(key)
 	}
 	return j
+}
+
+// digestOf is digest, and "" for no value.
+func digestOf(data []byte) string {
+	if data == nil {
+		return ""
+	}
+	return digest(data)
 }
 
 func digest(data []byte) string {
@@ -105,11 +115,13 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 			wanted = append(wanted, j)
 		}
 	}
-	end := time.Now().Add(v.policy.Lease)
+	since := time.Now()
+	end := since.Add(v.policy.Lease)
 	if hard, ok := ctx.Deadline(); ok && hard.Before(end) {
-		end = time.Now().Add(time.Until(hard) / 2) // the rest is for a load of one's own
+		end = since.Add(time.Until(hard) / 2) // the rest is for a load of one's own
 	}
-	for try := 0; len(open) > 0; try++ {
+	var waiting []*job[V]
+	for len(open) > 0 {
 		turn := v.turns.Add(1)
 		held, busy := v.acquire(ctx, wanted)
 		open = deliver(open, turn)
@@ -117,13 +129,9 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 			v.load(ctx, held, load)
 			open = deliver(open, turn)
 		}
-		if free, wanted = nil, busy; len(busy) == 0 || v.poll(ctx, end, try) {
-			continue
-		}
-		for _, j := range busy {
-			j.late = true
-		}
-		free, wanted = busy, nil
+		turn = v.turns.Add(1)
+		free, wanted, waiting = v.await(ctx, since, end, append(waiting, busy...))
+		open = deliver(open, turn)
 	}
 }
 
@@ -282,23 +290,27 @@ func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
 			plain = append(plain, j)
 		}
 	}
-	v.write(ctx, plain)
+	v.writeAll(ctx, plain)
 	v.fill(ctx, held)
 }
 
-// write stores without a lease.
-func (v *View[V]) write(ctx context.Context, jobs []*job[V]) {
+// write is the command that stores what a job says. removed is the form of the reply to a DEL.
+func (v *View[V]) write(j *job[V], removed pipeline.Form) *pipeline.Call {
+	if j.life == remove {
+		return pipeline.Write("DEL", 1, removed).Key(v.c.name(j.key))
+	}
+	return v.c.set(j.key, j.data, j.life)
+}
+
+// writeAll stores without a lease.
+func (v *View[V]) writeAll(ctx context.Context, jobs []*job[V]) {
 	if len(jobs) == 0 {
 		return
 	}
 	begin := v.c.begin()
 	calls := make([]*pipeline.Call, len(jobs))
 	for i, j := range jobs {
-		if j.life == remove {
-			calls[i] = pipeline.Write("DEL", 1, pipeline.Count).Key(v.c.prefix, j.key)
-		} else {
-			calls[i] = v.c.set(j.key, j.data, j.life)
-		}
+		calls[i] = v.write(j, pipeline.Count)
 	}
 	_, errs := v.c.pipe.DoAll(ctx, calls...)
 	for i, j := range jobs {

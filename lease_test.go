@@ -411,7 +411,7 @@ func TestACallerAfterADeleteElsewhereGetsNoOldValue(t *testing.T) {
 // Where there is no lease a process does as much for itself.
 func TestACallerAfterADeleteJoinsNoOlderLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		for key, p := range map[string]rediscache.Policy{"k": {}, "a}b": {Lease: 10 * time.Second}} {
+		for key, p := range map[string]rediscache.Policy{"k": {}, "a}b": {}} {
 			v, _ := process(t, s, p)
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
@@ -558,7 +558,7 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	v := newView(t, newCache(t, newPool(t, server.URL()), rediscache.WithPrefix("p:")), rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
 	_, err := v.Delete(t.Context(), "a", "b")
 	require.NoError(t, err)
-	require.Equal(t, []string{"p:{p:a}:rediscache-lease p:{p:b}:rediscache-lease", "p:a p:b"}, deleted)
+	require.Equal(t, []string{rediscache.LeaseKey("p:", "a") + " " + rediscache.LeaseKey("p:", "b"), "p:a p:b"}, deleted)
 
 	deleted = nil
 	keys := make([]string, 3000) // the names of their leases are a large command, they are not
@@ -569,15 +569,18 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, deleted, 2)
 	require.Greater(t, len(deleted[0]), 64<<10)
-	require.True(t, strings.HasPrefix(deleted[0], "p:{p:0}:rediscache-lease"))
+	require.True(t, strings.HasPrefix(deleted[0], rediscache.LeaseKey("p:", "0")))
 	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
-// Had they been sent together, the keys would be deleted first.
-func TestADeleteWhoseLeasesAreRefusedWaitsWithTheKeys(t *testing.T) {
+// A try sends the leases and then the keys, so the keys are never deleted before their leases.
+func TestADeleteIsRetriedTogetherWithItsLeases(t *testing.T) {
+	const later, never, done = "-LOADING wait", "-NOPERM No permissions to access a key", ":1"
+	lease := rediscache.LeaseKey("", "k")
 	for _, conns := range []int{0, 2} {
-		var mu sync.Mutex // guards seen
-		var seen []string
+		var mu sync.Mutex // guards both
+		var replies, seen []string
+		var heard errorsOf
 		server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 			if c.Name() != "DEL" {
 				return redistest.Default(c), false
@@ -585,23 +588,42 @@ func TestADeleteWhoseLeasesAreRefusedWaitsWithTheKeys(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			seen = append(seen, c.Args[1])
-			switch len(seen) {
-			case 1:
-				return []byte("-LOADING wait\r\n"), false
-			case 4:
-				return []byte("-NOPERM no access to that key\r\n"), false
-			}
-			return []byte(":1\r\n"), false
+			reply := replies[0]
+			replies = replies[1:]
+			return []byte(reply + "\r\n"), false
 		})
-		c := newCache(t, newPool(t, server.URL()), rediscache.WithPipelineConns(conns))
-		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
-		n, err := v.Delete(t.Context(), "k")
+		c := newCache(t, newPool(t, server.URL()), rediscache.WithPipelineConns(conns), rediscache.WithObserver(&heard))
+		del := func(answers ...string) (int, error) {
+			replies, seen = answers, nil
+			n, err := c.Delete(t.Context(), "k")
+			require.Len(t, seen, len(answers))
+			for i, name := range seen {
+				require.Equal(t, []string{lease, "k"}[i%2], name)
+			}
+			return n, err
+		}
+		n, err := del(later, later, done, later, done, done)
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
-		require.Equal(t, []string{"{k}:rediscache-lease", "{k}:rediscache-lease", "k"}, seen)
-		_, err = v.Delete(t.Context(), "k")
+		require.NoError(t, heard.take())
+
+		_, err = del(later, done)
+		require.ErrorIs(t, err, rediscache.ErrOutcomeUnknown, "the key is deleted, and a load may undo that")
+		_, err = del(done, never)
 		require.ErrorContains(t, err, "NOPERM")
-		require.Len(t, seen, 4, "an error means that nothing was deleted")
+		require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown, "the key is not deleted")
+		_ = heard.take()
+
+		for _, news := range []string{"NOPERM", ""} {
+			n, err = del(never, done)
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+			if err := heard.take(); news == "" {
+				require.NoError(t, err, "it was said once")
+			} else {
+				require.ErrorContains(t, err, news)
+			}
+		}
 	}
 }
 
@@ -704,35 +726,6 @@ func commandCalls(t *testing.T, s *redistest.Server) map[string]string {
 		calls[name], _, _ = strings.Cut(strings.TrimPrefix(rest, "calls="), ",")
 	}
 	return calls
-}
-
-func TestALeaseHasTheSlotOfItsKey(t *testing.T) {
-	for key, want := range map[string]string{
-		"abc": "p:{p:abc}:rediscache-lease", "a{b}c": "p:a{b}c:rediscache-lease", "a{b": "p:{p:a{b}:rediscache-lease",
-		"a}b": "", "{}": "", "{}a": "", "": "p:{p:}:rediscache-lease", "{{a}}": "p:{{a}}:rediscache-lease",
-	} {
-		require.Equal(t, want, rediscache.LeaseKey("p:", key), key)
-	}
-	require.Equal(t, "{abc}:rediscache-lease", rediscache.LeaseKey("", "abc"))
-	require.Empty(t, rediscache.LeaseKey("", ""))
-
-	s := redistest.Start(t, "--cluster-enabled", "yes")
-	slot := func(key string) any { return s.Do("CLUSTER", "KEYSLOT", key) }
-	letters := []string{"{", "}", "a", "b"}
-	for i := range 4 * 4 * 4 * 4 * 4 {
-		key := ""
-		for n := i; n > 0; n /= 4 {
-			key += letters[n%4]
-		}
-		for _, prefix := range []string{"", "p:", "{t}:", "{", "}"} {
-			if lease := rediscache.LeaseKey(prefix, key); lease != "" {
-				require.Equal(t, slot(prefix+key), slot(lease), "%q of %q", lease, prefix+key)
-				require.NotEqual(t, prefix+key, lease)
-			} else {
-				require.Contains(t, "{"+prefix+key+"}", "}", "a plain key has one")
-			}
-		}
-	}
 }
 
 func TestALoadThatOutlivesItsLeaseIsReturnedAndNotStored(t *testing.T) {

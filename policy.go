@@ -44,15 +44,27 @@ type Policy struct {
 	Hard time.Duration
 
 	// Lease lets one process at a time load a key, and keeps a load that began
-	// before a View's Set or Delete from storing what it found. It is how long
-	// the others wait for that process before they load for themselves, and
-	// must be longer than a load takes: what comes later is returned and not
-	// stored. With Hard they wait for half of that at most. A key for which no
-	// second name is sure to share its slot, such as "a}b", has no lease. Zero
-	// shares loads within the process alone, and a value that is deleted during
-	// a load may be stored again by it, until its TTL ends.
+	// before a Delete, of a View, a Cache or a handler, or before a View's Set
+	// from storing its value. A load that began before a Cache's Set stores
+	// nothing over the value of that Set. Lease is how long the others wait for
+	// that process before they load for themselves, and must be longer than a
+	// load takes: the value of a load that takes longer is returned and not
+	// stored. With Hard they wait for half of that at most, and [Cache.Close]
+	// ends the wait with [ErrClosed]. Zero shares loads within the process
+	// alone, and a value that is deleted during a load may be stored again by
+	// it, until its TTL ends.
 	//
-	// A lease is a key that ends in ":rediscache-lease": let no other do so.
+	// A lease is a key of its own, in the slot of its key: the name of the key
+	// and then five letters, such as in user:1:klnhj:rediscache-lease. No key
+	// that a cache stores is named so, see [Cache]. A process that waits looks at
+	// leases with one MGET every 5 ms at most, whatever the number of its loads
+	// and keys, and looks less often at those that it has waited longer for: the
+	// wait ends within 5 ms, and after a long load within 100 ms.
+	//
+	// Leases are ended by scripts, or by WATCH and MULTI where Redis refuses
+	// scripts. Where it refuses both, or the keys of leases, no lease is taken for
+	// a minute: values are stored as with Lease zero, nobody waits, and an [Event]
+	// of "lease" with OutcomeError says so once.
 	Lease time.Duration
 
 	// Jitter shortens each TTL by a random fraction of it, up to this one, so

@@ -29,15 +29,25 @@ var hostile = []string{
 	`"]] redis.call('flushall') --`, `'); redis.call('FLUSHALL') --`, "KEYS[1]", "]]", "%s%d%n", "${a}", "`a`",
 	"\xff\xfe", "\xc3(", "é", "e\u0301", "\u202e", "😀", "{}", "{a}", "a{b}c", "{", "}", "{{a}}", "a}{b",
 	"NX", "PX", "0", "-1", "EX 1", ".", "..", "../a", "a/b", "a+b", "a b", "%2F", "a%00b", ":rediscache-lease", "x:rediscache-lease",
+	"x:rediscache-lease+", "x:hhhhh:rediscache-lease", "name", "a+",
 }
 
 // long is a key beyond what shares a connection, and nobody's neighbour: it is slow to compare.
 var long = strings.Repeat("long", 18<<10)
 
-// world is what a server ought to hold.
+// world is what a server ought to hold, by the names that callers use.
 type world struct {
 	s    *redistest.Server
 	held map[string]string
+}
+
+// stored is what the server ought to hold by the names that Redis sees.
+func (w *world) stored() map[string]string {
+	all := make(map[string]string, len(w.held))
+	for key, value := range w.held {
+		all[rediscache.StoredName(key)] = value
+	}
+	return all
 }
 
 // plant stores all hostile keys, bare and below prefix.
@@ -49,7 +59,7 @@ func plant(s *redistest.Server, prefix string) *world {
 		}
 	}
 	var pairs []any
-	for key, value := range w.held {
+	for key, value := range w.stored() {
 		pairs = append(pairs, key, value)
 	}
 	s.Do("MSET", pairs...)
@@ -58,8 +68,8 @@ func plant(s *redistest.Server, prefix string) *world {
 
 func (w *world) require(t *testing.T, did, key string) {
 	t.Helper()
-	if now := keySpace(w.s); !maps.Equal(w.held, now) { // which are large to print
-		require.Equal(t, w.held, now, "%s of %q", did, key)
+	if want, now := w.stored(), keySpace(w.s); !maps.Equal(want, now) { // which are large to print
+		require.Equal(t, want, now, "%s of %q", did, key)
 	}
 }
 
@@ -143,11 +153,9 @@ func requireView[V any](t *testing.T, w *world, v *rediscache.View[V], key strin
 	delete(w.held, "ns:"+key)
 	w.require(t, "View.Delete", key)
 	got, err := v.GetOrLoad(ctx, key, func(context.Context) (V, error) {
-		lease, now := rediscache.LeaseKey("ns:", key), keySpace(w.s)
-		if _, others := w.held[lease]; !others {
-			delete(now, lease)
-		}
-		if !maps.Equal(w.held, now) {
+		now := keySpace(w.s)
+		delete(now, rediscache.LeaseKey("ns:", key))
+		if !maps.Equal(w.stored(), now) {
 			t.Errorf("the lease of %q", key)
 		}
 		return value, nil

@@ -92,62 +92,28 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	begin := v.c.begin()
 	var calls []*pipeline.Call
 	if v.policy.Lease > 0 { // or a load that began before stores once this value is gone
-		calls = v.dropLeases([]string{key})
+		calls = append(calls, v.c.endLeases([]string{key}))
 	}
 	_, errs := v.c.pipe.DoAll(ctx, append(calls, v.c.set(key, data, v.policy.life(v.policy.TTL)))...)
 	if err := errs[len(errs)-1]; err != nil {
 		return v.c.fail(ctx, "set", key, begin, err)
 	}
-	if errs[0] != nil {
+	if isForGood(errs[0]) {
+		v.c.cannotLease(ctx, errs[0])
+	} else if errs[0] != nil {
 		_ = v.c.fail(ctx, opLease, key, begin, errs[0]) // for the observer: the value is stored
 	}
 	v.c.counts.sets.Add(1)
 	return nil
 }
 
-// Delete removes the keys, and what is remembered of their absence, and returns
-// how many of them existed. With [Policy.Lease] no load that began before, in
-// whichever process, stores anything after it, nor is its value returned to a
-// caller that comes after. [Cache.Delete] cannot promise that: where there was
-// no value when the load began, it leaves no trace. With a lease it is two
-// operations, one after the other, and [WithTimeout] bounds each.
+// Delete removes the keys, and what is remembered of their absence, as
+// [Cache.Delete] does. With [Policy.Lease] the value of a load that began before
+// is not returned to a caller that comes after, in whichever process. Without it
+// that holds for the callers of this View.
 func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
-	if v.policy.Lease == 0 || len(keys) == 0 {
-		v.flights.Forget(keys...)
-		return v.c.Delete(ctx, keys...)
-	}
-	// 1. The leases go first. A load that held one can store until then, and
-	//    what it stored goes with the key.
-	// 2. Between the two a load may get a new lease. It began after the caller
-	//    decided to delete.
-	// The other order would let the old load store between the two. So the
-	// second is sent when the first has been answered: if they were sent
-	// together, the first could be refused, and tried again after the second.
 	v.flights.Forget(keys...)
-	begin := v.c.begin()
-	_, errs := v.c.pipe.DoAll(ctx, v.dropLeases(keys)...)
-	if err := errors.Join(errs...); err != nil {
-		return 0, v.c.fail(ctx, "delete", "", begin, err)
-	}
 	return v.c.Delete(ctx, keys...)
-}
-
-// dropLeases is the command that ends the leases of keys, if any can have one.
-func (v *View[V]) dropLeases(keys []string) []*pipeline.Call {
-	var leases []string
-	for _, key := range keys {
-		if lease := leaseKey(v.c.prefix, key); lease != "" {
-			leases = append(leases, lease)
-		}
-	}
-	if len(leases) == 0 {
-		return nil
-	}
-	call := pipeline.Write("DEL", len(leases), pipeline.Count)
-	for _, lease := range leases {
-		call.String(lease)
-	}
-	return []*pipeline.Call{call}
 }
 
 // GetMany returns the values of those keys that hold one, as Get does, in one
@@ -204,7 +170,7 @@ const forever = time.Duration(math.MaxInt64)
 // read asks for a key and, where that matters, how long it has to live. What
 // is stored between the two gives an older value a younger's time, once.
 func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], error) {
-	get := pipeline.Read("GET", 1, pipeline.Value).Key(v.c.prefix, key)
+	get := pipeline.Read("GET", 1, pipeline.Value).Key(v.c.name(key))
 	if !timed {
 		held, err := v.c.pipe.Do(ctx, get)
 		if err != nil {
@@ -212,7 +178,7 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 		}
 		return v.entry(held, resp.Reply{}, false), nil
 	}
-	held, left, err := v.c.pipe.DoTwo(ctx, get, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, key))
+	held, left, err := v.c.pipe.DoTwo(ctx, get, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
 	if err != nil {
 		return entry[V]{}, err
 	}
@@ -224,7 +190,7 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 	calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
 	if timed {
 		for _, key := range keys {
-			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.prefix, key))
+			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
 		}
 	}
 	replies, errs := v.c.pipe.DoAll(ctx, calls...)

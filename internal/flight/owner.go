@@ -33,6 +33,15 @@ func (o *Owner) start(f func()) bool {
 	return true
 }
 
+// Go runs f in a goroutine that Close waits for. The context of f ends when Close begins. Go reports
+// false, and does not run f, if the owner is closed.
+func (o *Owner) Go(f func(context.Context)) bool {
+	return o.start(func() { f(o.ctx) })
+}
+
+// Done is closed when Close begins.
+func (o *Owner) Done() <-chan struct{} { return o.ctx.Done() }
+
 // Close lets go of what nobody waits for, and waits for what somebody does:
 // after it no goroutine is left and none will be started. It may be called
 // more than once.

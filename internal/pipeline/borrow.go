@@ -14,6 +14,9 @@ import (
 
 // borrow sends a call on a connection of its own.
 func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
+	if c.before != 0 {
+		return p.borrowAll(ctx, []*Call{c})(c)
+	}
 	var reply resp.Reply // not to be read by one that has left
 	var err error
 	leftErr := p.borrowed(ctx, c, func(l loan) (spent bool, failed error) {
@@ -39,32 +42,10 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 	for _, c := range calls {
 		c.ask(now)
 	}
-	replies := make([]resp.Reply, 0, len(calls))
+	var replies []resp.Reply // not to be read by one that has left
 	var broken error
 	leftErr := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
-		w := &redigoWire{conn: l.conn}
-		for _, c := range calls {
-			if broken == nil {
-				broken = w.put(c)
-			}
-		}
-		if broken == nil {
-			_, broken = w.flush()
-		}
-		for _, c := range calls {
-			if broken != nil {
-				break
-			}
-			w.timeout = l.patience()
-			var reply resp.Reply
-			if reply, broken = w.receive(); broken == nil {
-				broken = c.check(reply)
-			}
-			if broken == nil {
-				replies = append(replies, reply)
-				spent = spent || reply.Kind == resp.Error && p.farewells.Hear(reply.Text)
-			}
-		}
+		replies, spent, broken = p.exchange(l, &redigoWire{conn: l.conn}, calls)
 		if broken != nil {
 			broken = l.lost(broken)
 		}

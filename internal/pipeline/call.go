@@ -19,8 +19,8 @@ import (
 // answered and used anew meanwhile.
 type Call struct {
 	name  string
-	req   []byte // the command in RESP
-	value int    // which argument is a value, not a key or an option; 0: none
+	req   []byte // the command in RESP, or both of a run
+	value int    // where in req an argument begins that is a value, not a key or an option; 0: none
 	write bool   // whether a repetition could do harm
 	shape
 
@@ -74,7 +74,7 @@ func (c *Call) String(s string) *Call { return c.Key("", s) }
 // Value appends an argument. At most one of a call's arguments is a value.
 func (c *Call) Value(p []byte) *Call {
 	c.argc++
-	c.value = int(c.argc)
+	c.value = len(c.req)
 	c.req = resp.AppendBulk(c.req, p)
 	return c
 }
@@ -86,35 +86,52 @@ func (c *Call) Int(n int64) *Call {
 	return c
 }
 
-// args splits the command again, for redigo. Strings are copied, the value is
-// part of the call.
+// After makes c a run of two commands: first, and then what c was. They are written and retried as
+// one call, so no try of the first is later than the second. First must be harmless to repeat, and is
+// the pipeline's from here on.
+func (c *Call) After(first *Call) *Call {
+	c.before = first.form
+	if c.value > 0 {
+		c.value += len(first.req)
+	}
+	c.req, first.req = append(first.req, c.req...), c.req
+	first.release()
+	return c
+}
+
+// args splits the command again, for redigo.
 func (c *Call) args(into []any) []any {
-	rest := c.req
-	for i := range int(c.argc) + 2 { // the head, the name, the arguments
-		arg, after := splitArg(rest)
-		rest = after
+	_, args, _ := c.split(0, into)
+	return args
+}
+
+// split returns the command that begins at some place of the request, and where the next one begins.
+// Strings are copied, the value is part of the call.
+func (c *Call) split(at int, into []any) (name string, args []any, next int) {
+	n, at := length(c.req, at)
+	for i := range n {
+		size, body := length(c.req, at)
+		arg := c.req[body : body+size : body+size]
 		switch {
-		case i < 2:
-		case i-1 == c.value:
+		case i == 0:
+			name = string(arg)
+		case at == c.value:
 			into = append(into, arg)
 		default:
 			into = append(into, string(arg))
 		}
+		at = body + size + len("\r\n")
 	}
-	return into
+	return name, into, at
 }
 
-// splitArg cuts the head or an argument from a command of our own making.
-func splitArg(req []byte) (arg, rest []byte) {
-	n, i := 0, 1
-	for ; req[i] != '\r'; i++ {
-		n = n*10 + int(req[i]-'0')
+// length returns the number in the head of a command or of an argument of our own making, and where
+// what follows the head begins.
+func length(req []byte, at int) (n, body int) {
+	for at++; req[at] != '\r'; at++ {
+		n = n*10 + int(req[at]-'0')
 	}
-	body := req[i+2:]
-	if req[0] == '*' {
-		return nil, body
-	}
-	return body[:n:n], body[n+2:]
+	return n, at + len("\r\n")
 }
 
 // release gives a call back that no lane knows any more.

@@ -75,11 +75,19 @@ func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
 
 // judgeLocked lets the lane end in order, and its connection with it, after an
 // answer that says that it is of no use.
-func (l *lane) judgeLocked(reply resp.Reply) {
-	if reply.Kind == resp.Error && l.p.farewells.Hear(reply.Text) {
+func (l *lane) judgeLocked(s shape, reply resp.Reply) {
+	if l.p.condemned(s, reply) {
 		l.spent = true
 		l.over.Store(true)
 	}
+}
+
+// condemned reports whether an answer says that its connection is of no use.
+func (p *Pipeline) condemned(s shape, reply resp.Reply) bool {
+	if s.before != 0 {
+		return p.condemned(shape{}, reply.Elems[0]) || p.condemned(shape{}, reply.Elems[1])
+	}
+	return reply.Kind == resp.Error && p.farewells.Hear(reply.Text)
 }
 
 // breakLocked ends the lane, with an error.
@@ -179,15 +187,12 @@ func (l *lane) read() error {
 	}
 	bytes := 0
 	for i, e := range batch {
-		reply, err := l.wire.receive()
-		if err == nil {
-			err = e.check(reply)
-		}
+		reply, err := e.receive(l.wire)
 		if err != nil {
 			return err
 		}
-		if reply.Kind == resp.Error || i == len(batch)-1 && l.wire.extra() {
-			l.judge(reply, i == len(batch)-1)
+		if reply.Kind == resp.Error || e.before != 0 || i == len(batch)-1 && l.wire.extra() {
+			l.judge(e.shape, reply, i == len(batch)-1)
 		}
 		bytes += e.size + reply.Size()
 		l.pos.Store(int64(i) + 1)
@@ -234,10 +239,10 @@ func (l *lane) flyLocked(mine []entry) {
 
 // judge looks, before a caller that hears of the reply can send more, whether
 // there is more than was asked for. That cannot be told while others write.
-func (l *lane) judge(reply resp.Reply, last bool) {
+func (l *lane) judge(s shape, reply resp.Reply, last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.judgeLocked(reply)
+	l.judgeLocked(s, reply)
 	if last && len(l.flight) == 0 && !l.writing && l.wire.extra() {
 		l.breakLocked(errExtra)
 	}

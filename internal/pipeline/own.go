@@ -9,7 +9,7 @@ import (
 // ownReader is what a wire must do for a caller that reads its own reply.
 type ownReader interface {
 	fill() error
-	whole() bool
+	whole(replies int) bool
 	kick()
 	unkick()
 }
@@ -49,12 +49,8 @@ func (l *lane) mayReadOwn() bool {
 func (l *lane) readOwn(mine []entry) (answered int) {
 	var replies [maxOwn]resp.Reply
 	var wrong error
-	for answered < len(mine) && l.alone.fill() == nil && l.alone.whole() {
-		var err error
-		if replies[answered], err = l.wire.receive(); err != nil {
-			break
-		}
-		if wrong = mine[answered].check(replies[answered]); wrong != nil {
+	for answered < len(mine) && l.alone.fill() == nil && l.alone.whole(mine[answered].replies()) {
+		if replies[answered], wrong = mine[answered].receive(l.wire); wrong != nil {
 			break
 		}
 		answered++
@@ -66,7 +62,7 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 	for i, e := range mine[:answered] {
 		e.call.reply, e.call.err = replies[i], nil
 		e.move(claimed, ended) // nobody else knows of it
-		l.judgeLocked(replies[i])
+		l.judgeLocked(e.shape, replies[i])
 	}
 	l.out.Add(int64(answered))
 	l.flight = slices.Insert(l.flight, 0, mine[answered:]...)

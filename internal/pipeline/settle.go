@@ -83,7 +83,7 @@ const (
 func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	var lost *lostError
 	switch {
-	case err == nil && reply.Kind == resp.Error && resp.MeaningOf(reply.Text).Has(resp.Retry):
+	case err == nil && retriable(reply):
 		return later
 	case err == nil, !errors.As(err, &lost), lost.left, ctx.Err() != nil:
 		return settled
@@ -110,13 +110,9 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 		if reply.Kind != resp.Error {
 			return reply, nil
 		}
-		err = redis.Error(resp.Discreet(reply.Text))
-		meaning := resp.MeaningOf(reply.Text)
-		if meaning.Has(resp.Retry) {
+		err = refusal(reply, write)
+		if retriable(reply) {
 			err = besides(ctx, err)
-		}
-		if write && meaning.Has(resp.Unproven) {
-			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 	case errors.As(err, &lost):
 		if err = lost.cause; !lost.left {
@@ -127,6 +123,18 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 		}
 	}
 	return resp.Reply{}, err
+}
+
+// refusal returns the error of a reply, or nil if it is none.
+func refusal(reply resp.Reply, write bool) error {
+	if reply.Kind != resp.Error {
+		return nil
+	}
+	err := redis.Error(resp.Discreet(reply.Text))
+	if write && resp.MeaningOf(reply.Text).Has(resp.Unproven) {
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+	return err
 }
 
 // besides is err, for a caller that would have tried again had its context not

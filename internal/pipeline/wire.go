@@ -65,8 +65,14 @@ type redigoWire struct {
 }
 
 func (w *redigoWire) put(c *Call) error {
-	w.scratch = c.args(w.scratch[:0])
-	return w.conn.Send(c.name, w.scratch...)
+	for at := 0; at < len(c.req); {
+		var name string
+		name, w.scratch, at = c.split(at, w.scratch[:0])
+		if err := w.conn.Send(name, w.scratch...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *redigoWire) waits() bool          { return true }

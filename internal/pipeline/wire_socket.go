@@ -55,12 +55,12 @@ func (w *socketWire) receive() (resp.Reply, error) {
 }
 
 // For a caller that reads the reply to its own call: fill waits for the first
-// bytes of it, whole tells whether that was all, and kick ends the wait and
-// costs nothing.
-func (w *socketWire) fill() error { return w.in.Fill() }
-func (w *socketWire) whole() bool { return w.in.Whole() }
-func (w *socketWire) kick()       { _ = w.socket.SetReadDeadline(time.Unix(1, 0)) }
-func (w *socketWire) unkick()     { _ = w.socket.SetReadDeadline(time.Time{}) }
+// bytes of it, whole tells whether that was all of so many replies, and kick ends
+// the wait and costs nothing.
+func (w *socketWire) fill() error      { return w.in.Fill() }
+func (w *socketWire) whole(n int) bool { return w.in.Whole(n) }
+func (w *socketWire) kick()            { _ = w.socket.SetReadDeadline(time.Unix(1, 0)) }
+func (w *socketWire) unkick()          { _ = w.socket.SetReadDeadline(time.Time{}) }
 
 func (w *socketWire) put(c *Call) error {
 	w.out = append(w.out, c.req...)

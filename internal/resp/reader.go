@@ -123,18 +123,29 @@ func (r *Reader) Fill() error {
 	return r.fill()
 }
 
-// Whole reports that Read will not have to ask the source. Of an array it does not know.
-func (r *Reader) Whole() bool {
+// Whole reports that Read will not have to ask the source for so many replies. Of an array it does
+// not know.
+func (r *Reader) Whole(replies int) bool {
 	b := r.buf[r.start:r.end]
-	i := bytes.IndexByte(b, '\n')
-	switch {
-	case i < 2 || b[0] == '*':
-		return false
-	case b[0] != '$':
-		return true
+	for range replies {
+		i := bytes.IndexByte(b, '\n')
+		if i < 2 || b[0] == '*' {
+			return false
+		}
+		kind, line := b[0], b[:i-1]
+		if b = b[i+1:]; kind != '$' {
+			continue
+		}
+		n, err := parseDigits(line[1:], uint64(r.lim.MaxBulk), errBulkLimit)
+		switch {
+		case err != nil: // nil, or a fault that shows without waiting
+		case len(b) < int(n)+len("\r\n"):
+			return false
+		default:
+			b = b[int(n)+len("\r\n"):]
+		}
 	}
-	n, err := parseDigits(b[1:i-1], uint64(r.lim.MaxBulk), errBulkLimit)
-	return err != nil || len(b)-i-1 >= int(n)+len("\r\n") // nil, or a fault that shows without waiting
+	return true
 }
 
 // Buffered returns how many bytes came from the source and are not yet part of a returned reply.

@@ -1,0 +1,278 @@
+package rediscache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// commandsOf returns how many commands the server has done since it forgot, but for the tests' own.
+func commandsOf(t *testing.T, s *redistest.Server) (n int) {
+	t.Helper()
+	for name, stat := range commandStats(t, s) {
+		switch name {
+		case "info", "ping", "config|resetstat", "client|list", "client|id":
+		default:
+			n += stat.calls
+		}
+	}
+	return n
+}
+
+// eventuallyAfter waits until d has passed.
+func eventuallyAfter(t *testing.T, d time.Duration) {
+	t.Helper()
+	since := time.Now()
+	redistest.Eventually(t, func() bool { return time.Since(since) >= d }, "%v pass", d)
+}
+
+// Three processes wait for the leases of one load, each with one call for all keys or many for a key each.
+func TestWaitingForLeasesIsCheap(t *testing.T) {
+	for name, each := range map[string]int{"one call for all keys": 1, "a call for each key": 100} {
+		t.Run(name, func(t *testing.T) {
+			redistest.NoLeaks(t)
+			s := redistest.Start(t)
+			p := rediscache.Policy{Lease: time.Hour}
+			holder, _ := process(t, s, p)
+			keys := make([]string, 2000)
+			for i := range keys {
+				keys[i] = fmt.Sprint("k", i)
+			}
+			const processes = 3
+			var wg sync.WaitGroup
+			var ended time.Time
+			var delays [processes]time.Duration
+			perSecond := 0
+			values, err := holder.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
+				for i := range processes {
+					v, _ := process(t, s, p)
+					wg.Go(func() {
+						together(each, func(n int) {
+							mine := keys
+							if each > 1 {
+								mine = keys[n : n+1]
+							}
+							values, err := v.GetOrLoadMany(t.Context(), mine, nil)
+							if err != nil || len(values) != len(mine) {
+								t.Errorf("%d values, %v", len(values), err)
+							}
+						})
+						delays[i] = time.Since(ended)
+					})
+				}
+				// SET NX, GET and PTTL for each key once
+				want := processes * each * 3
+				if each == 1 {
+					want = processes * len(keys) * 3
+				}
+				redistest.Eventually(t, func() bool { return commandsOf(t, s) >= want }, "they wait")
+				eventuallyAfter(t, 300*time.Millisecond) // then each waits as long as it will
+				s.Do("CONFIG", "RESETSTAT")
+				since := time.Now()
+				eventuallyAfter(t, time.Second)
+				perSecond = int(float64(commandsOf(t, s)) / time.Since(since).Seconds())
+				values, err := loadTwos(ctx, keys)
+				ended = time.Now()
+				return values, err
+			})
+			require.NoError(t, err)
+			require.Len(t, values, len(keys))
+			wg.Wait()
+			t.Logf("%d commands a second while they wait, values after %v", perSecond, delays)
+			require.LessOrEqual(t, perSecond, processes*200, "a round every 5 ms")
+			require.LessOrEqual(t, commandsOf(t, s), len(keys)*15, "each key is filled, and looked at by few commands")
+		})
+	}
+}
+
+// Each waits for a load of its own process' own.
+func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
+	s := redistest.Start(t)
+	redistest.NoLeaks(t)
+	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+	const waiters = 500
+	for i := range waiters {
+		s.Do("SET", rediscache.LeaseKey("", fmt.Sprint("k", i)), fmt.Sprint("of another ", i))
+	}
+	var wg sync.WaitGroup
+	var served atomic.Int64
+	for i := range waiters {
+		wg.Go(func() {
+			got, err := v.GetOrLoad(t.Context(), fmt.Sprint("k", i), never[int](t))
+			if got != i || err != nil {
+				t.Errorf("%d, %v", got, err)
+			}
+			served.Add(1)
+		})
+	}
+	redistest.Eventually(t, func() bool { return c.Stats().Misses == waiters }, "they wait")
+	eventuallyAfter(t, 300*time.Millisecond)
+	s.Do("CONFIG", "RESETSTAT")
+	since := time.Now()
+	eventuallyAfter(t, time.Second)
+	stats := commandStats(t, s)
+	require.LessOrEqual(t, stats["mget"].calls, int(200*time.Since(since).Seconds())+1)
+	require.LessOrEqual(t, stats["set"].calls, 1, "nobody tries to get what another has")
+	for i := range waiters { // by a Set, which leaves the lease
+		if i%2 == 0 {
+			s.Do("DEL", rediscache.LeaseKey("", fmt.Sprint("k", i)))
+		}
+		s.Do("SET", fmt.Sprint("k", i), i)
+	}
+	wg.Wait()
+	t.Logf("%d commands a second for %d waiters", commandsOf(t, s), waiters)
+}
+
+func TestTheWaitForOneLeaseIsShort(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		a, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
+		b, cb := process(t, s, rediscache.Policy{Lease: time.Hour})
+		var slowest time.Duration
+		for i := range 20 {
+			key := fmt.Sprint("k", i)
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				_, err := a.GetOrLoad(t.Context(), key, func(context.Context) (int, error) { close(begun); <-goOn; return i, nil })
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			<-begun
+			var ended time.Time
+			wg.Go(func() {
+				got, err := b.GetOrLoad(t.Context(), key, never[int](t))
+				if got != i || err != nil {
+					t.Errorf("%d, %v", got, err)
+				}
+				slowest = max(slowest, time.Since(ended))
+			})
+			redistest.Eventually(t, func() bool { return cb.Stats().Misses == int64(i)+1 }, "it waits")
+			ended = time.Now()
+			close(goOn)
+			wg.Wait()
+		}
+		t.Logf("the value comes after at most %v", slowest)
+	})
+}
+
+// A process that dies leaves leases, of which one ends before the others.
+func TestAWaiterForManyLeasesLoadsWhatComesFree(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+		for _, key := range []string{"a", "b", "c"} {
+			s.Do("SET", rediscache.LeaseKey("", key), "of one load")
+		}
+		loads := make(chan []string, 3)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			values, err := v.GetOrLoadMany(t.Context(), []string{"a", "b", "c"}, func(ctx context.Context, keys []string) (map[string]int, error) {
+				loads <- keys
+				return loadTwos(ctx, keys)
+			})
+			if err != nil || len(values) != 3 {
+				t.Errorf("%v, %v", values, err)
+			}
+		}()
+		redistest.Eventually(t, func() bool { return c.Stats().Misses == 3 }, "it waits")
+		s.Do("DEL", rediscache.LeaseKey("", "b"))
+		require.Equal(t, []string{"b"}, <-loads)
+		s.Do("SET", rediscache.LeaseKey("", "a"), "of another load")
+		s.Do("DEL", rediscache.LeaseKey("", "c"))
+		require.Equal(t, []string{"c"}, <-loads)
+		s.Do("SET", "a", "7") // by somebody who knows no leases
+		<-done
+		require.EqualValues(t, 2, c.Stats().Loads)
+	})
+}
+
+func TestAWaiterWhoseRedisGoesAwayLoadsItself(t *testing.T) {
+	s := redistest.Start(t)
+	redistest.NoLeaks(t)
+	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+	s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		got, err := v.GetOrLoad(t.Context(), "k", returns(7))
+		if got != 7 || err != nil {
+			t.Errorf("%d, %v", got, err)
+		}
+	}()
+	redistest.Eventually(t, func() bool { return c.Stats().Misses == 1 }, "it waits")
+	s.Kill()
+	<-done
+}
+
+// A user may not MGET: the wait does without.
+func TestAWaiterThatMayNotLookTriesToGetTheLease(t *testing.T) {
+	s := redistest.Start(t)
+	redistest.NoLeaks(t)
+	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-mget")
+	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+	s.Do("CONFIG", "RESETSTAT")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+		if got != 7 || err != nil {
+			t.Errorf("%d, %v", got, err)
+		}
+	}()
+	redistest.Eventually(t, func() bool { return c.Stats().Misses == 1 }, "it waits")
+	eventuallyAfter(t, time.Second)
+	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 60, "it does not spin")
+	s.Do("SET", "k", "7")
+	<-done
+}
+
+func TestCloseEndsTheWaitForAnothersLease(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		v, c := process(t, s, rediscache.Policy{Lease: time.Hour, TTL: time.Hour, Stale: time.Hour, Soft: time.Hour - time.Minute})
+		require.NoError(t, v.Set(t.Context(), "stale", 1))
+		s.Advance(time.Hour + time.Minute)
+		for _, key := range []string{"k", "m", "stale"} {
+			s.Do("SET", rediscache.LeaseKey("", key), "another's")
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+			if !isClosedError(err) {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			values, err := v.GetOrLoadMany(t.Context(), []string{"m", "free"}, loadTwos)
+			if !isClosedError(err) || values["free"] != 2 {
+				t.Errorf("%v, %v", values, err)
+			}
+		})
+		wg.Go(func() {
+			got, err := v.GetOrLoad(t.Context(), "stale", never[int](t))
+			if got != 1 || err != nil {
+				t.Errorf("%d, %v", got, err)
+			}
+		})
+		redistest.Eventually(t, func() bool { return c.Stats().Misses == 3 && c.Stats().Sets == 2 }, "they wait")
+		letRest(t)
+		require.NoError(t, c.Close())
+		wg.Wait()
+	})
+}
+
+func isClosedError(err error) bool { return errors.Is(err, rediscache.ErrClosed) }

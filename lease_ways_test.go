@@ -1,0 +1,365 @@
+package rediscache_test
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// A load is under way in another process while a key is deleted by each verb that deletes.
+func TestEveryDeleteIsAFence(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		v, loading := process(t, s, rediscache.Policy{Lease: time.Hour})
+		_, deleting := process(t, s, rediscache.Policy{})
+		h := rediscache.NewHandler(deleting)
+		undone := 0
+		const rounds = 100
+		for i := range rounds {
+			key := fmt.Sprint("k", i)
+			_, err := v.GetOrLoad(t.Context(), key, func(context.Context) (int, error) {
+				switch i % 3 {
+				case 0:
+					n, err := deleting.Delete(t.Context(), key, "and another")
+					return 1, cmpErr(n, err)
+				case 1:
+					w := serve(h, httptest.NewRequest("DELETE", "/cache/"+key, nil))
+					require.Equal(t, 404, w.Code)
+					return 1, nil
+				}
+				n, err := intView(deleting, rediscache.Policy{TTL: time.Hour}).Delete(t.Context(), key)
+				return 1, cmpErr(n, err)
+			})
+			require.NoError(t, err)
+			if s.Do("EXISTS", key) == int64(1) {
+				undone++
+			}
+		}
+		require.Zero(t, undone)
+		require.EqualValues(t, rounds, loading.Stats().Refused)
+		require.EqualValues(t, 0, s.Do("DBSIZE"), "no lease is left")
+	})
+}
+
+func cmpErr(n int, err error) error {
+	if err == nil && n != 0 {
+		err = fmt.Errorf("%d deleted, where there was nothing", n)
+	}
+	return err
+}
+
+// waysServers are servers that refuse what leases need, and what is left of the leases there.
+var waysServers = map[string]struct {
+	args    []string
+	acl     []any
+	way     string
+	refused []string // commands that are asked for once
+}{
+	"everything is allowed":          {nil, nil, "scripts", nil},
+	"no scripts":                     {nil, []any{"-@scripting"}, "transactions", []string{"evalsha"}},
+	"no EVAL":                        {[]string{"--rename-command", "EVAL", ""}, nil, "transactions", []string{"evalsha"}},
+	"no EVALSHA":                     {[]string{"--rename-command", "EVALSHA", ""}, nil, "transactions", nil},
+	"no scripts and no transactions": {nil, []any{"-@scripting", "-@transaction"}, "none", []string{"evalsha", "watch"}},
+	"no scripts and no MULTI":        {nil, []any{"-@scripting", "-multi"}, "none", []string{"evalsha", "multi"}},
+	"no scripts and no EXEC":         {nil, []any{"-@scripting", "-exec"}, "none", []string{"evalsha", "exec"}},
+	"no leases":                      {nil, []any{"resetkeys", "~k?"}, "none", nil},
+}
+
+// eachWayOfLeases runs f on servers that refuse what leases need.
+func eachWayOfLeases(t *testing.T, f func(t *testing.T, s *redistest.Server, url, way string, refused []string)) {
+	t.Helper()
+	for name, c := range waysServers {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.Start(t, c.args...)
+			s.Do("ACL", slices.Concat([]any{"SETUSER", "app", "on", ">" + secret, "~*", "+@all"}, c.acl)...)
+			f(t, s, "redis://app:"+secret+"@"+s.Addr, c.way, c.refused)
+		})
+	}
+}
+
+func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
+	eachWayOfLeases(t, func(t *testing.T, s *redistest.Server, url, way string, refused []string) {
+		redistest.NoLeaks(t)
+		for _, conns := range []int{0, 2} {
+			s.Flush()
+			s.Do("CONFIG", "RESETSTAT")
+			var heard errorsOf
+			c := newCache(t, newPool(t, url), rediscache.WithObserver(&heard), rediscache.WithPipelineConns(conns))
+			v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour, TTL: time.Hour, Stale: time.Hour, Soft: time.Minute})
+			for i := range 4 {
+				key := fmt.Sprint("k", i)
+				got, err := v.GetOrLoad(t.Context(), key, returns(i))
+				require.NoError(t, err)
+				require.Equal(t, i, got)
+				require.Equal(t, strconv.Itoa(i), string(s.Do("GET", key).([]byte)), "it is stored")
+				require.InDelta(t, (2 * time.Hour).Milliseconds(), s.Do("PTTL", key), 60_000)
+
+				makeStale := func() { s.Do("PEXPIRE", key, (time.Hour - time.Minute).Milliseconds()) }
+				makeStale()
+				got, err = v.GetOrLoad(t.Context(), key, returns(i+10))
+				require.NoError(t, err)
+				require.Equal(t, i+10, got)
+				require.Equal(t, strconv.Itoa(i+10), string(s.Do("GET", key).([]byte)), "it is stored anew")
+
+				makeStale()
+				_, err = v.GetOrLoad(t.Context(), key, fails[int](rediscache.ErrNotFound))
+				require.ErrorIs(t, err, rediscache.ErrNotFound)
+				require.EqualValues(t, 0, s.Do("EXISTS", key), "it is removed")
+
+				_, err = v.GetOrLoad(t.Context(), key, fails[int](errDatabase))
+				require.Equal(t, errDatabase, err)
+				require.EqualValues(t, 0, s.Do("DBSIZE"), "no lease is left")
+			}
+			events := heard.errs
+			if way == "none" {
+				require.Len(t, events, 1, "it is said once")
+				require.ErrorContains(t, events[0], "stored as without Policy.Lease")
+				require.ErrorContains(t, events[0], "NOPERM")
+			} else {
+				require.Empty(t, events)
+			}
+			stats := commandStats(t, s)
+			for _, command := range refused {
+				require.LessOrEqual(t, stats[command].rejected+stats[command].failed, 1, "%s is not asked for each time", command)
+			}
+		}
+	})
+}
+
+func TestNobodyWaitsForALeaseThatCannotWork(t *testing.T) {
+	eachWayOfLeases(t, func(t *testing.T, s *redistest.Server, url, way string, _ []string) {
+		if way != "none" {
+			t.Skip("it works")
+		}
+		a := newView(t, newCache(t, newPool(t, url)), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+		b := newView(t, newCache(t, newPool(t, url)), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+		_, err := a.GetOrLoad(t.Context(), "k0", returns(0)) // and finds out
+		require.NoError(t, err)
+		got, err := a.GetOrLoad(t.Context(), "k1", func(ctx context.Context) (int, error) {
+			return b.GetOrLoad(ctx, "k1", returns(7))
+		})
+		require.NoError(t, err)
+		require.Equal(t, 7, got)
+	})
+}
+
+// The ways to end a lease are to be the same in what they refuse.
+func TestAFillByTransactionIsRefusedAfterWhatCameBetween(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
+	url := "redis://app:" + secret + "@" + s.Addr
+	redistest.NoLeaks(t)
+	p := rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second, Soft: time.Minute, Negative: time.Minute}
+	c := newCache(t, newPool(t, url))
+	a := newView(t, c, rediscache.JSON[int](), p)
+	b, cb := process(t, s, p)
+	ctx := t.Context()
+	for name, between := range map[string]func() error{
+		"nothing":                func() error { return nil },
+		"a View's Delete":        func() error { return second(b.Delete(ctx, "k")) },
+		"a Cache's Delete":       func() error { return second(cb.Delete(ctx, "k")) },
+		"a View's Set":           func() error { return b.Set(ctx, "k", 5) },
+		"a View's Set, and gone": func() error { return second(s.Do("DEL", "k"), b.Set(ctx, "k", 5)) },
+		"a Cache's Set":          func() error { return cb.Set(ctx, "k", []byte("5"), 0) },
+		"a SET of the same":      func() error { return cb.Set(ctx, "k", []byte("1"), 0) },
+		"the lease's end":        func() error { s.Advance(10 * time.Second); return nil },
+	} {
+		for _, state := range []string{"absent", "stale", "undecodable"} {
+			for result, outcome := range map[string]error{"a value": nil, "none": rediscache.ErrNotFound} {
+				s.Flush()
+				switch state {
+				case "stale":
+					require.NoError(t, a.Set(ctx, "k", 1))
+					s.Advance(time.Hour + time.Minute)
+				case "undecodable":
+					s.Do("SET", "k", "junk")
+				}
+				before := c.Stats().Refused
+				var held any
+				_, err := a.GetOrLoad(ctx, "k", func(context.Context) (int, error) {
+					require.NoError(t, between())
+					held = s.Do("GET", "k")
+					return 2, outcome
+				})
+				require.ErrorIs(t, err, outcome)
+				if name == "nothing" {
+					require.Equal(t, map[string]any{"a value": []byte("2"), "none": []byte{}}[result], s.Do("GET", "k"))
+				} else {
+					require.Equal(t, held, s.Do("GET", "k"), "%s, %s, %s", name, state, result)
+					require.EqualValues(t, 1, c.Stats().Refused-before, "%s, %s, %s", name, state, result)
+				}
+				require.EqualValues(t, 0, s.Do("EXISTS", rediscache.LeaseKey("", "k")))
+			}
+		}
+	}
+	require.Zero(t, c.Stats().Errors)
+}
+
+// miniredis knows no ACL: there a proxy is the server that refuses scripts.
+func TestManyKeysAreFilledByTransactionsTogether(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
+	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	other, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
+	keys := make([]string, 500)
+	for i := range keys {
+		keys[i] = fmt.Sprint("k", i)
+	}
+	s.Do("CONFIG", "RESETSTAT")
+	values, err := v.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
+		require.NoError(t, second(other.Delete(ctx, "k7")))
+		return loadTwos(ctx, keys)
+	})
+	require.NoError(t, err)
+	require.Len(t, values, len(keys))
+	require.EqualValues(t, len(keys)-1, s.Do("DBSIZE"), "all but the deleted one are stored, and no lease is left")
+	require.EqualValues(t, len(keys)-1, c.Stats().Sets)
+	require.EqualValues(t, 1, c.Stats().Refused)
+	require.LessOrEqual(t, commandStats(t, s)["exec"].calls, len(keys)/32+1)
+}
+
+// A transaction that is aborted by one of its keys goes on with the others.
+func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
+	s := redistest.Start(t)
+	proxy := redistest.NewProxy(t, s.Addr)
+	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
+	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+proxy.Addr))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	_, err := v.GetOrLoad(t.Context(), "it is known that scripts are refused", returns(0))
+	require.NoError(t, err)
+	other, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
+	keys := strings.Fields("a b c d e f g h")
+	var wg sync.WaitGroup
+	values, err := v.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
+		proxy.Delay(redistest.Down, 100*time.Millisecond, 0) // between the look and the EXEC
+		s.Do("CONFIG", "RESETSTAT")
+		wg.Go(func() {
+			redistest.Eventually(t, func() bool { return commandStats(t, s)["watch"].calls == 1 }, "they are watched")
+			_, err := other.Delete(t.Context(), "c")
+			if err != nil {
+				t.Error(err)
+			}
+			proxy.Delay(redistest.Down, 0, 0)
+		})
+		return loadTwos(ctx, keys)
+	})
+	wg.Wait()
+	require.NoError(t, err)
+	require.Len(t, values, len(keys))
+	require.EqualValues(t, 0, s.Do("EXISTS", "c"))
+	require.EqualValues(t, len(keys)-1, s.Do("EXISTS", "a", "b", "d", "e", "f", "g", "h"))
+	require.EqualValues(t, 1, c.Stats().Refused)
+	require.Zero(t, c.Stats().Errors)
+	require.Greater(t, commandStats(t, s)["exec"].calls, 1)
+}
+
+// What Redis refused is asked for again when some time has passed, as an ACL may change.
+func TestWhatRedisRefusesIsAskedForAgain(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting", "-@transaction")
+	var heard errorsOf
+	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr), rediscache.WithObserver(&heard))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	leased := func() bool {
+		var there bool
+		key := fmt.Sprint(time.Now().UnixNano())
+		require.NoError(t, second(v.GetOrLoad(t.Context(), key, func(context.Context) (int, error) {
+			there = s.Do("EXISTS", rediscache.LeaseKey("", key)) == int64(1)
+			return 1, nil
+		})))
+		require.EqualValues(t, 1, s.Do("EXISTS", key))
+		return there
+	}
+	require.True(t, leased(), "nobody knows yet")
+	require.False(t, leased())
+	require.Error(t, heard.take())
+	c.ForgetRefusals()
+	require.True(t, leased())
+	require.NoError(t, heard.take(), "it was said before")
+	require.False(t, leased())
+	s.Do("ACL", "SETUSER", "app", "+@all")
+	c.ForgetRefusals()
+	require.True(t, leased())
+	require.True(t, leased(), "they work")
+	require.NoError(t, heard.take())
+	s.Do("ACL", "SETUSER", "app", "-@scripting", "-@transaction")
+	require.True(t, leased())
+	require.False(t, leased())
+	require.Error(t, heard.take(), "it is news again")
+}
+
+// Fills and releases of loads on a pool whose connections anybody may borrow leave nothing behind.
+func TestATransactionLeavesNoWatchBehind(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
+	pools := map[string]rediscache.Pool{
+		"ours": newPool(t, "redis://app:"+secret+"@"+s.Addr, rediscache.WithMinIdle(1), rediscache.WithMaxActive(1)),
+		"redigo's": &redis.Pool{MaxActive: 1, MaxIdle: 1, Wait: true, Dial: func() (redis.Conn, error) {
+			return redis.DialURL("redis://app:" + secret + "@" + s.Addr)
+		}},
+	}
+	for name, pool := range pools {
+		s.Flush()
+		c := newCache(t, pool)
+		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+		deleted := func(ctx context.Context) (int, error) { return 1, second(c.Delete(ctx, "k")) }
+		for _, load := range []func(context.Context) (int, error){returns(1), fails[int](errDatabase), deleted} {
+			_, _ = v.GetOrLoad(t.Context(), "k", load)
+			letRest(t)
+			conn, err := pool.GetContext(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, second(conn.Do("MULTI")))
+			require.NoError(t, second(conn.Do("PING")))
+			s.Do("SET", "k", "1")
+			s.Do("SET", rediscache.LeaseKey("", "k"), "1")
+			reply, err := conn.Do("EXEC")
+			require.NoError(t, err)
+			require.NotNil(t, reply, "%s: it is not aborted by somebody else's watch", name)
+			require.NoError(t, conn.Close())
+			s.Flush()
+		}
+		require.NoError(t, c.Close())
+		require.NoError(t, pool.Close())
+	}
+}
+
+type commandStat struct{ calls, rejected, failed int }
+
+// commandStats tells what the server did with each command since it forgot.
+func commandStats(t *testing.T, s *redistest.Server) map[string]commandStat {
+	t.Helper()
+	info, err := redis.String(s.Do("INFO", "commandstats"), nil)
+	require.NoError(t, err)
+	stats := make(map[string]commandStat)
+	for _, line := range strings.Fields(info) {
+		name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":")
+		var stat commandStat
+		for _, field := range strings.Split(rest, ",") {
+			key, value, _ := strings.Cut(field, "=")
+			n, _ := strconv.Atoi(value)
+			switch key {
+			case "calls":
+				stat.calls = n
+			case "rejected_calls":
+				stat.rejected = n
+			case "failed_calls":
+				stat.failed = n
+			}
+		}
+		stats[name] = stat
+	}
+	return stats
+}
