@@ -47,11 +47,13 @@ func TestNoKeyWaitsForAnothersLease(t *testing.T) {
 			})
 			<-begun
 			time.AfterFunc(50*time.Millisecond, func() { close(goOn) }) // the next caller has joined by then, or finds the value
-			got, err := v.GetOrLoad(t.Context(), "a", never[int](t))
-			require.NoError(t, err)
-			require.Equal(t, 1, got)
+			patience, end := context.WithTimeout(t.Context(), 5*time.Second)
+			got, err := v.GetOrLoad(patience, "a", never[int](t))
+			end()
 			cancel()
 			wg.Wait()
+			require.NoError(t, err)
+			require.Equal(t, 1, got)
 			require.NotNil(t, s.Do("GET", rediscache.LeaseKey("", "b")), "nobody has waited for it")
 			require.NoError(t, c.Close())
 		}
