@@ -3,8 +3,9 @@ package rediscache
 import "encoding/json"
 
 // Codec turns values into what is stored, and back. It is safe for concurrent
-// use. Decode may keep the bytes that it is given, and must refuse what is no
-// encoding. Encode leaves its result to the caller, who only reads it.
+// use. The bytes that Decode is given are its own: it may keep them and change
+// them, and is given them once. It must refuse what is no encoding. Encode leaves
+// its result to the caller, who only reads it.
 type Codec[V any] interface {
 	Encode(value V) ([]byte, error)
 	Decode(data []byte) (V, error)

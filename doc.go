@@ -32,8 +32,13 @@
 // long it is remembered that there is none, and whether other processes share
 // the load. With [Policy.Lease] what was loaded before a [View.Delete] or a
 // [View.Set] is not stored after it, nor over another value that anybody has
-// stored meanwhile. Without it, it may be, until its TTL ends. With Redis
-// down loads go on, shared, and an [Observer] hears why.
+// stored meanwhile, and no caller that comes after the Delete gets it. Without it,
+// it may be, until its TTL ends. With Redis down loads go on, shared, and an
+// [Observer] hears why.
+//
+// A load can outlive the call that began it, with the values of that call's
+// context: pass r.Context(), or gin's c.Request.Context(), and no context that a
+// framework reuses for its next request, such as a *gin.Context.
 //
 // # Errors
 //

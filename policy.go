@@ -15,7 +15,8 @@ type Policy struct {
 	TTL time.Duration
 
 	// Stale is how much longer a value is kept to be served while it is loaded
-	// anew, and when that fails. Zero keeps none. With Lease what is loaded
+	// anew, in the background and with the values of the caller's context (see
+	// [View.GetOrLoad]), and when that fails. Zero keeps none. With Lease what is loaded
 	// while that time ends is not stored, as if the key had been deleted.
 	//
 	// A stored value is fresh while Redis would keep it for longer than Stale,
@@ -39,7 +40,8 @@ type Policy struct {
 	Hard time.Duration
 
 	// Lease lets one process at a time load a key, and keeps a load that began
-	// before a View's Set or Delete from storing what it found. It is how long
+	// before a View's Set or Delete from storing what it found, and from returning
+	// that to callers that came after a Delete. It is how long
 	// the others wait for that process before they load for themselves, and
 	// must be longer than a load takes: what comes later is returned and not
 	// stored. With Hard they wait for half of that at most. A key for which no
@@ -55,7 +57,7 @@ type Policy struct {
 	Jitter float64
 
 	// Early loads a value anew before its TTL ends, the earlier the longer
-	// loads take, at random and in the background: XFetch of Vattani, Chierichetti
+	// loads take, at random and in the background, as with Stale: XFetch of Vattani, Chierichetti
 	// and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB
 	// 2015, of which this is beta. Zero does not, 1 is a good value, more is
 	// earlier.
