@@ -8,10 +8,11 @@ import (
 )
 
 // Codec turns values into what is stored, and back. It is safe for concurrent
-// use. Decode may keep the bytes that it is given. It must return an error for
-// bytes that Encode cannot have written, such as another program's: to a [View]
-// they are a miss, and a codec that makes a zero value of them serves that value
-// until it expires. Encode leaves its result to the caller, who only reads it.
+// use. The bytes that Decode is given are its own: it may keep them and change
+// them, and is given them once. It must return an error for bytes that Encode
+// cannot have written, such as another program's: to a [View] they are a miss,
+// and a codec that makes a zero value of them serves that value until it expires.
+// Encode leaves its result to the caller, who only reads it.
 type Codec[V any] interface {
 	Encode(value V) ([]byte, error)
 	Decode(data []byte) (V, error)

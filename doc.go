@@ -32,9 +32,14 @@
 // long it is remembered that there is none, and whether other processes share
 // the load. With [Policy.Lease] a load that began before a Delete, by a View, a
 // Cache or a handler of any process, or before a [View.Set] does not store its
-// value after it, nor over another value that anybody has stored meanwhile.
-// Without a lease it may, until the TTL ends. With Redis
-// down loads go on, shared, and an [Observer] hears why.
+// value after it, nor over another value that anybody has stored meanwhile, and
+// no caller that comes after the Delete gets its value. Without a lease both may
+// happen, until the TTL ends. With Redis down loads go on, shared, and an
+// [Observer] gets an event that says why.
+//
+// A load can outlive the call that began it, with the values of that call's
+// context: pass r.Context(), or gin's c.Request.Context(), and no context that a
+// framework reuses for its next request, such as a *gin.Context.
 //
 // # Errors
 //

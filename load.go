@@ -36,24 +36,39 @@ const (
 // GetOrLoad returns the value of key and, on a miss, that of load, which it
 // stores.
 //
-// Callers that miss together wait for one load. It runs in a goroutine of its
-// own, with the values of the first caller's context; that context ends when
-// no caller is left or [Policy.Hard] is over, and then nothing is stored. A
-// caller whose own context ends leaves. A panic of the load is raised in each
-// caller, as a [*PanicError]; that of a load in the background is an Event and
-// no more. A load may call GetOrLoad for another key; for its own it would wait
-// for itself.
+// Callers that miss together wait for one load, in a goroutine of its own. The
+// context of the load has the values of the first caller's context, but neither
+// its deadline nor its cancellation: it ends when no caller is left or
+// [Policy.Hard] is over, and then nothing is stored. A caller whose own context
+// ends leaves, with an error that matches that of the context. A panic of the load
+// is raised in each caller, as a [*PanicError]; a panic of a load in the background
+// is an [Event] and no more. A load may call GetOrLoad for another key; for its own
+// key it would wait for itself.
 //
-// A stale value is returned at once, or after [Policy.Soft], and loaded anew
-// in the background. So it is when that fails, for [LoadBackoff] without
-// another try. Otherwise an error of load is returned as it is. If it matches
-// [ErrNotFound], there is no value, which is remembered for [Policy.Negative];
-// a stale value goes.
+// So a load may ask ctx for a value after GetOrLoad has returned: in the
+// background, with [Policy.Stale] or [Policy.Early], or when the first caller has
+// left and others wait. Pass a context whose values stay as they are, such as that
+// of an http.Request, and none that a framework reuses for its next request: the
+// load would find the values of that request, and store one user's data under
+// another's key. With gin pass c.Request.Context() and not c itself, with fasthttp
+// and fiber no RequestCtx.
 //
-// When Redis cannot be asked the load is called all the same, shared, and its
-// value returned and not stored; a value that cannot be stored is returned too.
-// An [Observer] hears of both, and [Stats] count them as errors. A cache that
-// was closed is [ErrClosed].
+// A stale value is returned at once, or after [Policy.Soft], and loaded anew in the
+// background. When that load fails the stale value stays, and the key is not loaded
+// again for [LoadBackoff]. Where there is no stale value an error of load is
+// returned as it is. An error that matches [ErrNotFound] says that there is no
+// value: that is remembered for [Policy.Negative], and a stale value is removed.
+//
+// With [Policy.Lease] a caller that comes after a [View.Delete] of the key has
+// returned, in whichever process, gets no older value than the Delete was about. If
+// a load that began before that runs without a lease, because Redis cannot be asked,
+// or refuses, or another process has held the lease for too long, callers that came
+// during the load wait for one more.
+//
+// When Redis cannot be asked the load is called all the same, shared, and its value
+// is returned and not stored; a value that cannot be stored is returned too. Both
+// are an [Event] and count as errors in [Stats]. After [Cache.Close] the error is
+// [ErrClosed].
 //
 // The callers of one load share its value: do not change it.
 func (v *View[V]) GetOrLoad(ctx context.Context, key string, load func(context.Context) (V, error)) (V, error) {
@@ -255,6 +270,10 @@ func (v *View[V]) join(
 			o.Keep = DefaultRefreshTimeout
 		}
 	}
+	// The load keeps the values of ctx, in the background too. Without them a load
+	// that needs one, a tenant or a trace, would fail there alone, where no caller and
+	// few tests see it; and a context that lost them when the first caller leaves would
+	// change during a load that others wait for.
 	return v.flights.Join(ctx, keys, o, func(ctx context.Context, own []*flight.Call[result[V]]) {
 		mine := make([]*job[V], 0, len(own))
 		for _, j := range jobs { // own is in their order

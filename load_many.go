@@ -8,16 +8,20 @@ import (
 	"github.com/rediscache/rediscache/internal/flight"
 )
 
-// GetOrLoadMany returns the values of those keys that have one: as GetOrLoad
-// does, but for one call of load, which gets all keys that missed and that no
-// other caller is loading. With [Policy.Lease] those that another process is
-// loading are waited for; a second call gets what that left. Stale values are
-// loaded anew by a call of their own.
+// GetOrLoadMany returns the values of those keys that have one. It does for each
+// key what [View.GetOrLoad] does, with one call of load for all keys that missed
+// and that no other caller is loading. With [Policy.Lease] it waits for the keys
+// that another process is loading, and calls load once more for those that are
+// still missing then. Stale values are loaded anew by a call of their own.
 //
 // A key that load's map lacks has no value, as if load had returned
-// [ErrNotFound] for it. An error of load is that of each of its keys, whatever
-// its map holds. Keys are loaded together but stored one by one. After an error,
-// the first of those that there were, the map holds what could be had.
+// [ErrNotFound] for it. An error of load is the error of each of its keys, whatever
+// its map holds. Keys are loaded together but stored one by one, and each value is
+// there for other callers as soon as it is loaded and stored.
+//
+// The error is the first one of any key. With it the map still holds every value
+// that could be had: if ctx ends during the wait for one key, the values of the
+// others that are there by then.
 func (v *View[V]) GetOrLoadMany(
 	ctx context.Context, keys []string, load func(ctx context.Context, keys []string) (map[string]V, error),
 ) (map[string]V, error) {

@@ -20,7 +20,8 @@ type Policy struct {
 	TTL time.Duration
 
 	// Stale is how much longer a value is kept to be served while it is loaded
-	// anew, and when that fails. Zero keeps none. With Lease what is loaded
+	// anew, in the background and with the values of the caller's context (see
+	// [View.GetOrLoad]), and when that fails. Zero keeps none. With Lease what is loaded
 	// while that time ends is not stored, as if the key had been deleted.
 	//
 	// A stored value is fresh while Redis would keep it for longer than Stale,
@@ -45,14 +46,15 @@ type Policy struct {
 
 	// Lease lets one process at a time load a key, and keeps a load that began
 	// before a Delete, of a View, a Cache or a handler, or before a View's Set
-	// from storing its value. A load that began before a Cache's Set stores
-	// nothing over the value of that Set. Lease is how long the others wait for
-	// that process before they load for themselves, and must be longer than a
-	// load takes: the value of a load that takes longer is returned and not
-	// stored. With Hard they wait for half of that at most, and [Cache.Close]
-	// ends the wait with [ErrClosed]. Zero shares loads within the process
-	// alone, and a value that is deleted during a load may be stored again by
-	// it, until its TTL ends.
+	// from storing its value, and from returning it to callers that came after
+	// that Delete. A load that began before a Cache's Set stores nothing over the
+	// value of that Set. Lease is how long the other processes wait for that
+	// process before they load for themselves, and must be longer than a load
+	// takes: the value of a load that takes longer is returned and not stored.
+	// With Hard they wait for half of that at most, and [Cache.Close] ends the
+	// wait with [ErrClosed]. Zero shares loads within the process alone, and a
+	// value that is deleted during a load may be stored again by it, until its
+	// TTL ends.
 	//
 	// A lease is a key of its own, in the slot of its key: the name of the key
 	// and then five letters, such as in user:1:klnhj:rediscache-lease. No key
@@ -72,7 +74,7 @@ type Policy struct {
 	Jitter float64
 
 	// Early loads a value anew before its TTL ends, the earlier the longer
-	// loads take, at random and in the background: XFetch of Vattani, Chierichetti
+	// loads take, at random and in the background, as with Stale: XFetch of Vattani, Chierichetti
 	// and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB
 	// 2015, of which this is beta. Zero does not, 1 is a good value, more is
 	// earlier.

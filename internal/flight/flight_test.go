@@ -554,7 +554,7 @@ func TestACallersCauseIsNotTakenForTheEndOfTheWork(t *testing.T) {
 		for range 100 { // both end at one moment
 			caller, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Hour, cancel)
-			ticket = join(caller, g, "k", flight.Options{Limit: time.Hour}, func(ctx context.Context) string { <-ctx.Done(); time.Sleep(1); return "" })
+			ticket = join(caller, g, "k", flight.Options{Limit: time.Hour}, func(ctx context.Context) string { <-ctx.Done(); time.Sleep(time.Nanosecond); return "" })
 			time.Sleep(time.Hour)
 			synctest.Wait()
 			require.Equal(t, "context canceled", result(caller, ticket))

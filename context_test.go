@@ -1,0 +1,83 @@
+package rediscache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+type tenantKey struct{}
+
+// A load in the background sees the values of the request that began it, when that has ended and
+// its framework serves the next one: if the caller has passed the context of the request.
+func TestALoadInTheBackgroundHasTheValuesOfItsRequest(t *testing.T) {
+	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
+		v := newView(t, c, rediscache.String(), p)
+		var frame struct{ request *http.Request } // what a framework reuses for each request, as gin does its Context
+		serve := func(tenant string, handle func()) {
+			ctx, cancel := context.WithCancel(context.WithValue(t.Context(), tenantKey{}, tenant))
+			defer cancel() // as net/http does
+			frame.request = httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+			handle()
+		}
+		goOn := make(chan struct{})
+		serve("a", func() {
+			got, err := v.GetOrLoad(frame.request.Context(), "k", func(ctx context.Context) (string, error) {
+				<-goOn
+				if _, ok := ctx.Deadline(); ok || ctx.Err() != nil {
+					return "", errors.New("the load has the end of its request")
+				}
+				return fmt.Sprint("of ", ctx.Value(tenantKey{})), nil
+			})
+			require.NoError(t, err)
+			require.Equal(t, "1", got, "stale")
+		})
+		serve("b", func() { close(goOn) })
+		redistest.Eventually(t, func() bool { return string(s.Do("GET", "k").([]byte)) == "of a" }, "it is stored")
+	})
+}
+
+// As errgroup-like packages do: the cause says why, and matches another error than the context's.
+func TestACallerThatEndsGetsTheErrorOfItsContext(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		for _, p := range []rediscache.Policy{{}, {TTL: time.Hour, Stale: time.Hour, Lease: time.Hour, Hard: time.Hour}} {
+			s.Flush()
+			v, _ := process(t, s, p)
+			for _, call := range map[string]func(context.Context, func(context.Context) (int, error)) error{
+				"one": func(ctx context.Context, load func(context.Context) (int, error)) error {
+					_, err := v.GetOrLoad(ctx, "k", load)
+					return err
+				},
+				"many": func(ctx context.Context, load func(context.Context) (int, error)) error {
+					_, err := v.GetOrLoadMany(ctx, []string{"k", "l"}, func(ctx context.Context, _ []string) (map[string]int, error) {
+						_, err := load(ctx)
+						return nil, err
+					})
+					return err
+				},
+			} {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				ended := make(chan error, 1)
+				err := call(ctx, func(loading context.Context) (int, error) {
+					cancel(context.DeadlineExceeded)
+					<-loading.Done()
+					ended <- context.Cause(loading)
+					return 0, loading.Err()
+				})
+				require.ErrorIs(t, err, context.Canceled)
+				require.NotErrorIs(t, err, context.DeadlineExceeded)
+				require.NotErrorIs(t, <-ended, context.DeadlineExceeded, "the cause of a caller is none of the load's")
+			}
+		}
+	})
+}
