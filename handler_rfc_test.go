@@ -113,7 +113,7 @@ func TestAcceptIsReadAsAList(t *testing.T) {
 	}{
 		{[]string{`application/json;profile="a,b"`}, 200, jsn},
 		{[]string{`application/json;profile="a,b;q=0", text/html`}, 200, jsn},
-		{[]string{`text/html;x="\",application/json"`}, 406, ""},
+		{[]string{`text/html;x="\", application/json, \""`}, 406, ""},
 		{[]string{`text/html;x="`, "application/json"}, 200, jsn}, // an open quote ends with its line
 		{[]string{"application/json;;q=0.5"}, 200, jsn},
 		{[]string{"application/json; ;q=0.5, application/octet-stream;;q=0.6;"}, 200, raw},
