@@ -107,10 +107,10 @@ func (p *Pipeline) borrowed(
 	}
 	defer cancel()
 	waits := context.AfterFunc(p.ctx, cancel) // Close ends the wait for a connection
-	conn, err := p.cfg.Lease(ctx)
+	conn, err := p.lend(ctx)
 	closed, ended := !waits(), warm.Ended(ctx)
 	if err == nil && (closed || ended != nil) {
-		conn.Close()
+		p.returned(func() { conn.Close() })
 	}
 	switch {
 	case closed:
@@ -126,7 +126,7 @@ func (p *Pipeline) borrowed(
 		stop := context.AfterFunc(ctx, ours.Cut)
 		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, time.Time{}})
 		spent = !stop() || spent
-		end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+		p.returned(func() { end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil) })
 		return nil
 	}
 	// Nothing cuts another's, so the caller leaves it, and the call has it to its end.
@@ -134,7 +134,7 @@ func (p *Pipeline) borrowed(
 	p.wg.Go(func() {
 		defer close(done)
 		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, until})
-		end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+		p.returned(func() { end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil) })
 	})
 	select {
 	case <-done:

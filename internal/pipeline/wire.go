@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -58,29 +59,40 @@ func newWire(c redis.Conn, timeout time.Duration, slow func(bool)) wire {
 // timeouts let them.
 type redigoWire struct {
 	conn    redis.Conn
-	timeout time.Duration
+	timeout time.Duration // of a reply; 0: the connection's own
 	scratch []any
-	looks   int64 // at the progress
+	got     atomic.Int64 // replies
 }
 
-func (w *redigoWire) put(c *Call) error {
+func (w *redigoWire) put(c *Call) (err error) {
 	w.scratch = c.args(w.scratch[:0])
-	return w.conn.Send(c.name, w.scratch...)
+	if panicked := foreign(func() { err = w.conn.Send(c.name, w.scratch...) }); panicked != nil {
+		return panicked
+	}
+	return err
 }
 
-func (w *redigoWire) waits() bool          { return true }
-func (w *redigoWire) flush() (bool, error) { return true, w.conn.Flush() }
-func (w *redigoWire) flushRest() error     { return nil }
+func (w *redigoWire) waits() bool { return true }
+
+func (w *redigoWire) flush() (whole bool, err error) {
+	if panicked := foreign(func() { err = w.conn.Flush() }); panicked != nil {
+		return false, panicked
+	}
+	return err == nil, err
+}
+
+func (w *redigoWire) flushRest() error { return nil }
 
 // written cannot tell, and says all.
 func (w *redigoWire) written() int { return 1 << 62 }
 
 func (w *redigoWire) receive() (resp.Reply, error) {
+	defer w.got.Add(1)
 	return fromRedigo(guard(func() (any, error) { return receiveWithTimeout(w.conn, w.timeout) }))
 }
 
 func receiveWithTimeout(c redis.Conn, timeout time.Duration) (any, error) {
-	if t, ok := c.(redis.ConnWithTimeout); ok {
+	if t, ok := c.(redis.ConnWithTimeout); ok && timeout > 0 {
 		if reply, err := t.ReceiveWithTimeout(timeout); !unsupported(err) {
 			return reply, err
 		}
@@ -101,11 +113,7 @@ func (w *redigoWire) quiet() bool {
 	return w.conn.Err() == nil && (!ours || !l.Dead())
 }
 
-// progress is made whenever the lane looks: the connection's own timeout watches.
-func (w *redigoWire) progress() int64 {
-	w.looks++
-	return w.looks
-}
+func (w *redigoWire) progress() int64 { return w.got.Load() }
 
 func (w *redigoWire) wanted() bool {
 	l, ok := w.conn.(*warm.Conn)
