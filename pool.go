@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"strconv"
@@ -16,14 +17,29 @@ import (
 )
 
 // Pool is what a [Cache] needs of a connection pool: a connection, which the
-// cache closes to hand it back. [*WarmPool] and redigo's *redis.Pool are
-// pools. GetContext must not wait once ctx has ended, which [WithTimeout] does
-// without a deadline that ctx tells of. A connection should have the timeouts of
-// redis.ConnWithTimeout, as redigo's do: without them one whose replies make no
-// sense goes back to its pool as it is. Its writes should have a timeout, which
-// redigo's lack unless they are dialled with one: [Cache.Close] waits for them
-// where the server does not read. A *redis.Pool needs a TestOnBorrow, or reads
-// fail for as long as it lends connections that the server has closed.
+// cache closes to return it. [*WarmPool] and redigo's *redis.Pool are pools.
+// GetContext must return when ctx is done. [WithTimeout] cancels ctx but sets no
+// deadline, so watch Done, not Deadline. The cache returns a panic of the pool
+// or of a connection as an error that matches [ErrUnavailable].
+//
+// A connection should have the timeouts of redis.ConnWithTimeout, as redigo's
+// do: without them a connection whose replies make no sense goes back to its
+// pool as it is. With [WithTimeout] a connection is closed at the latest when
+// nothing has come on it for twice that time; without, its own timeouts are all
+// that bounds a read, and redigo's connections have none unless they are dialled
+// with redis.DialReadTimeout. Writes should have a timeout too
+// (redis.DialWriteTimeout): [Cache.Close] waits for them where the server does
+// not read.
+//
+// A cache shares a pool of another maker with everybody who uses it. It keeps a
+// connection for half a second at most. While the pool has no other to lend, it
+// returns the connection within about 20 ms, so that others who wait are served,
+// and it opens no connection that leaves none for others. It never fails for
+// connections that it holds itself. All that can be seen of a *redis.Pool; of
+// any other pool the cache takes it that none is left. A *redis.Pool needs
+// MaxIdle, or each connection that is returned is dialled anew, and a
+// TestOnBorrow, or reads fail for as long as it lends connections that the
+// server has closed.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)
 	Close() error
@@ -91,6 +107,15 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	})}
 	p.lease = &redis.Pool{DialContext: p.acquire}
 	return p, nil
+}
+
+// spare returns how many connections a pool can lend without a wait.
+func spare(p *redis.Pool) int {
+	if p.MaxActive <= 0 {
+		return math.MaxInt
+	}
+	s := p.Stats()
+	return p.MaxActive - (s.ActiveCount - s.IdleCount)
 }
 
 func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {

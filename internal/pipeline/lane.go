@@ -350,9 +350,11 @@ func (l *lane) finishLocked() {
 	l.wakeLocked()
 }
 
-// suspect is for a lane whose process was suspended: the server, or what is
-// between, may have forgotten the connection meanwhile, and does not always say
-// so. The lane ends with its connection. Its writes wait for their replies.
+// suspect ends a lane after a suspension of the process: the server, or a
+// firewall on the way, may have forgotten the connection meanwhile. The reads of
+// the lane go elsewhere, its writes wait for their replies. A warm store has the
+// connection prove that it is alive before it lends it again; a foreign pool does
+// not know, so that the connection is closed.
 func (l *lane) suspect() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -363,7 +365,7 @@ func (l *lane) suspectLocked() {
 	if l.wire == nil || l.life.Load() >= suspected {
 		return
 	}
-	l.spent = true
+	l.spent = l.spent || l.p.cfg.Foreign
 	l.ageLocked(suspected)
 	goElsewhere(l.batch[l.pos.Load():], errSuspended)
 	goElsewhere(l.flight, errSuspended)

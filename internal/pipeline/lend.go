@@ -13,32 +13,36 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// holdings are the connections that a pipeline has borrowed. Where the pool
+// holdings are the connections that a pipeline has borrowed. Where a pool
 // refuses one because all are in use, and one of them is the pipeline's, the
 // borrower waits for that: a cache does not fail for its own use of the pool.
 type holdings struct {
 	mu      sync.Mutex // guards all below
 	held    int
 	returns int       // counts the connections that were returned
-	refused list.List // of chan struct{}: borrowers that wait for a return, in order
+	refused list.List // of chan struct{}: calls that wait for a return, in order
 	free    time.Time // until then lanes leave what was returned to others
 }
 
-// lend borrows a connection for one call.
+// refusal is a borrower whom the pool has refused a connection.
+type refusal struct {
+	at     time.Time // the first time; zero: not yet
+	before int       // the count of returns when it asked last
+}
+
+// lend borrows a connection for calls that share it with nobody.
 func (p *Pipeline) lend(ctx context.Context) (redis.Conn, error) {
 	h := &p.holdings
-	for {
-		h.mu.Lock()
-		before := h.returns
-		h.mu.Unlock()
+	for r := new(refusal); ; {
 		if p.spare() == 0 {
 			p.yield() // before it queues in the pool: the lane's connection is for the next in that queue
 		}
+		h.asks(r)
 		c, err := p.ask(ctx)
 		if err == nil {
 			return c, nil
 		}
-		if !errors.Is(err, redis.ErrPoolExhausted) || !h.await(ctx, before) {
+		if !errors.Is(err, redis.ErrPoolExhausted) || !h.mayRetry(r) || !h.await(ctx, r) {
 			h.next()
 			if ended := warm.Ended(ctx); ended != nil && errors.Is(err, redis.ErrPoolExhausted) {
 				err = fmt.Errorf("%w: %w", warm.ErrPoolExhausted, ended)
@@ -48,33 +52,67 @@ func (p *Pipeline) lend(ctx context.Context) (redis.Conn, error) {
 	}
 }
 
-// await waits until a connection of the pipeline is returned, if there was no
-// return after before. It reports false if there is none, or ctx ends first.
-func (h *holdings) await(ctx context.Context, before int) bool {
+// lendToLane borrows a connection for a lane. It leaves a connection that was
+// just returned to others that cannot wait for it, and gives up at once where
+// another lane takes calls.
+func (p *Pipeline) lendToLane(ctx context.Context, l *lane) (redis.Conn, error) {
+	h := &p.holdings
+	for r := new(refusal); ; {
+		if err := p.leaveGap(ctx); err != nil {
+			return nil, err
+		}
+		h.asks(r)
+		c, err := p.ask(ctx)
+		if err == nil || !errors.Is(err, redis.ErrPoolExhausted) || p.takenBesides(l) || !h.mayRetry(r) {
+			return c, err
+		}
+		h.leave()
+	}
+}
+
+func (h *holdings) asks(r *refusal) {
 	h.mu.Lock()
-	if h.returns != before {
+	defer h.mu.Unlock()
+	r.before = h.returns
+}
+
+// mayRetry reports whether a borrower that was refused may ask again: while the
+// pipeline has a connection that it will return, and for a moment otherwise.
+func (h *holdings) mayRetry(r *refusal) bool {
+	if r.at.IsZero() {
+		r.at = time.Now()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.held > 0 || h.returns != r.before || time.Since(r.at) < refusedFor
+}
+
+// await waits for the next return, not for long, because others return
+// connections too. It reports false if ctx ends first.
+func (h *holdings) await(ctx context.Context, r *refusal) bool {
+	h.mu.Lock()
+	if h.returns != r.before {
 		h.mu.Unlock()
 		return ctx.Err() == nil
-	}
-	if h.held == 0 {
-		h.mu.Unlock()
-		return false
 	}
 	returned := make(chan struct{})
 	place := h.refused.PushBack(returned)
 	h.mu.Unlock()
+	t := time.NewTimer(gap)
+	defer t.Stop()
 	select {
 	case <-returned:
 		return true
+	case <-t.C:
 	case <-ctx.Done():
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.refused.Remove(place) // nothing happens if it was woken: next follows
-		return false
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refused.Remove(place) // which does nothing if a return has just woken it
+	return ctx.Err() == nil
 }
 
-// next wakes the first of the borrowers that wait for a return.
+// next wakes the first of the calls that wait for a return.
 func (h *holdings) next() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -87,19 +125,11 @@ func (h *holdings) nextLocked() {
 	}
 }
 
-// lendToLane borrows a connection for a lane. It takes none that was returned
-// just now where others cannot wait for it, and it does not wait where another
-// lane takes calls.
-func (p *Pipeline) lendToLane(ctx context.Context, l *lane) (redis.Conn, error) {
-	for {
-		if err := p.leaveGap(ctx); err != nil {
-			return nil, err
-		}
-		c, err := p.ask(ctx)
-		if err == nil || !errors.Is(err, redis.ErrPoolExhausted) || p.takenBesides(l) || !p.holdings.wait() {
-			return c, err
-		}
-	}
+// leave makes lanes leave what is returned to others for a while.
+func (h *holdings) leave() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.free = time.Now().Add(gap)
 }
 
 // leaveGap waits while connections are left to others.
@@ -118,15 +148,6 @@ func (p *Pipeline) leaveGap(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// wait reports whether a lane that was refused may ask again, which is after
-// the gap.
-func (h *holdings) wait() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.free = time.Now().Add(gap)
-	return h.held > 0
 }
 
 // takenBesides reports whether another lane takes calls.

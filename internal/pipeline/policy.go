@@ -19,11 +19,14 @@ const (
 	// for: those ask again and again, once in a few milliseconds.
 	gap = 5 * time.Millisecond
 
+	// refusedFor is how long a borrower asks a pool that refuses again while
+	// others have all connections: they use one for milliseconds as a rule.
+	refusedFor = 100 * time.Millisecond
+
 	// suspension is a pause of the process after which its connections are
-	// unproven. A busy machine makes pauses of tens of milliseconds; a firewall
-	// forgets a connection after a minute and more, but counts from its last
-	// packet.
-	suspension = time.Second
+	// unproven. It is longer than the pauses of a busy machine, and shorter than
+	// anything between client and server takes to forget a connection.
+	suspension = 2 * time.Second
 )
 
 // spare returns how many connections the pool can lend without a wait. What
