@@ -2,7 +2,9 @@ package rediscache_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -142,4 +144,170 @@ func TestOthersFindAConnectionOfAForeignPoolThatDoesNotWait(t *testing.T) {
 			}, "a borrower that asks again and again is served")
 		}
 	})
+}
+
+// faultyPool is a pool whose code is at fault where the test says so.
+type faultyPool struct {
+	addr  string
+	fault atomic.Pointer[misdeed]
+}
+
+type misdeed struct {
+	where string
+	what  func()
+}
+
+func (p *faultyPool) meets(where string) {
+	if f := p.fault.Load(); f != nil && f.where == where {
+		f.what()
+	}
+}
+
+func (p *faultyPool) GetContext(ctx context.Context) (redis.Conn, error) {
+	p.meets("GetContext")
+	c, err := redis.DialContext(ctx, "tcp", p.addr)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyConn{c, p}, nil
+}
+
+func (p *faultyPool) Close() error { return nil }
+
+type faultyConn struct {
+	redis.Conn
+	pool *faultyPool
+}
+
+func (c *faultyConn) Send(cmd string, args ...any) error {
+	c.pool.meets("Send")
+	return c.Conn.Send(cmd, args...)
+}
+
+func (c *faultyConn) Flush() error {
+	c.pool.meets("Flush")
+	return c.Conn.Flush()
+}
+
+func (c *faultyConn) ReceiveWithTimeout(d time.Duration) (any, error) {
+	c.pool.meets("Receive")
+	return redis.ReceiveWithTimeout(c.Conn, d)
+}
+
+func (c *faultyConn) DoWithTimeout(d time.Duration, cmd string, args ...any) (any, error) {
+	c.pool.meets("Do")
+	return redis.DoWithTimeout(c.Conn, d, cmd, args...)
+}
+
+func (c *faultyConn) Close() error {
+	c.pool.meets("Close")
+	return c.Conn.Close()
+}
+
+func TestAFaultInAForeignPoolIsAnErrorOfTheCall(t *testing.T) {
+	s := redistest.StartMini(t)
+	cause := errors.New("a nil map")
+	for _, lanes := range []int{1, 0} {
+		for what, f := range map[string]func(){
+			"panic":  func() { panic(cause) },
+			"Goexit": runtime.Goexit,
+		} {
+			for _, where := range []string{"GetContext", "Send", "Flush", "Receive", "Do", "Close"} {
+				t.Run(fmt.Sprintf("%s in %s, %d lanes", what, where, lanes), func(t *testing.T) {
+					redistest.NoLeaks(t)
+					pool := &faultyPool{addr: s.Addr}
+					c := newCache(t, pool, rediscache.WithPipelineConns(lanes))
+					pool.fault.Store(&misdeed{where, f})
+					var errs [2]error // of a small value and a large one
+					var wg sync.WaitGroup
+					for i, size := range []int{1, 100 << 10} {
+						wg.Go(func() {
+							errs[i] = errGone // if this goroutine is ended
+							errs[i] = c.Set(t.Context(), "k", make([]byte, size), time.Minute)
+						})
+					}
+					wg.Wait()
+					for i, err := range errs {
+						switch {
+						case err == nil || errors.Is(err, errGone):
+						case errors.Is(err, rediscache.ErrOutcomeUnknown):
+						default:
+							require.ErrorIs(t, err, rediscache.ErrUnavailable, "%d", i)
+						}
+						if where == "GetContext" && what == "panic" {
+							require.ErrorIs(t, err, cause)
+						}
+					}
+					if where == "GetContext" {
+						require.Error(t, errs[0])
+						require.Error(t, errs[1])
+					}
+					pool.fault.Store(nil)
+					require.NoError(t, c.Set(t.Context(), "k", []byte("v"), time.Minute))
+					require.NoError(t, c.Close())
+				})
+			}
+		}
+	}
+}
+
+var errGone = errors.New("the goroutine of the caller was ended")
+
+// nonePool returns neither a connection nor an error.
+type nonePool struct{}
+
+func (nonePool) GetContext(context.Context) (redis.Conn, error) { return nil, nil }
+func (nonePool) Close() error                                   { return nil }
+
+func TestAForeignPoolThatReturnsNothingIsAnError(t *testing.T) {
+	redistest.NoLeaks(t)
+	for _, lanes := range []int{1, 0} {
+		c := newCache(t, nonePool{}, rediscache.WithPipelineConns(lanes))
+		_, err := c.Get(t.Context(), "k")
+		require.ErrorIs(t, err, rediscache.ErrUnavailable)
+		require.NoError(t, c.Close())
+	}
+}
+
+func TestRedigosPoolThatWasClosedIsClosed(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.StartMini(t)
+	for _, waits := range []bool{true, false} {
+		for _, lanes := range []int{2, 0} {
+			pool := smallPool(t, s, 1, waits)
+			require.NoError(t, pool.Close())
+			c := newCache(t, pool, rediscache.WithPipelineConns(lanes))
+			_, err := c.Get(t.Context(), "k")
+			require.ErrorIs(t, err, rediscache.ErrClosed)
+			require.NotErrorIs(t, err, rediscache.ErrUnavailable)
+			require.NoError(t, c.Close())
+		}
+	}
+}
+
+// redigo's pool panics in whoever waits for a connection as both happen.
+func TestRedigosPoolIsClosedBeforeItsCacheWhileACallWaits(t *testing.T) {
+	s := redistest.StartMini(t)
+	for _, lanes := range []int{1, 0} {
+		redistest.NoLeaks(t)
+		for range 200 {
+			pool := smallPool(t, s, 1, true)
+			held, err := pool.GetContext(t.Context())
+			require.NoError(t, err)
+			c := newCache(t, pool, rediscache.WithPipelineConns(lanes))
+			begun := make(chan struct{})
+			ended := make(chan error)
+			go func() {
+				close(begun)
+				_, err := c.Get(t.Context(), "k")
+				ended <- err
+			}()
+			<-begun
+			time.Sleep(50 * time.Microsecond) // it waits, as a rule
+			require.NoError(t, pool.Close())
+			require.NoError(t, c.Close())
+			require.Error(t, <-ended)
+			require.NoError(t, held.Close())
+		}
+	}
 }

@@ -15,7 +15,7 @@ import (
 // borrow sends a call on a connection of its own.
 func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 	var reply resp.Reply // not to be read by one that has left
-	var err error
+	err := error(&lostError{cause: errExited, sent: true})
 	leftErr := p.borrowed(ctx, c, func(l loan) (spent bool, failed error) {
 		reply, err = fromRedigo(guard(func() (any, error) { return l.do(c) }))
 		if err == nil {
@@ -133,8 +133,11 @@ func (p *Pipeline) borrowed(
 	done := make(chan struct{})
 	p.wg.Go(func() {
 		defer close(done)
-		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, until})
-		p.returned(func() { end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil) })
+		spent, failed := true, errExited // unless it returns
+		defer func() {
+			p.returned(func() { end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil) })
+		}()
+		spent, failed = use(loan{ctx, conn, p.cfg.ReadTimeout, until})
 	})
 	select {
 	case <-done:

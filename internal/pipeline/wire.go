@@ -133,6 +133,7 @@ func (w *redigoWire) giveBack(broken, spent bool) {
 
 // end hands a connection back.
 func end(c redis.Conn, broken, spent bool) {
+	defer c.Close() // also where c panics
 	l, ours := c.(*warm.Conn)
 	switch {
 	case ours && broken:
@@ -142,7 +143,6 @@ func end(c redis.Conn, broken, spent bool) {
 	case broken || spent:
 		spoil(c)
 	}
-	c.Close()
 }
 
 // spoil makes a connection of a pool that is not ours fail, so that the pool
