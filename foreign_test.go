@@ -311,3 +311,82 @@ func TestRedigosPoolIsClosedBeforeItsCacheWhileACallWaits(t *testing.T) {
 		}
 	}
 }
+
+func TestTheTimeoutsOfConnectionsAreTheirOwn(t *testing.T) {
+	held := make(chan struct{})
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			<-held
+		}
+		return redistest.Default(c), false
+	})
+	release := sync.OnceFunc(func() { close(held) })
+	t.Cleanup(release)
+	options := func(d time.Duration) []redis.DialOption {
+		return []redis.DialOption{redis.DialReadTimeout(d), redis.DialWriteTimeout(d)}
+	}
+	open := map[string]func(d time.Duration) rediscache.Pool{
+		"redigo's pool": func(d time.Duration) rediscache.Pool {
+			p := &redis.Pool{Dial: func() (redis.Conn, error) { return redis.Dial("tcp", s.Addr, options(d)...) }}
+			t.Cleanup(func() { p.Close() })
+			return p
+		},
+		"a warm pool with dial options": func(d time.Duration) rediscache.Pool {
+			return newPool(t, s.URL(), rediscache.WithDialOptions(options(d)...))
+		},
+		"a warm pool": func(d time.Duration) rediscache.Pool {
+			return newPool(t, s.URL(), rediscache.WithReadTimeout(d))
+		},
+	}
+	var wg sync.WaitGroup
+	for name, pool := range open {
+		for _, lanes := range []int{1, 0} {
+			// A timeout that is shorter than the library's own default, and one that is longer.
+			short := newCache(t, pool(50*time.Millisecond), rediscache.WithPipelineConns(lanes), rediscache.WithTimeout(0))
+			began := time.Now()
+			_, err := short.Get(t.Context(), "k")
+			require.ErrorIs(t, err, rediscache.ErrUnavailable, name)
+			require.Less(t, time.Since(began), rediscache.DefaultReadTimeout/2, "%s, %d lanes", name, lanes)
+
+			long := newCache(t, pool(time.Minute), rediscache.WithPipelineConns(lanes), rediscache.WithTimeout(0))
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if _, err := long.Get(ctx, "k"); !errors.Is(err, rediscache.ErrNotFound) {
+					t.Errorf("%s, %d lanes, %v: %v", name, lanes, time.Since(began), err)
+				}
+			})
+			wg.Go(func() { // a call's context ends its wait, whatever the connection has
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				if _, err := long.Get(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%s, %d lanes: %v", name, lanes, err)
+				}
+			})
+		}
+	}
+	time.Sleep(rediscache.DefaultReadTimeout + 300*time.Millisecond)
+	release()
+	wg.Wait()
+}
+
+func TestALaneThatIsAlwaysBusyKeepsTheLifetimeOfItsConnection(t *testing.T) {
+	const life, lives = 300 * time.Millisecond, 4
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		warm := newPool(t, s.URL(), rediscache.WithMinIdle(0), rediscache.WithMaxActive(4), rediscache.WithMaxConnLifetime(life))
+		var dials atomic.Int64
+		redigos := &redis.Pool{MaxIdle: 4, MaxConnLifetime: life, Dial: func() (redis.Conn, error) {
+			dials.Add(1)
+			return redis.Dial("tcp", s.Addr)
+		}}
+		defer redigos.Close()
+		began := time.Now()
+		stop := keepBusy(t, 4, newCache(t, warm, rediscache.WithPipelineConns(1)), newCache(t, redigos, rediscache.WithPipelineConns(1)))
+		defer stop()
+		// A second is what a connection may outlive its time, half of it on redigo's pool.
+		within := lives*(life+time.Second) + 5*time.Second
+		redistest.Eventually(t, func() bool { return warm.Stats().Closed.Lifetime >= lives }, "the warm pool replaces it")
+		redistest.Eventually(t, func() bool { return dials.Load() > lives }, "redigo's pool replaces it")
+		require.Less(t, time.Since(began), within)
+	})
+}

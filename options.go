@@ -144,12 +144,14 @@ func WithDialTimeout(d time.Duration) PoolOption {
 }
 
 // WithReadTimeout bounds the wait for a reply. It must be positive. A
-// connection whose reply did not come in time is closed.
+// connection whose reply did not come in time is closed. A
+// redis.DialReadTimeout among [WithDialOptions] wins over it.
 func WithReadTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.readTimeout = d }}
 }
 
-// WithWriteTimeout bounds the sending of a command. It must be positive.
+// WithWriteTimeout bounds the sending of a command. It must be positive. A
+// redis.DialWriteTimeout among [WithDialOptions] wins over it.
 func WithWriteTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.writeTimeout = d }}
 }
@@ -220,8 +222,9 @@ func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 	return c, f.join()
 }
 
-// WithPrefix puts prefix before every key. Empty, the default, puts nothing. Two
-// caches are apart if neither's prefix begins the other's: "a:" and "ab:" are,
+// WithPrefix puts prefix before every key. Empty, the default, puts nothing. A
+// namespace within a program is a [Cache.Sub], not a cache of its own, see [New].
+// Two caches are apart if neither's prefix begins the other's: "a:" and "ab:" are,
 // "a" and "ab" are not.
 func WithPrefix(prefix string) Option {
 	return Option{func(c *cacheConfig) { c.prefix = prefix }}
@@ -238,17 +241,21 @@ func WithTTL(d time.Duration) Option {
 // deadline of the caller's context would; the earlier of the two counts. Of
 // those for many keys it bounds each 512 commands and each large one, and after
 // one that is too late no more are sent. Zero leaves it to the context and to
-// the connection's own timeouts, negative is an error.
+// the connection's own timeouts: those of the pool, such as [WithReadTimeout] or
+// redis.DialReadTimeout. Negative is an error.
 func WithTimeout(d time.Duration) Option {
 	return Option{func(c *cacheConfig) { c.timeout = d }}
 }
 
 // WithPipelineConns lets the cache's callers share at most n connections,
-// which it borrows while there is something to do. Zero borrows a connection
-// for each command, for pools whose connections cannot be shared: one goroutine
-// must be able to Send and Flush while another Receives. The default is
-// [DefaultPipelineConns] for a [*WarmPool] and redigo's *redis.Pool, and zero
-// for any other pool. Negative is an error.
+// which it borrows while there is something to do, and one more while another
+// is about to be returned. It takes fewer where the pool has none to spare: from
+// a *redis.Pool that would have none left, it borrows one at a time, for about
+// 20 ms; see [Pool]. Zero borrows a connection for each command, for pools whose
+// connections cannot be shared: one goroutine must be able to Send and Flush
+// while another Receives. The default is [DefaultPipelineConns] for a
+// [*WarmPool] and redigo's *redis.Pool, and zero for any other pool. Negative is
+// an error.
 func WithPipelineConns(n int) Option {
 	return Option{func(c *cacheConfig) { c.pipelineConns = n }}
 }

@@ -95,14 +95,18 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &WarmPool{readTimeout: cfg.readTimeout, store: warm.New(warm.Config{
+	readTimeout := cfg.readTimeout
+	if cfg.dial == nil && len(cfg.dialOptions) > 0 {
+		readTimeout = 0 // the connection's own: cfg's, or that of an option that wins
+	}
+	p := &WarmPool{readTimeout: readTimeout, store: warm.New(warm.Config{
 		MinIdle:          cfg.minIdle,
 		MaxActive:        cfg.maxActive,
 		IdleTimeout:      cfg.idleTimeout,
 		MaxLifetime:      cfg.maxConnLifetime,
 		HealthCheckAfter: cfg.healthCheckAfter,
 		DialTimeout:      cfg.dialTimeout,
-		ReadTimeout:      cfg.readTimeout,
+		ReadTimeout:      readTimeout,
 		Dial:             dial,
 	})}
 	p.lease = &redis.Pool{DialContext: p.acquire}

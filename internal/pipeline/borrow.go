@@ -92,14 +92,15 @@ func (p *Pipeline) borrowed(
 		return warm.ErrClosed
 	}
 	defer p.wg.Done()
-	until, _ := ctx.Deadline()
+	var until time.Time
 	var cancel context.CancelFunc
 	if p.cfg.Timeout > 0 {
 		now := time.Now()
 		c.ask(now)
 		d := p.remaining(c)
-		if own := now.Add(d); until.IsZero() || own.Before(until) {
-			until = own
+		until = now.Add(d)
+		if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
+			until = deadline
 		}
 		ctx, cancel = warm.Within(ctx, d)
 	} else {
@@ -152,7 +153,7 @@ type loan struct {
 	ctx         context.Context
 	conn        redis.Conn
 	readTimeout time.Duration
-	until       time.Time // when the caller has had enough, if nothing cuts the connection then
+	until       time.Time // when the time of the call is over, if nothing cuts the connection then
 }
 
 // lost is a call whose connection failed, or whose context ended it.
@@ -170,7 +171,7 @@ func (l loan) lost(err error) error {
 // do reads the arguments of c no more once it has returned.
 func (l loan) do(c *Call) (any, error) {
 	args := c.args(nil)
-	if t, ok := l.conn.(redis.ConnWithTimeout); ok {
+	if t, ok := l.conn.(redis.ConnWithTimeout); ok && l.patience() > 0 {
 		if reply, err := t.DoWithTimeout(l.patience(), c.name, args...); !unsupported(err) {
 			return reply, err
 		}
@@ -178,12 +179,16 @@ func (l loan) do(c *Call) (any, error) {
 	return l.conn.Do(c.name, args...)
 }
 
-// patience is how long a reply may take.
+// patience is how long a reply may take. Zero leaves it to the connection.
 func (l loan) patience() time.Duration {
 	if l.until.IsZero() {
 		return l.readTimeout
 	}
-	return min(l.readTimeout, max(time.Until(l.until), 1))
+	rest := max(time.Until(l.until), 1)
+	if l.readTimeout == 0 {
+		return rest
+	}
+	return min(l.readTimeout, rest)
 }
 
 // enter has Close wait for a call, if it is not closed.

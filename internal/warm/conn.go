@@ -119,9 +119,10 @@ func (c *Conn) ping(timeout time.Duration) (err error) {
 	return err
 }
 
-// doTimeout bounds the wait for the reply where the connection can.
+// doTimeout bounds the wait for the reply where the connection can. Zero leaves
+// it to the connection's own timeout.
 func doTimeout(c redis.Conn, timeout time.Duration, cmd string, args ...any) (any, error) {
-	if t, ok := c.(redis.ConnWithTimeout); ok {
+	if t, ok := c.(redis.ConnWithTimeout); ok && timeout > 0 {
 		return t.DoWithTimeout(timeout, cmd, args...)
 	}
 	return c.Do(cmd, args...)
@@ -136,10 +137,15 @@ func (c *Conn) Socket() net.Conn {
 	return c.socket
 }
 
-// Wanted tells a borrower that shares the connection to hand it back: the store
-// is closed, or others wait for one, and not just for a dial that is under way.
+// Wanted reports whether a borrower that shares the connection should return
+// it: the store is closed, the lifetime of the connection is over, or others
+// wait for one, and not just for a dial that is under way.
 func (c *Conn) Wanted() bool {
 	s := c.store
+	if now := s.now(); c.expired(now) {
+		c.lentAt = now // so that put sees it, without a look at the clock
+		return true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := s.waiters.Front()
@@ -210,6 +216,9 @@ func (c *Conn) ReceiveWithTimeout(timeout time.Duration) (any, error) {
 // ReceiveContext is bounded as DoContext is.
 func (c *Conn) ReceiveContext(ctx context.Context) (any, error) {
 	return c.underContext(ctx, func(timeout time.Duration) (any, error) {
+		if timeout == 0 {
+			return c.Conn.Receive()
+		}
 		return redis.ReceiveWithTimeout(c.Conn, timeout)
 	})
 }
@@ -222,7 +231,7 @@ func (c *Conn) underContext(ctx context.Context, f func(time.Duration) (any, err
 	}
 	timeout := c.store.cfg.ReadTimeout
 	deadline, bounded := ctx.Deadline()
-	if bounded {
+	if bounded && timeout > 0 {
 		timeout = min(timeout, max(time.Until(deadline), 1))
 	}
 	stop := func() bool { return true }

@@ -48,7 +48,7 @@ type Config struct {
 	MaxLifetime        time.Duration // 0: never retire
 	HealthCheckAfter   time.Duration // 0: never probe
 	DialTimeout        time.Duration
-	ReadTimeout        time.Duration
+	ReadTimeout        time.Duration // 0: the connection's own
 
 	Dial func(ctx context.Context) (Dialed, error)
 }
