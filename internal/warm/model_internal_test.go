@@ -122,7 +122,7 @@ func (m *model) acquire() {
 // fault says why c should not have been lent, empty if it should.
 func (m *model) fault(c *Conn) string {
 	switch fake := c.Conn.(*fakeConn); {
-	case c.tainted || c.retired:
+	case c.session == changed || c.verdict == useless:
 		return "was handed back as unfit"
 	case !fake.hidden && !fake.quiet():
 		return "was closed by the server"
@@ -166,7 +166,7 @@ func (m *model) releaseBad() {
 		defer m.checkDropped(c.failed)
 	case 1:
 		m.did("release tainted")
-		c.tainted = true
+		c.session = changed
 	case 2:
 		m.did("release retired")
 		c.Retire()
@@ -287,7 +287,7 @@ func (m *model) check() {
 		m.fatalf("idle ones not in the order of their use")
 	case s.waiters.Len() > 0 && len(s.idle) > 0:
 		m.fatalf("%d wait beside %d idle", s.waiters.Len(), len(s.idle))
-	case s.waiters.Len() > 0 && open == 0 && !s.backingOff:
+	case s.waiters.Len() > 0 && open == 0 && !s.backingOff && s.renewal.timer == nil:
 		m.fatalf("%d wait for nothing", s.waiters.Len())
 	case s.waiters.Len() > 0 && s.downLocked():
 		m.fatalf("%d wait though Redis is down", s.waiters.Len())

@@ -8,13 +8,17 @@
 //     the server's side too, see [Socket].
 //  2. A waiter is queued only while idle is empty, and while something will
 //     come to it: a connection in use or probed, a dial, a close that frees
-//     the slot for one, or the end of a back-off. Whatever frees a connection
-//     or a slot grants or dials in the same critical section.
+//     the slot for one, or the end of a back-off or of the pace. Whatever frees
+//     a connection or a slot grants or dials in the same critical section.
 //  3. A grant is used once: the channel holds one, a waiter is unlinked under
 //     the lock before it is granted, and one that was cancelled meanwhile
 //     passes its grant on under the lock.
 //  4. Nobody passes a waiter: what comes free goes to the head of the queue and
 //     is idle only where nobody waits, so who finds one idle passes nobody.
+//  5. What may be dead is not idle: an idle connection has proved that it is
+//     alive since the last connection broke and since the process was last
+//     suspended. Connections to a condemned server are the last to be lent, see
+//     suspect.go.
 //
 // Neither a dial nor a read, a write or a close happens under the lock, and
 // no borrower dials.
@@ -23,6 +27,7 @@ package warm
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -37,7 +42,9 @@ const (
 	minBackoff = 20 * time.Millisecond  // after the first failed dial
 	maxBackoff = 800 * time.Millisecond // so that a server that is back has a client within a second
 	sweepEvery = 250 * time.Millisecond // how soon a dead idle connection is found with nobody asking
-	peekAfter  = time.Millisecond       // a socket looked at since is not worth a system call
+	peekAfter  = time.Millisecond       // a connection known to be sound since is not worth a system call
+	blindAfter = 100 * time.Millisecond // where nobody can look, a connection unused since is worth a round trip
+	patience   = 100 * time.Millisecond // how long a dial or a probe may take before the store looks elsewhere
 	linger     = 250 * time.Millisecond // how long a close waits for the server's
 )
 
@@ -49,6 +56,7 @@ type Config struct {
 	HealthCheckAfter   time.Duration // 0: never probe
 	DialTimeout        time.Duration
 	ReadTimeout        time.Duration
+	Database           int // that Dial selects; negative: unknown
 
 	Dial func(ctx context.Context) (Dialed, error)
 }
@@ -65,20 +73,22 @@ type Dialed struct {
 type Store struct {
 	cfg       Config             // immutable
 	base      time.Time          // immutable; times below are durations since
-	startDial func()             // immutable; its goroutine is one of wg
+	startDial func(turn int64)   // immutable; its goroutine is one of wg
 	stopDials context.CancelFunc // immutable
-	stop      chan struct{}      // closed when the store closes: ends the janitor
-	farewells Farewells
-	wg        sync.WaitGroup // dials, closes and the janitor
+	stop      chan struct{}      // closed when the store closes: ends the janitor and the prober
+	wg        sync.WaitGroup     // dials, probes, closes, the janitor and the prober
 
 	mu      sync.Mutex         // guards all below
 	all     map[*Conn]struct{} // every open connection
 	idle    []*Conn            // least recently lent first; the last is lent first
 	inUse   int
 	probing int // counts as idle for the floor: it will be back in a moment
+	overdue int // of probing: nobody who waits counts on these any more
 	dialing int
 	closing int
-	turn    int64         // counts what is handed back, dialled or probed; starts above zero
+	turn    int64 // counts what is handed back, dialled, probed or condemned; starts above zero
+	doubted int64 // the turn when the process was last seen to have been suspended
+	pulse   pulse
 	waiters list.List     // of *waiter
 	changed chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
 	closed  bool
@@ -88,6 +98,8 @@ type Store struct {
 	salvo      int  // dials under way that were begun before the first of those failed
 	backingOff bool // no dial before retry fires
 	retry      *time.Timer
+
+	renewal renewal
 
 	stats Stats
 }
@@ -111,8 +123,10 @@ func New(cfg Config) *Store {
 		cfg: cfg, base: time.Now(), stopDials: cancel,
 		stop: make(chan struct{}), all: make(map[*Conn]struct{}), turn: 1,
 	}
-	s.startDial = func() { s.wg.Go(func() { s.dial(ctx) }) }
+	s.startDial = func(turn int64) { s.wg.Go(func() { s.dial(ctx, turn) }) }
+	s.pulse.beat(s.base)
 	s.wg.Go(s.janitor)
+	s.wg.Go(s.prober)
 	s.mu.Lock()
 	s.fillLocked()
 	s.mu.Unlock()
@@ -135,14 +149,58 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 			return nil, err
 		}
 		// The one look at the clock of a loan: it is a sixth of its price.
-		if c.lentAt = s.now(); c.lentAt-c.peekedAt < peekAfter {
+		if c.lentAt = s.now(); c.lentAt-c.soundAt < peekAfter {
 			return c, nil
 		}
-		if c.peekedAt = c.lentAt; !c.Dead() {
+		if s.sound(c) {
 			return c, nil
 		}
+	}
+}
+
+// sound has a last look at a connection before its borrower gets it. If it
+// returns false, the store closes the connection or has it answer a PING. The
+// borrower goes to the head of the queue then, so that a connection which does not
+// answer holds nobody up for longer than patience.
+func (s *Store) sound(c *Conn) bool {
+	dead, now := c.Dead(), time.Now()
+	if dead {
 		c.Fail()
-		s.put(c)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pulse.missed(now) {
+		s.resumeLocked(now)
+	}
+	if c.blind() && s.cfg.HealthCheckAfter > 0 && c.lentAt-c.soundAt >= blindAfter {
+		c.Doubt()
+	}
+	if dead || s.unprovenLocked(c) {
+		s.putLocked(c)
+		return false
+	}
+	c.soundAt = c.lentAt
+	return true
+}
+
+// AcquireTested lends a connection that passes test. A connection that fails is
+// closed and counts against the server, as an answer that condemns it does. The
+// error is that of a connection which was dialled meanwhile: none can do better.
+func (s *Store) AcquireTested(ctx context.Context, test func(*Conn) error) (*Conn, error) {
+	s.mu.Lock()
+	began := s.turn
+	s.mu.Unlock()
+	for {
+		c, err := s.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err = c.pass(test); err == nil {
+			return c, nil
+		}
+		if c.born > began {
+			return nil, err
+		}
 	}
 }
 
@@ -155,8 +213,7 @@ func (s *Store) take(first bool) (*Conn, *waiter, error) {
 		return nil, nil, ErrClosed
 	}
 	if n := len(s.idle); n > 0 {
-		c := s.idle[n-1]
-		s.idle = s.idle[:n-1]
+		c := s.takeIdleLocked(n - 1)
 		s.lendLocked(c)
 		s.fillLocked()
 		return c, nil, nil
@@ -229,47 +286,58 @@ func (s *Store) waitErrorLocked(cause error) error {
 	return err
 }
 
-// put takes a lent connection back from its borrower.
+// put takes a lent connection back from its borrower. A connection that its
+// borrower had through a suspension of the process has proved nothing by that.
 func (s *Store) put(c *Conn) {
-	if c.socket == nil && c.Err() != nil { // else every error was noted
-		c.retired = true
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.used = true
-	s.nextLocked(c)
+	if !s.unprovenLocked(c) {
+		s.nextLocked(c)
+	}
 	s.putLocked(c)
 }
 
-// nextLocked makes c the last that was handed back. Where only the order
-// counts it does for a clock, at a fraction of the price.
+// nextLocked makes c the last that was handed back; a suspect keeps its place
+// below. Where only the order counts it does for a clock, at a fraction of the
+// price.
 func (s *Store) nextLocked(c *Conn) {
 	s.turn++
-	c.place, c.proven = s.turn, s.turn
+	c.proven = s.turn
+	if !s.suspectLocked(c) {
+		c.place = s.turn
+	}
 }
 
 // putLocked takes a lent connection back, unless it was killed while it was
 // out.
 func (s *Store) putLocked(c *Conn) {
-	if c.lent {
+	if c.phase == lent {
 		s.inUse--
-		c.lent = false
 		s.keepLocked(c)
 	}
 }
 
-// keepLocked passes on a connection that is counted nowhere else, or closes it
-// if it may not be lent again.
+// keepLocked passes on a connection that is counted nowhere else, has it prove
+// that it is alive, or closes it if it may not be lent again.
 func (s *Store) keepLocked(c *Conn) {
-	reason := s.unfitLocked(c)
-	if reason == nil {
+	switch reason := s.unfitLocked(c); {
+	case reason != nil:
+		s.discardLocked(c, reason)
+		s.doubtOlderLocked(c.failed)
+	case s.unprovenLocked(c):
+		s.startProbeLocked(c)
+	default:
 		s.giveLocked(c)
 		return
 	}
-	s.discardLocked(c, reason)
-	s.doubtOlderLocked(c.failed)
 	s.fillLocked()
 	s.failWaitersIfDownLocked()
+}
+
+// unprovenLocked reports that nobody knows whether a connection is alive.
+func (s *Store) unprovenLocked(c *Conn) bool {
+	return c.verdict == unproven || c.proven <= s.doubted
 }
 
 // unfitLocked returns the counter of the reason for which c may not be lent
@@ -278,9 +346,11 @@ func (s *Store) unfitLocked(c *Conn) *int64 {
 	switch {
 	case s.closed:
 		return &s.stats.Closed.Shutdown
-	case c.retired || c.writing || c.failed != 0:
+	case c.verdict == useless || c.writing || c.failed != 0,
+		s.cfg.HealthCheckAfter == 0 && s.unprovenLocked(c),
+		s.suspectLocked(c) && s.replaceableLocked():
 		return &s.stats.Closed.Broken
-	case c.tainted:
+	case c.session == changed:
 		return &s.stats.Closed.State
 	case c.expired(c.lentAt):
 		return &s.stats.Closed.Lifetime
@@ -301,17 +371,20 @@ func (s *Store) giveLocked(c *Conn) {
 		w.grant <- grant{conn: c, waited: waited}
 		return
 	}
+	c.phase = idle
 	i := len(s.idle)
 	s.idle = append(s.idle, c)
 	for ; i > 0 && s.idle[i-1].place > c.place; i-- {
 		s.idle[i-1], s.idle[i] = s.idle[i], s.idle[i-1]
 	}
+	s.trimSuspectsLocked()
 	s.notifyLocked()
 }
 
 func (s *Store) lendLocked(c *Conn) {
 	s.inUse++
-	c.lent = true
+	c.phase = lent
+	c.session = asNew
 }
 
 func (s *Store) openLocked() int {
@@ -319,44 +392,72 @@ func (s *Store) openLocked() int {
 }
 
 // fillLocked dials what the waiters and the floor want. It is called after
-// whatever adds a waiter, takes an idle connection, frees a slot, ends a dial
-// or ends a back-off; nothing else raises want or room.
+// whatever adds a waiter, takes an idle connection, frees a slot, ends a dial,
+// a back-off or a pause of the pace, or makes a probe overdue or connections
+// suspect; nothing else raises want or room.
 func (s *Store) fillLocked() {
 	if s.closed || s.backingOff {
 		return
 	}
-	want := s.waiters.Len() + s.cfg.MinIdle - len(s.idle) - s.probing - s.dialing
+	waiters := s.waiters.Len()
+	want := waiters + s.cfg.MinIdle - s.trustedLocked() - s.probing
+	want = max(want, waiters-(s.probing-s.overdue)) - s.dialing // the floor is patient
 	limit := maxDials
 	if s.fails > 0 { // one probe at a time, wanted or not: nobody else finds out that Redis is back
 		want, limit = max(want, 1), 1
 	}
+	if s.renewal.suspects > 0 {
+		want = s.renewLocked(want)
+	}
 	for range min(want, s.cfg.MaxActive-s.openLocked(), limit-s.dialing) {
+		if !s.paceLocked() {
+			return
+		}
 		s.dialing++
 		s.stats.Dials++
-		s.startDial()
+		s.startDial(s.turn)
 	}
 }
 
-func (s *Store) dial(ctx context.Context) {
-	c, err := s.connect(ctx)
+var errExited = errors.New("the dialer ended its goroutine")
+
+// dial is the whole of a dial that was begun at turn. The dialer is not ours:
+// it may panic, or end the goroutine.
+func (s *Store) dial(ctx context.Context, turn int64) {
+	var c *Conn
+	err := errExited
+	defer func() { s.endDial(c, turn, err) }()
+	c, err = s.connect(ctx)
+}
+
+func (s *Store) endDial(c *Conn, turn int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dialing--
 	s.salvo = max(s.salvo-1, 0)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.dialFailedLocked(err)
-	case s.closed:
-		s.all[c] = struct{}{}
-		s.discardLocked(c, &s.stats.Closed.Shutdown)
-	default:
-		s.all[c] = struct{}{}
-		s.fails, s.failure, s.salvo = 0, nil, 0
-		s.nextLocked(c)
-		s.giveLocked(c)
+	} else {
+		s.addLocked(c, turn)
 	}
 	s.fillLocked()
 	s.notifyLocked()
+}
+
+// addLocked takes in a new connection, whose dial was begun at turn.
+func (s *Store) addLocked(c *Conn, turn int64) {
+	s.all[c] = struct{}{}
+	c.born = turn
+	if s.suspectLocked(c) {
+		s.renewal.suspects++
+	}
+	if s.closed {
+		s.discardLocked(c, &s.stats.Closed.Shutdown)
+		return
+	}
+	s.fails, s.failure, s.salvo = 0, nil, 0
+	s.nextLocked(c)
+	s.giveLocked(c)
 }
 
 // dialFailedLocked backs off, once for dials that failed together.
@@ -389,7 +490,7 @@ func (s *Store) endBackoff() {
 // was begun before anything was known to be wrong, and that no connection is
 // left that could come back.
 func (s *Store) downLocked() bool {
-	return s.fails > 0 && s.salvo == 0 && s.inUse == 0 && s.probing == 0 && len(s.idle) == 0
+	return s.fails > 0 && s.salvo == 0 && s.inUse == 0 && s.probing == s.overdue && len(s.idle) == 0
 }
 
 func (s *Store) failWaitersIfDownLocked() {
@@ -407,18 +508,25 @@ func (s *Store) failWaitersLocked(err error) {
 }
 
 // discardLocked closes a connection that is counted nowhere else. The slot is
-// free when the socket is gone.
+// free when the socket is gone. The connection may not be ours: its Close may
+// panic, or end the goroutine.
 func (s *Store) discardLocked(c *Conn, reason *int64) {
 	*reason++
+	if s.suspectLocked(c) {
+		s.renewal.suspects--
+	}
+	c.phase = closing
 	s.closing++
 	s.wg.Go(func() {
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.closing--
+			delete(s.all, c)
+			s.fillLocked()
+			s.notifyLocked()
+		}()
 		c.shut()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.closing--
-		delete(s.all, c)
-		s.fillLocked()
-		s.notifyLocked()
 	})
 }
 
@@ -439,9 +547,16 @@ func (s *Store) doubtOlderLocked(failed int64) {
 		return nil
 	})
 	for _, c := range doubtful {
-		s.probeLocked(slices.Index(s.idle, c))
-		s.wg.Go(func() { s.probe(c) })
+		s.takeIdleLocked(slices.Index(s.idle, c))
+		s.startProbeLocked(c)
 	}
+}
+
+// takeIdleLocked removes an idle connection, which is then counted nowhere.
+func (s *Store) takeIdleLocked(i int) *Conn {
+	c := s.idle[i]
+	s.idle = slices.Delete(s.idle, i, i+1)
+	return c
 }
 
 // keepIdleLocked discards each idle connection for which reason gives one.
