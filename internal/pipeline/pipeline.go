@@ -67,7 +67,7 @@ type Pipeline struct {
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers that wait for changed
 	hints        hints
-	farewells    warm.Farewells
+	farewells    farewells
 	wg           sync.WaitGroup
 
 	mu      sync.Mutex    // guards below, and the replacement of lanes

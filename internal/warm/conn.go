@@ -8,7 +8,6 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -419,27 +418,6 @@ func isBroken(err error) bool {
 	var re redis.Error
 	return err != nil && !errors.As(err, &re) && !errors.Is(err, redis.ErrNil)
 }
-
-// Farewells knows the answers after which a connection is of no use: a new one,
-// to another server or with another password, may do better. That writes go
-// elsewhere a replica says on a new connection too, and only of writes, so that
-// dials go on: it is heard once in a while. The zero value is ready.
-type Farewells struct{ last atomic.Pointer[time.Time] }
-
-// Hear reports whether the connection is to be retired.
-func (f *Farewells) Hear(answer string) bool {
-	meaning := resp.MeaningOf(answer)
-	if !meaning.Has(resp.Condemns) || strings.HasPrefix(answer, "LOADING") {
-		return false
-	}
-	if !meaning.Has(resp.Retry) || strings.HasPrefix(answer, "MASTERDOWN") {
-		return true
-	}
-	now, last := time.Now(), f.last.Load()
-	return (last == nil || now.Sub(*last) >= pause) && f.last.CompareAndSwap(last, &now)
-}
-
-const pause = 100 * time.Millisecond // between two that are heard
 
 // Dead looks at the socket of a connection that nobody uses. A hidden one is
 // taken to be alive.
