@@ -132,8 +132,8 @@ func WithMaxConnLifetime(d time.Duration) PoolOption {
 // connection breaks, the idle connections that were not used since have to answer
 // a PING before they are lent. After the process was suspended for more than two
 // seconds all connections have to, because a NAT or the server may have forgotten
-// them. Half of the maximum stays free for new dials meanwhile, which a borrower
-// waits for where a PING takes more than a tenth of a second.
+// them. A borrower waits for a new dial as soon as a PING takes more than a tenth
+// of a second, and connections without an answer make room for it.
 //
 // An idle socket is looked at before it is lent. Where that is not possible, on
 // Windows and where [WithDialFunc] or a dial option hides the socket, an idle

@@ -48,7 +48,7 @@ func (s *Store) refuse() {
 	s.keepIdleLocked(func(*Conn) *int64 { return &s.stats.Closed.Shutdown })
 	var cut []*Conn
 	for c := range s.all {
-		if c.phase == probed || c.phase == overdue {
+		if c.phase == probed || c.phase == overdue || c.phase == givenUp {
 			cut = append(cut, c)
 		}
 	}

@@ -50,6 +50,7 @@ const (
 	lent
 	probed
 	overdue // probed, without an answer within patience
+	givenUp // overdue, and cut as its slot is needed
 	closing
 )
 

@@ -153,13 +153,19 @@ func (s *Store) endProbe(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.probing--
-	if c.phase == overdue {
+	switch c.phase {
+	case givenUp:
+		s.cutting--
+		s.overdue--
+		c.Retire()
+	case overdue:
 		s.overdue--
 	}
 	c.seen = now
 	s.turn++
 	c.proven = s.turn
 	s.keepLocked(c)
+	s.fillLocked() // a suspect that is idle again is no spare connection
 }
 
 // resumeLocked is called when the process was seen to have been suspended. A NAT
@@ -168,7 +174,7 @@ func (s *Store) endProbe(c *Conn) {
 func (s *Store) resumeLocked(now time.Time) {
 	s.pulse.beat(now)
 	s.doubted = s.turn
-	s.doubtOlderLocked(s.doubted)
+	s.doubtOlderLocked(s.doubted, s.cfg.MaxActive)
 	s.fillLocked()
 	s.failWaitersIfDownLocked()
 }

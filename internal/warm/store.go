@@ -78,20 +78,22 @@ type Store struct {
 	stop      chan struct{}      // closed when the store closes: ends the janitor and the prober
 	wg        sync.WaitGroup     // dials, probes, closes, the janitor and the prober
 
-	mu      sync.Mutex         // guards all below
-	all     map[*Conn]struct{} // every open connection
-	idle    []*Conn            // least recently lent first; the last is lent first
-	inUse   int
-	probing int // counts as idle for the floor: it will be back in a moment
-	overdue int // of probing: nobody who waits counts on these any more
-	dialing int
-	closing int
-	turn    int64 // counts what is handed back, dialled, probed or condemned; starts above zero
-	doubted int64 // the turn when the process was last seen to have been suspended
-	pulse   pulse
-	waiters list.List     // of *waiter
-	changed chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
-	closed  bool
+	mu       sync.Mutex         // guards all below
+	all      map[*Conn]struct{} // every open connection
+	idle     []*Conn            // least recently lent first; the last is lent first
+	inUse    int
+	probing  int // counts as idle for the floor: it will be back in a moment
+	overdue  int // of probing: nobody who waits counts on these any more
+	cutting  int // of overdue: given up, for the slot
+	dialing  int
+	closing  int
+	turn     int64 // counts what is handed back, dialled, probed or condemned; starts above zero
+	doubted  int64 // the turn when the process was last seen to have been suspended
+	pulse    pulse
+	waiters  list.List // of *waiter, in the order of their arrivals
+	arrivals int64
+	changed  chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
+	closed   bool
 
 	fails      int // dials failed in a row
 	failure    error
@@ -105,9 +107,10 @@ type Store struct {
 }
 
 type waiter struct {
-	grant chan grant    // holds one
-	since time.Duration // when it came
-	place *list.Element // in the queue; nil once it has left
+	grant   chan grant    // holds one
+	since   time.Duration // when it was queued
+	arrival int64         // its place in the order of those who came
+	place   *list.Element // in the queue; nil once it has left
 }
 
 type grant struct {
@@ -140,8 +143,12 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	for first := true; ; first = false {
-		c, w, err := s.take(first)
+	s.mu.Lock()
+	s.arrivals++
+	arrival := s.arrivals
+	c, w, err := s.takeLocked(arrival)
+	s.mu.Unlock()
+	for {
 		if w != nil {
 			c, err = s.wait(ctx, w)
 		}
@@ -155,32 +162,8 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 		if s.sound(c) {
 			return c, nil
 		}
+		c, w, err = s.swap(c, arrival)
 	}
-}
-
-// sound has a last look at a connection before its borrower gets it. If it
-// returns false, the store closes the connection or has it answer a PING. The
-// borrower goes to the head of the queue then, so that a connection which does not
-// answer holds nobody up for longer than patience.
-func (s *Store) sound(c *Conn) bool {
-	dead, now := c.Dead(), time.Now()
-	if dead {
-		c.Fail()
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pulse.missed(now) {
-		s.resumeLocked(now)
-	}
-	if c.blind() && s.cfg.HealthCheckAfter > 0 && c.lentAt-c.soundAt >= blindAfter {
-		c.Doubt()
-	}
-	if dead || s.unprovenLocked(c) {
-		s.putLocked(c)
-		return false
-	}
-	c.soundAt = c.lentAt
-	return true
 }
 
 // AcquireTested lends a connection that passes test. A connection that fails is
@@ -204,11 +187,41 @@ func (s *Store) AcquireTested(ctx context.Context, test func(*Conn) error) (*Con
 	}
 }
 
-// take lends an idle connection or queues a waiter. One whose connection was
-// found dead comes a second time, and goes to the head as it was there.
-func (s *Store) take(first bool) (*Conn, *waiter, error) {
+// sound has a last look at a connection before its borrower gets it.
+func (s *Store) sound(c *Conn) bool {
+	if c.Dead() {
+		c.Fail()
+		return false
+	}
+	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.pulse.missed(now) {
+		s.resumeLocked(now)
+	}
+	if c.blind() && s.cfg.HealthCheckAfter > 0 && c.lentAt-c.soundAt >= blindAfter {
+		c.Doubt()
+	}
+	if s.unprovenLocked(c) {
+		return false
+	}
+	c.soundAt = c.lentAt
+	return true
+}
+
+// swap takes back a connection that is not sound, which the store closes or has
+// answer a PING, and serves the borrower anew, as who came at arrival. A PING
+// without an answer holds nobody up for longer than patience.
+func (s *Store) swap(c *Conn, arrival int64) (*Conn, *waiter, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.putLocked(c)
+	return s.takeLocked(arrival)
+}
+
+// takeLocked lends an idle connection or queues a waiter. A borrower whose
+// connection was not sound comes a second time, and goes where it was.
+func (s *Store) takeLocked(arrival int64) (*Conn, *waiter, error) {
 	if s.closed {
 		return nil, nil, ErrClosed
 	}
@@ -221,9 +234,13 @@ func (s *Store) take(first bool) (*Conn, *waiter, error) {
 	if s.downLocked() {
 		return nil, nil, &DialError{s.failure}
 	}
-	w := &waiter{grant: make(chan grant, 1), since: s.now()}
-	if first {
-		w.place = s.waiters.PushBack(w)
+	w := &waiter{grant: make(chan grant, 1), since: s.now(), arrival: arrival}
+	before := s.waiters.Back()
+	for before != nil && before.Value.(*waiter).arrival > arrival {
+		before = before.Prev()
+	}
+	if before != nil {
+		w.place = s.waiters.InsertAfter(w, before)
 	} else {
 		w.place = s.waiters.PushFront(w)
 	}
@@ -324,7 +341,7 @@ func (s *Store) keepLocked(c *Conn) {
 	switch reason := s.unfitLocked(c); {
 	case reason != nil:
 		s.discardLocked(c, reason)
-		s.doubtOlderLocked(c.failed)
+		s.doubtOlderLocked(c.failed, s.cfg.MaxActive/2)
 	case s.unprovenLocked(c):
 		s.startProbeLocked(c)
 	default:
@@ -409,13 +426,33 @@ func (s *Store) fillLocked() {
 	if s.renewal.suspects > 0 {
 		want = s.renewLocked(want)
 	}
-	for range min(want, s.cfg.MaxActive-s.openLocked(), limit-s.dialing) {
+	room := s.cfg.MaxActive - s.openLocked()
+	if n := waiters - s.dialing - room - s.closing - s.cutting; n > 0 && s.overdue > s.cutting {
+		s.cutOverdueLocked(n)
+	}
+	for range min(want, room, limit-s.dialing) {
 		if !s.paceLocked() {
 			return
 		}
 		s.dialing++
 		s.stats.Dials++
 		s.startDial(s.turn)
+	}
+}
+
+// cutOverdueLocked gives up n probes whose slots dials need. The connections may
+// not be ours, so they are cut without the lock.
+func (s *Store) cutOverdueLocked(n int) {
+	for c := range s.all {
+		if n == 0 {
+			return
+		}
+		if c.phase == overdue {
+			n--
+			c.phase = givenUp
+			s.cutting++
+			s.wg.Go(c.Cut)
+		}
 	}
 }
 
@@ -530,16 +567,16 @@ func (s *Store) discardLocked(c *Conn, reason *int64) {
 	})
 }
 
-// doubtOlderLocked makes the idle connections that nobody used since one of
-// their kind failed prove that they are alive: what broke it has probably broken
-// them. Half of the slots stay free of these, for dials; where nothing is ever
-// probed they are all closed.
-func (s *Store) doubtOlderLocked(failed int64) {
+// doubtOlderLocked makes the idle connections that nobody used since the turn at
+// which one failed prove that they are alive: what broke it has probably broken
+// them. Those above most are closed, to leave their slots to dials; where nothing
+// is ever probed all are.
+func (s *Store) doubtOlderLocked(failed int64, most int) {
 	var doubtful []*Conn
 	s.keepIdleLocked(func(c *Conn) *int64 {
 		switch {
 		case c.proven > failed:
-		case s.cfg.HealthCheckAfter == 0 || c.Dead() || len(doubtful) >= s.cfg.MaxActive/2:
+		case s.cfg.HealthCheckAfter == 0 || c.Dead() || len(doubtful) >= most:
 			return &s.stats.Closed.Broken
 		default:
 			doubtful = append(doubtful, c)

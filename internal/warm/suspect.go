@@ -130,11 +130,16 @@ func (s *Store) fullLocked() bool {
 // renewLocked returns how many dials are wanted while there are suspects, and
 // makes room for one.
 func (s *Store) renewLocked(want int) int {
-	if s.trustedLocked() == 0 {
+	if s.trustedLocked() == 0 && s.probing == s.overdue {
 		want = max(want, 1-s.dialing)
 	}
-	if want > 0 && len(s.idle) > 0 && s.suspectLocked(s.idle[0]) && s.fullLocked() {
+	if want <= 0 || len(s.idle) == 0 || !s.suspectLocked(s.idle[0]) {
+		return want
+	}
+	if s.fullLocked() {
 		s.discardLocked(s.takeIdleLocked(0), &s.stats.Closed.Broken)
+	} else if wait := s.renewal.next - s.now(); wait > 0 {
+		s.fillAfterLocked(wait)
 	}
 	return want
 }
@@ -155,13 +160,19 @@ func (s *Store) paceLocked() bool {
 		r.next += renewEvery
 		return true
 	}
-	if r.timer == nil {
-		r.timer = time.AfterFunc(r.next-now, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			r.timer = nil
-			s.fillLocked()
-		})
-	}
+	s.fillAfterLocked(r.next - now)
 	return false
+}
+
+// fillAfterLocked has fillLocked called when the pace allows the next dial.
+func (s *Store) fillAfterLocked(d time.Duration) {
+	if s.renewal.timer != nil {
+		return
+	}
+	s.renewal.timer = time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.renewal.timer = nil
+		s.fillLocked()
+	})
 }
