@@ -191,18 +191,43 @@ func (c *Conn) Wanted() bool {
 	return s.closed || s.suspectLocked(c) && s.replaceableLocked()
 }
 
-// Close hands the connection back to the store, which gets it even if the Err of
-// a connection that is not ours panics.
+// Close hands the connection back to the store.
 func (c *Conn) Close() error {
 	defer c.store.put(c)
-	if c.socket == nil { // else every error was noted
-		was := c.verdict
-		c.verdict = useless
-		if c.Err() == nil {
-			c.verdict = was
-		}
+	if c.socket == nil && c.Err() != nil { // else every error was noted
+		c.Retire()
 	}
 	return nil
+}
+
+// Err is redigo's.
+func (c *Conn) Err() (err error) {
+	if c.socket != nil {
+		return c.Conn.Err()
+	}
+	c.survive(func() { err = c.Conn.Err() }, &err)
+	return err
+}
+
+// survive calls what redigo's pool calls when a connection is returned. Where the
+// connection, which may not be ours, panics or ends the goroutine, redigo would
+// lose it. A panic becomes an error. After runtime.Goexit nobody else will return
+// the connection.
+func (c *Conn) survive(f func(), err *error) {
+	ended := false
+	defer func() {
+		if ended {
+			return
+		}
+		c.Retire()
+		if r := recover(); r != nil {
+			*err = fmt.Errorf("rediscache: the connection panicked: %v", r)
+			return
+		}
+		c.store.put(c)
+	}()
+	f()
+	ended = true
 }
 
 // Do is redigo's, as are the others.
@@ -231,26 +256,12 @@ func (c *Conn) LastUsed() time.Time {
 
 // drain reads the replies that nobody has read. redigo's pool does so when a
 // connection is returned, after the commands that undo what the borrower did. So
-// an error among the replies may mean that the server refused to undo it. Where
-// the connection panics, or ends the goroutine, redigo would lose it.
+// an error among the replies may mean that the server refused to undo it.
 func (c *Conn) drain() (reply any, err error) {
 	if c.session == changed {
 		return nil, nil // it will be closed
 	}
-	ended := false
-	defer func() {
-		r := recover()
-		if ended {
-			return
-		}
-		c.Fail()
-		if r == nil { // runtime.Goexit: nobody else will return it
-			c.store.put(c)
-		}
-		err = fmt.Errorf("rediscache: the connection panicked: %v", r)
-	}()
-	reply, err = c.Conn.Do("")
-	ended = true
+	c.survive(func() { reply, err = c.Conn.Do("") }, &err)
 	if replies, ok := reply.([]any); ok && c.session == transaction {
 		for _, r := range replies {
 			if _, refused := r.(redis.Error); refused {
