@@ -127,11 +127,21 @@ func WithMaxConnLifetime(d time.Duration) PoolOption {
 // WithHealthCheckAfter sends a PING in the background, one connection at a
 // time, to each idle connection that was silent for d. It keeps a server's
 // own idle timeout and the firewalls between from closing it, at the price of
-// one PING per idle connection and d. A borrower waits for one only at the
-// maximum, if no other connection is idle. When a connection breaks, the idle
-// ones that were not used since have to answer one at once, or are closed. Each
-// may take the time of a dial. Zero sends none, so that all of these are closed;
-// negative is an error.
+// one PING per idle connection and d. Any answer will do, a refusal of PING too,
+// unless it says that the server does not serve (LOADING, NOAUTH, …). When a
+// connection breaks, the idle connections that were not used since have to answer
+// a PING before they are lent. After the process was suspended for more than two
+// seconds all connections have to, because a NAT or the server may have forgotten
+// them. A borrower waits for a new dial as soon as a PING takes more than a tenth
+// of a second, and connections without an answer make room for it.
+//
+// An idle socket is looked at before it is lent. Where that is not possible, on
+// Windows and where [WithDialFunc] or a dial option hides the socket, an idle
+// connection that nobody used for a tenth of a second has to answer a PING before
+// it is lent, which costs the borrower a round trip.
+//
+// Zero sends no PING: what is in doubt is closed, and a connection whose socket
+// cannot be looked at is lent as it is. Negative is an error.
 func WithHealthCheckAfter(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.healthCheckAfter = d }}
 }
@@ -156,8 +166,9 @@ func WithWriteTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.writeTimeout = d }}
 }
 
-// WithClientName names each connection, so that CLIENT LIST tells whose it is.
-// A name is printable ASCII without spaces; empty sets none.
+// WithClientName names each connection, so that CLIENT LIST shows whose it is.
+// A name is printable ASCII without spaces; empty, the default, sets none. The
+// name is cosmetic: a server or a proxy that refuses CLIENT is used without it.
 func WithClientName(name string) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.clientName = name }}
 }
@@ -172,10 +183,11 @@ func WithCredentials(f func(ctx context.Context) (user, password string, err err
 }
 
 // WithDialOptions adds redigo's own dial options, a TLS configuration for
-// example. They win over the URL and over the other options. Two of them,
-// DialNetDial and DialContextFunc, hide the socket: the pool then cannot look
-// at an idle socket before it lends it, nor wait at a close until the server
-// is done with it.
+// example. They win over the URL and over the other options, and a server that
+// refuses the name of a DialClientName fails the dial. Two of them, DialNetDial
+// and DialContextFunc, hide the socket: a close then does not wait until the
+// server is done with the connection, and [WithHealthCheckAfter] says what the
+// pool does before it lends one.
 func WithDialOptions(opts ...redis.DialOption) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.dialOptions = append(c.dialOptions, opts...) }}
 }

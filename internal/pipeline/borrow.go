@@ -24,7 +24,7 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 		if err != nil {
 			err = l.lost(err)
 		}
-		return reply.Kind == resp.Error && p.farewells.Hear(reply.Text), err
+		return reply.Kind == resp.Error && p.farewells.ends(l.conn, reply.Text), err
 	})
 	if leftErr != nil {
 		return resp.Reply{}, leftErr
@@ -62,7 +62,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (re
 			}
 			if broken == nil {
 				replies = append(replies, reply)
-				spent = spent || reply.Kind == resp.Error && p.farewells.Hear(reply.Text)
+				spent = spent || reply.Kind == resp.Error && p.farewells.ends(l.conn, reply.Text)
 			}
 		}
 		if broken != nil {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/gomodule/redigo/redis"
+
 	"github.com/rediscache/rediscache/internal/resp"
 	"github.com/rediscache/rediscache/internal/warm"
 )
@@ -39,6 +41,7 @@ type lane struct {
 
 	mu      sync.Mutex // guards all below
 	wire    wire       // nil until leased
+	conn    redis.Conn // that of wire
 	alone   ownReader  // wire, if a caller may read from it
 	queue   []entry
 	writing bool
@@ -99,7 +102,7 @@ func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
 // judgeLocked lets the lane end in order, and its connection with it, after an
 // answer that says that it is of no use.
 func (l *lane) judgeLocked(reply resp.Reply) {
-	if reply.Kind == resp.Error && l.p.farewells.Hear(reply.Text) {
+	if reply.Kind == resp.Error && l.p.farewells.ends(l.conn, reply.Text) {
 		l.spent = true
 		l.ageLocked(finishing)
 	}
@@ -189,7 +192,7 @@ func (l *lane) lease(ctx context.Context) error {
 		}
 		return err
 	}
-	l.wire = newWire(c, l.p.laneTimeout(), l.holdUp)
+	l.conn, l.wire = c, newWire(c, l.p.laneTimeout(), l.holdUp)
 	l.alone, _ = l.wire.(ownReader)
 	l.scarce = scarce
 	l.ageLocked(open)

@@ -75,7 +75,7 @@ type Pipeline struct {
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers in queue
 	hints        hints
-	farewells    warm.Farewells
+	farewells    farewells
 	holdings     holdings
 	wg           sync.WaitGroup
 
