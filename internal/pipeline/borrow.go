@@ -18,7 +18,7 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 		return p.borrowAll(ctx, []*Call{c})(c)
 	}
 	var reply resp.Reply // not to be read by one that has left
-	var err error
+	err := error(&lostError{cause: errExited, sent: true})
 	leftErr := p.borrowed(ctx, c, func(l loan) (spent bool, failed error) {
 		reply, err = fromRedigo(guard(func() (any, error) { return l.do(c) }))
 		if err == nil {
@@ -27,7 +27,7 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 		if err != nil {
 			err = l.lost(err)
 		}
-		return reply.Kind == resp.Error && p.farewells.Hear(reply.Text), err
+		return reply.Kind == resp.Error && p.farewells.ends(l.conn, reply.Text), err
 	})
 	if leftErr != nil {
 		return resp.Reply{}, leftErr
@@ -73,14 +73,15 @@ func (p *Pipeline) borrowed(
 		return warm.ErrClosed
 	}
 	defer p.wg.Done()
-	until, _ := ctx.Deadline()
+	var until time.Time
 	var cancel context.CancelFunc
 	if p.cfg.Timeout > 0 {
 		now := time.Now()
 		c.ask(now)
 		d := p.remaining(c)
-		if own := now.Add(d); until.IsZero() || own.Before(until) {
-			until = own
+		until = now.Add(d)
+		if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
+			until = deadline
 		}
 		ctx, cancel = warm.Within(ctx, d)
 	} else {
@@ -88,10 +89,10 @@ func (p *Pipeline) borrowed(
 	}
 	defer cancel()
 	waits := context.AfterFunc(p.ctx, cancel) // Close ends the wait for a connection
-	conn, err := p.cfg.Lease(ctx)
+	conn, err := p.lend(ctx)
 	closed, ended := !waits(), warm.Ended(ctx)
 	if err == nil && (closed || ended != nil) {
-		conn.Close()
+		p.returned(func() { conn.Close() })
 	}
 	switch {
 	case closed:
@@ -107,15 +108,18 @@ func (p *Pipeline) borrowed(
 		stop := context.AfterFunc(ctx, ours.Cut)
 		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, time.Time{}})
 		spent = !stop() || spent
-		end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+		p.returned(func() { end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil) })
 		return nil
 	}
 	// Nothing cuts another's, so the caller leaves it, and the call has it to its end.
 	done := make(chan struct{})
 	p.wg.Go(func() {
 		defer close(done)
-		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, until})
-		end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+		spent, failed := true, errExited // unless it returns
+		defer func() {
+			p.returned(func() { end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil) })
+		}()
+		spent, failed = use(loan{ctx, conn, p.cfg.ReadTimeout, until})
 	})
 	select {
 	case <-done:
@@ -130,7 +134,7 @@ type loan struct {
 	ctx         context.Context
 	conn        redis.Conn
 	readTimeout time.Duration
-	until       time.Time // when the caller has had enough, if nothing cuts the connection then
+	until       time.Time // when the time of the call is over, if nothing cuts the connection then
 }
 
 // lost is a call whose connection failed, or whose context ended it.
@@ -148,7 +152,7 @@ func (l loan) lost(err error) error {
 // do reads the arguments of c no more once it has returned.
 func (l loan) do(c *Call) (any, error) {
 	args := c.args(nil)
-	if t, ok := l.conn.(redis.ConnWithTimeout); ok {
+	if t, ok := l.conn.(redis.ConnWithTimeout); ok && l.patience() > 0 {
 		if reply, err := t.DoWithTimeout(l.patience(), c.name, args...); !unsupported(err) {
 			return reply, err
 		}
@@ -156,12 +160,16 @@ func (l loan) do(c *Call) (any, error) {
 	return l.conn.Do(c.name, args...)
 }
 
-// patience is how long a reply may take.
+// patience is how long a reply may take. Zero leaves it to the connection.
 func (l loan) patience() time.Duration {
 	if l.until.IsZero() {
 		return l.readTimeout
 	}
-	return min(l.readTimeout, max(time.Until(l.until), 1))
+	rest := max(time.Until(l.until), 1)
+	if l.readTimeout == 0 {
+		return rest
+	}
+	return min(l.readTimeout, rest)
 }
 
 // enter has Close wait for a call, if it is not closed.

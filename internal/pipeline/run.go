@@ -15,10 +15,10 @@ func (p *Pipeline) DoRun(ctx context.Context, first, c *Call) (reply resp.Reply,
 		return resp.Reply{}, nil, err
 	}
 	reply = both.Elems[1]
-	if err = refusal(reply, write); err != nil {
+	if err = answerError(reply, write); err != nil {
 		return resp.Reply{}, nil, err
 	}
-	return reply, refusal(both.Elems[0], false), nil
+	return reply, answerError(both.Elems[0], false), nil
 }
 
 // Talk lends a connection to talk, for several round trips under the timeout of one call. Its ask
@@ -70,7 +70,7 @@ func (p *Pipeline) exchange(l loan, w *redigoWire, calls []*Call) (replies []res
 		if err != nil {
 			return replies, condemned, err
 		}
-		condemned = p.condemned(c.shape, reply) || condemned
+		condemned = p.condemned(l.conn, c.shape, reply) || condemned
 		replies = append(replies, reply)
 	}
 	return replies, condemned, nil

@@ -110,7 +110,7 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 		if reply.Kind != resp.Error {
 			return reply, nil
 		}
-		err = refusal(reply, write)
+		err = answerError(reply, write)
 		if retriable(reply) {
 			err = besides(ctx, err)
 		}
@@ -125,8 +125,8 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 	return resp.Reply{}, err
 }
 
-// refusal returns the error of a reply, or nil if it is none.
-func refusal(reply resp.Reply, write bool) error {
+// answerError returns the error of a reply, or nil if it is none.
+func answerError(reply resp.Reply, write bool) error {
 	if reply.Kind != resp.Error {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -59,36 +60,48 @@ func newWire(c redis.Conn, timeout time.Duration, slow func(bool)) wire {
 // timeouts let them.
 type redigoWire struct {
 	conn    redis.Conn
-	timeout time.Duration
+	timeout time.Duration // of a reply; 0: the connection's own
 	scratch []any
-	looks   int64 // at the progress
+	got     atomic.Int64 // replies
 }
 
 func (w *redigoWire) put(c *Call) error {
 	for at := 0; at < len(c.req); {
 		var name string
 		name, w.scratch, at = c.split(at, w.scratch[:0])
-		if err := w.conn.Send(name, w.scratch...); err != nil {
+		var err error
+		if panicked := foreign(func() { err = w.conn.Send(name, w.scratch...) }); panicked != nil {
+			return panicked
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *redigoWire) waits() bool          { return true }
-func (w *redigoWire) flush() (bool, error) { return true, w.conn.Flush() }
-func (w *redigoWire) flushRest() error     { return nil }
+func (w *redigoWire) waits() bool { return true }
+
+func (w *redigoWire) flush() (whole bool, err error) {
+	if panicked := foreign(func() { err = w.conn.Flush() }); panicked != nil {
+		return false, panicked
+	}
+	return err == nil, err
+}
+
+func (w *redigoWire) flushRest() error { return nil }
 
 // written returns the largest int: redigo does not say how much it has sent, so the server may
 // have received all of it.
 func (w *redigoWire) written() int { return math.MaxInt }
 
 func (w *redigoWire) receive() (resp.Reply, error) {
+	defer w.got.Add(1)
 	return fromRedigo(guard(func() (any, error) { return receiveWithTimeout(w.conn, w.timeout) }))
 }
 
 func receiveWithTimeout(c redis.Conn, timeout time.Duration) (any, error) {
-	if t, ok := c.(redis.ConnWithTimeout); ok {
+	if t, ok := c.(redis.ConnWithTimeout); ok && timeout > 0 {
 		if reply, err := t.ReceiveWithTimeout(timeout); !unsupported(err) {
 			return reply, err
 		}
@@ -109,11 +122,7 @@ func (w *redigoWire) quiet() bool {
 	return w.conn.Err() == nil && (!ours || !l.Dead())
 }
 
-// progress is made whenever the lane looks: the connection's own timeout watches.
-func (w *redigoWire) progress() int64 {
-	w.looks++
-	return w.looks
-}
+func (w *redigoWire) progress() int64 { return w.got.Load() }
 
 func (w *redigoWire) wanted() bool {
 	l, ok := w.conn.(*warm.Conn)
@@ -133,6 +142,7 @@ func (w *redigoWire) giveBack(broken, spent bool) {
 
 // end hands a connection back.
 func end(c redis.Conn, broken, spent bool) {
+	defer c.Close() // also where c panics
 	l, ours := c.(*warm.Conn)
 	switch {
 	case ours && broken:
@@ -142,7 +152,6 @@ func end(c redis.Conn, broken, spent bool) {
 	case broken || spent:
 		spoil(c)
 	}
-	c.Close()
 }
 
 // spoil makes a connection of a pool that is not ours fail, so that the pool
