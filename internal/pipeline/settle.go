@@ -5,16 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/rediscache/rediscache/internal/resp"
-	"github.com/rediscache/rediscache/internal/warm"
 )
 
 const (
-	maxRepeats = 3 // of a call that was not sent
+	maxRepeats = 3  // of a call that was not sent
+	maxBroken  = 12 // connections that may break under a read: two lanes, and its share of DoAll's halves
 	minBackoff = 2 * time.Millisecond
 	maxBackoff = 100 * time.Millisecond
 )
@@ -26,17 +27,33 @@ func (p *Pipeline) settleOne(ctx context.Context, c *Call, reply resp.Reply, err
 	return replies[0], errs[0]
 }
 
-// settle tries again, together, what may be tried again, and says what came of
-// each call. A call's timeout bounds all its tries.
+// settle retries what may be retried, and puts the outcome of each call in its place. A call's
+// timeout bounds all its tries.
+//
+// Where a connection broke, any call that it owed a reply may be the reason, as the reply to one
+// command can make a server or a proxy hang up. Such reads are retried on connections of their own:
+// first together, in half as many each time that breaks, so that in the end only the one that breaks
+// its connection fails.
 func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	var again []int
-	refused := false
+	refused, broke, losses := false, false, 0
 	judge := func(i int) {
-		switch calls[i].fate(ctx, replies[i], errs[i]) {
-		case settled:
-			replies[i], errs[i] = calls[i].outcome(ctx, replies[i], errs[i])
+		c := calls[i]
+		f := c.fate(ctx, replies[i], errs[i])
+		var lost *lostError
+		if errors.As(errs[i], &lost) {
+			p.suspect(c, lost)
+		}
+		switch {
+		case f == suspected && losses < maxLosses:
+			// Of many callers the second try is on a lane once more: they would wait for each other.
+			if c.apart = c.broke > 1 || lost.company-len(calls) <= maxAlone; c.apart {
+				broke = true
+			}
+		case f == settled, f == suspected:
+			replies[i], errs[i] = c.outcome(ctx, replies[i], errs[i])
 			return
-		case later:
+		case f == later:
 			refused = true
 		}
 		again = append(again, i)
@@ -48,6 +65,7 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 		return
 	}
 	give := p.deadline(ctx, calls[again[0]])
+	together := len(calls)
 	for round := 1; len(again) > 0; round++ {
 		rest := again
 		if refused && !p.pause(ctx, give, round) {
@@ -56,17 +74,52 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 			}
 			return
 		}
-		again, refused = nil, false
-		some := make([]*Call, len(rest))
-		for n, i := range rest {
-			some[n] = calls[i]
+		if broke {
+			together = (together + 1) / 2
 		}
-		r, e := make([]resp.Reply, len(rest)), make([]error, len(rest))
-		p.try(ctx, some, r, e)
-		for n, i := range rest {
-			replies[i], errs[i] = r[n], e[n]
-			judge(i)
+		again, refused, broke = nil, false, false
+		for len(rest) > 0 {
+			some := []*Call{calls[rest[0]]}
+			for len(some) < min(together, len(rest)) && calls[rest[len(some)]].apart == some[0].apart {
+				some = append(some, calls[rest[len(some)]])
+			}
+			r, e := make([]resp.Reply, len(some)), make([]error, len(some))
+			p.try(ctx, some, r, e)
+			before := broke
+			broke = false
+			for n, i := range rest[:len(some)] {
+				replies[i], errs[i] = r[n], e[n]
+				judge(i)
+			}
+			if broke {
+				losses++
+			}
+			broke = broke || before
+			rest = rest[len(some):]
 		}
+	}
+}
+
+const (
+	// maxAlone is how many calls of others may be lost with a read whose second try is on a
+	// connection of its own. That many pass a pool of ten in a few round trips.
+	maxAlone = 64
+	// maxLosses is how many connections the retries of one DoAll may break: more than it takes to
+	// find three calls that do among 512, and few enough that a server which closes every
+	// connection costs no storm of dials.
+	maxLosses = 32
+)
+
+// suspect remembers a call that may be what broke its connection. A read with company is retried
+// alone, which will tell; a write is not retried, so its next one is sent alone.
+func (p *Pipeline) suspect(c *Call, lost *lostError) {
+	switch cause := lost.cause; {
+	case p.cfg.Lanes == 0, !lost.sent, lost.left, errors.Is(cause, errHeldUp):
+	case errors.Is(cause, errStalled), errors.Is(cause, os.ErrDeadlineExceeded): // it was this side that ended it
+	case lost.alone():
+		p.hints.strike(c)
+	case c.write:
+		p.hints.remember(c)
 	}
 }
 
@@ -74,12 +127,13 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 type fate uint8
 
 const (
-	settled fate = iota
-	atOnce       // tried again
-	later        // likewise
+	settled   fate = iota
+	atOnce         // retried
+	later          // retried after a pause
+	suspected      // retried, and may be what broke its connection
 )
 
-// fate counts what it lets be tried again.
+// fate counts the retries that it lets be made.
 func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	var lost *lostError
 	switch {
@@ -90,17 +144,30 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	case errors.Is(lost.cause, errHeldUp): // nothing failed
 		c.heldUp++
 		return atOnce
-	case !lost.sent && c.unsent < maxRepeats:
+	case !lost.sent && c.unsent < c.maxUnsent():
 		c.unsent++
 		return atOnce
-	case lost.sent && !c.write && !c.repeated:
-		c.repeated = true
-		return atOnce
+	case lost.sent && !c.write:
+		c.broke++
+		if lost.alone() && c.broke > 1 || c.broke > maxBroken {
+			return settled
+		}
+		return suspected
 	}
 	return settled
 }
 
-// outcome is what a caller hears of a call that is not tried again.
+// maxUnsent is how often a call may be retried because it was not sent as a whole. A large one may
+// be why: the server hangs up when it has read the length.
+func (c *Call) maxUnsent() int {
+	if small(c) {
+		return maxRepeats
+	}
+	return 1
+}
+
+// outcome is the result of a call that is not retried. The error of a call whose context has ended
+// matches the context's.
 func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.Reply, error) {
 	var lost *lostError
 	switch {
@@ -119,20 +186,19 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 	case errors.As(err, &lost):
-		if err = lost.cause; !lost.left {
-			err = besides(ctx, err)
-		}
+		err = besides(ctx, lost.cause)
 		if lost.sent && c.write {
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
+	default:
+		err = besides(ctx, err)
 	}
 	return resp.Reply{}, err
 }
 
-// besides is err, for a caller that would have tried again had its context not
-// ended.
+// besides returns err so that it matches the error of ctx, too, once that has ended.
 func besides(ctx context.Context, err error) error {
-	if ended := warm.Ended(ctx); ended != nil {
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%w: %w", ended, err)
 	}
 	return err

@@ -27,6 +27,8 @@ const (
 	NoScript
 	// WrongType: the key holds another type than the command expects.
 	WrongType
+	// Closes: the server closes the connection after this error.
+	Closes
 )
 
 // Has reports whether m has any of the parts.
@@ -51,6 +53,7 @@ var words = []struct {
 	{"NOREPLICAS", Unavailable},
 	{"OOM", Unavailable},
 	{"ERR max number of clients", Unavailable | Condemns}, // Redis then closes the connection
+	{"ERR Protocol error", Closes},                        // such as a value above proto-max-bulk-len
 
 	{"NOAUTH", Denied | Condemns},
 	{"DENIED", Denied | Condemns}, // protected mode: Redis then closes the connection
@@ -67,6 +70,7 @@ var words = []struct {
 	{"no upstream host", Unavailable},
 	{"upstream failure", Unavailable | Unproven},
 	{"upstream protocol error", Unavailable | Unproven},
+	{"finished with", Unavailable | Unproven}, // Envoy: the servers of some of the keys failed
 	{"ERR Host is down", Unavailable},
 	{"ERR No route to host", Unavailable},
 	{"ERR Connection refused", Unavailable},

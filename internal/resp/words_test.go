@@ -35,6 +35,8 @@ func TestMeaningOf(t *testing.T) {
 
 		"upstream failure":                        resp.Unavailable | resp.Unproven,
 		"no upstream host":                        resp.Unavailable,
+		"finished with 2 error(s)":                resp.Unavailable | resp.Unproven,
+		"ERR Protocol error: invalid bulk length": resp.Closes,
 		"ERR Host is down":                        resp.Unavailable,
 		"ERR Connection timed out":                resp.Unavailable | resp.Unproven,
 		"ERR no server connection avaliable":      resp.Unavailable,
