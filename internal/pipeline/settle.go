@@ -36,25 +36,24 @@ func (p *Pipeline) settleOne(ctx context.Context, c *Call, reply resp.Reply, err
 // its connection fails.
 func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	var again []int
-	refused, broke, losses := false, false, 0
+	refused, broke := false, false
+	settle := func(i int) { replies[i], errs[i] = calls[i].outcome(ctx, replies[i], errs[i]) }
 	judge := func(i int) {
 		c := calls[i]
-		f := c.fate(ctx, replies[i], errs[i])
 		var lost *lostError
 		if errors.As(errs[i], &lost) {
 			p.suspect(c, lost)
 		}
-		switch {
-		case f == suspected && losses < maxLosses:
-			// Of many callers the second try is on a lane once more: they would wait for each other.
-			if c.apart = c.broke > 1 || lost.company-len(calls) <= maxAlone; c.apart {
-				broke = true
-			}
-		case f == settled, f == suspected:
-			replies[i], errs[i] = c.outcome(ctx, replies[i], errs[i])
+		switch c.fate(ctx, replies[i], errs[i]) {
+		case settled:
+			settle(i)
 			return
-		case f == later:
+		case later:
 			refused = true
+		case suspected:
+			// With many calls of others the second try is on a lane once more: they would wait for each other.
+			c.apart = c.broke > 1 || lost.company-len(calls) <= maxAlone
+			broke = broke || c.apart
 		}
 		again = append(again, i)
 	}
@@ -65,47 +64,60 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 		return
 	}
 	give := p.deadline(ctx, calls[again[0]])
-	together := len(calls)
+	together, losses := len(calls), 0
 	for round := 1; len(again) > 0; round++ {
 		rest := again
 		if refused && !p.pause(ctx, give, round) {
-			for _, i := range rest {
-				replies[i], errs[i] = calls[i].outcome(ctx, replies[i], errs[i])
-			}
-			return
+			losses = maxLosses
 		}
 		if broke {
 			together = (together + 1) / 2
 		}
 		again, refused, broke = nil, false, false
 		for len(rest) > 0 {
-			some := []*Call{calls[rest[0]]}
-			for len(some) < min(together, len(rest)) && calls[rest[len(some)]].apart == some[0].apart {
-				some = append(some, calls[rest[len(some)]])
+			if losses >= maxLosses {
+				for _, i := range rest {
+					settle(i)
+				}
+				break
 			}
-			r, e := make([]resp.Reply, len(some)), make([]error, len(some))
-			p.try(ctx, some, r, e)
-			before := broke
-			broke = false
-			for n, i := range rest[:len(some)] {
-				replies[i], errs[i] = r[n], e[n]
-				judge(i)
+			part := rest[:1]
+			for len(part) < min(together, len(rest)) && calls[rest[len(part)]].apart == calls[part[0]].apart {
+				part = rest[:len(part)+1]
 			}
-			if broke {
+			rest = rest[len(part):]
+			if p.retry(ctx, part, calls, replies, errs) {
 				losses++
 			}
-			broke = broke || before
-			rest = rest[len(some):]
+			for _, i := range part {
+				judge(i)
+			}
 		}
 	}
+}
+
+// retry tries the calls of a part together, and reports whether their connection broke.
+func (p *Pipeline) retry(ctx context.Context, part []int, calls []*Call, replies []resp.Reply, errs []error) (broke bool) {
+	some := make([]*Call, len(part))
+	for n, i := range part {
+		some[n] = calls[i]
+	}
+	r, e := make([]resp.Reply, len(part)), make([]error, len(part))
+	p.try(ctx, some, r, e)
+	for n, i := range part {
+		replies[i], errs[i] = r[n], e[n]
+		var lost *lostError
+		broke = broke || errors.As(e[n], &lost) && !errors.Is(lost.cause, errHeldUp)
+	}
+	return broke
 }
 
 const (
 	// maxAlone is how many calls of others may be lost with a read whose second try is on a
 	// connection of its own. That many pass a pool of ten in a few round trips.
 	maxAlone = 64
-	// maxLosses is how many connections the retries of one DoAll may break: more than it takes to
-	// find three calls that do among 512, and few enough that a server which closes every
+	// maxLosses is how many connections the retries of one DoAll may lose: what it takes to find
+	// three calls among 512 that break theirs, and few enough that a server which closes every
 	// connection costs no storm of dials.
 	maxLosses = 32
 )
