@@ -29,6 +29,8 @@ const (
 	WrongType
 	// Closes: the server closes the connection after this error.
 	Closes
+	// TooLarge: the value is longer than the server takes.
+	TooLarge
 )
 
 // Has reports whether m has any of the parts.
@@ -52,8 +54,9 @@ var words = []struct {
 	{"MISCONF", Unavailable},
 	{"NOREPLICAS", Unavailable},
 	{"OOM", Unavailable},
-	{"ERR max number of clients", Unavailable | Condemns}, // Redis then closes the connection
-	{"ERR Protocol error", Closes},                        // such as a value above proto-max-bulk-len
+	{"ERR max number of clients", Unavailable | Condemns},          // Redis then closes the connection
+	{"ERR Protocol error: invalid bulk length", Closes | TooLarge}, // above proto-max-bulk-len
+	{"ERR Protocol error", Closes},
 
 	{"NOAUTH", Denied | Condemns},
 	{"DENIED", Denied | Condemns}, // protected mode: Redis then closes the connection
