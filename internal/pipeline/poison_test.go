@@ -19,8 +19,9 @@ import (
 // "held" when it may.
 type poisoned struct {
 	*redistest.Script
-	harmless atomic.Bool   // nothing is poison any more
-	gate     chan struct{} // a GET of "held" is answered once it is closed
+	answers  func(c redistest.Call) []byte // may be nil, and return nil
+	harmless atomic.Bool                   // nothing is poison any more
+	gate     chan struct{}                 // a GET of "held" is answered once it is closed
 
 	mu    sync.Mutex
 	asked map[string]map[int]int // how often, by what and by the connection
@@ -38,6 +39,9 @@ func newPoisoned(t *testing.T, isPoison func(c redistest.Call) bool) *poisoned {
 		s.asked[what][c.Conn]++
 		gate := s.gate
 		s.mu.Unlock()
+		if s.answers != nil && s.answers(c) != nil {
+			return s.answers(c), false
+		}
 		switch {
 		case isPoison(c) && !s.harmless.Load():
 			return nil, true
