@@ -170,7 +170,11 @@ func TestRepliesThatOnlyLookStrangeBreakNothing(t *testing.T) {
 	redistest.NoLeaks(t)
 	for name, way := range pools {
 		s := newLiar(t)
-		c := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), way.opts...)
+		pool := way.open(t, &redistest.Server{Addr: s.Addr})
+		c := newCache(t, pool, way.opts...)
+		if w, ok := pool.(*rediscache.WarmPool); ok {
+			require.NoError(t, w.Ready(t.Context()), "no dial hears what follows")
+		}
 		require.NoError(t, c.Ping(t.Context()))
 		for _, test := range []struct {
 			command, reply string
@@ -203,7 +207,9 @@ func TestAnErrorMatchesThatOfItsContextWhateverTheCause(t *testing.T) {
 			}
 			return redistest.Default(c), false
 		})
+		speak := sync.OnceFunc(func() { close(silent) })
 		c := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), append(way.opts, rediscache.WithTimeout(time.Minute))...)
+		t.Cleanup(speak)
 		for verb, ask := range map[string]func(ctx context.Context) error{
 			"get":      func(ctx context.Context) error { _, err := c.Get(ctx, "k"); return err },
 			"set":      func(ctx context.Context) error { return c.Set(ctx, "k", nil, 0) },
@@ -226,6 +232,6 @@ func TestAnErrorMatchesThatOfItsContextWhateverTheCause(t *testing.T) {
 			require.ErrorIs(t, err, ctx.Err(), "%s: %s", name, verb)
 			require.NotErrorIs(t, err, context.DeadlineExceeded, "%s: %s", name, verb)
 		}
-		close(silent)
+		speak()
 	}
 }
