@@ -113,7 +113,7 @@ func (p *Pipeline) condemned(conn redis.Conn, s shape, reply resp.Reply) bool {
 	if s.before != 0 {
 		return p.condemned(conn, shape{}, reply.Elems[0]) || p.condemned(conn, shape{}, reply.Elems[1])
 	}
-	return reply.Kind == resp.Error && p.farewells.ends(conn, reply.Text)
+	return reply.Kind == resp.Error && (p.farewells.ends(conn, reply.Text) || resp.MeaningOf(reply.Text).Has(resp.Closes))
 }
 
 // breakLocked ends the lane, with an error.
@@ -410,7 +410,7 @@ func (l *lane) fail(err error) {
 		}
 		l.p.forget(l)
 		for i, e := range flying {
-			e.end(claimed, resp.Reply{}, &lostError{cause: l.err, sent: i < sent})
+			e.end(claimed, resp.Reply{}, &lostError{cause: l.err, sent: i < sent, company: sent})
 		}
 		for _, e := range waiting {
 			e.end(queued, resp.Reply{}, err)

@@ -34,14 +34,13 @@ func (p *Pipeline) Talk(ctx context.Context, talk func(ask Ask) error) error {
 	}
 	var result error
 	err := p.borrowed(ctx, new(Call), func(l loan) (spent bool, failed error) {
-		w := &redigoWire{conn: l.conn}
 		result = talk(func(calls ...*Call) ([]resp.Reply, error) {
-			replies, condemned, err := p.exchange(l, w, calls)
-			spent = spent || condemned
-			if err != nil {
-				failed = l.lost(err)
+			x := l.exchange(calls)
+			spent = p.condemnedBy(l, calls, x.replies) || spent
+			if x.err != nil {
+				failed = x.lost(len(x.replies))
 			}
-			return replies, failed
+			return x.replies, failed
 		})
 		return spent || result != nil, failed
 	})
@@ -53,25 +52,3 @@ func (p *Pipeline) Talk(ctx context.Context, talk func(ask Ask) error) error {
 
 // Ask sends calls on the connection that [Pipeline.Talk] lends.
 type Ask func(calls ...*Call) ([]resp.Reply, error)
-
-// exchange writes calls and reads their replies.
-func (p *Pipeline) exchange(l loan, w *redigoWire, calls []*Call) (replies []resp.Reply, condemned bool, err error) {
-	for _, c := range calls {
-		if err = w.put(c); err != nil {
-			return nil, condemned, err
-		}
-	}
-	if _, err = w.flush(); err != nil {
-		return nil, condemned, err
-	}
-	for _, c := range calls {
-		w.timeout = l.patience()
-		reply, err := c.receive(w)
-		if err != nil {
-			return replies, condemned, err
-		}
-		condemned = p.condemned(l.conn, c.shape, reply) || condemned
-		replies = append(replies, reply)
-	}
-	return replies, condemned, nil
-}
