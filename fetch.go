@@ -294,10 +294,10 @@ func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
 	v.fill(ctx, held)
 }
 
-// write is the command that stores what a job says. removed is the form of the reply to a DEL.
-func (v *View[V]) write(j *job[V], removed pipeline.Form) *pipeline.Call {
+// write is the command that stores what a job says.
+func (v *View[V]) write(j *job[V]) *pipeline.Call {
 	if j.life == remove {
-		return pipeline.Write("DEL", 1, removed).Key(v.c.name(j.key))
+		return pipeline.Write("DEL", 1, pipeline.Count).Key(v.c.name(j.key))
 	}
 	return v.c.set(j.key, j.data, j.life)
 }
@@ -310,7 +310,7 @@ func (v *View[V]) writeAll(ctx context.Context, jobs []*job[V]) {
 	begin := v.c.begin()
 	calls := make([]*pipeline.Call, len(jobs))
 	for i, j := range jobs {
-		calls[i] = v.write(j, pipeline.Count)
+		calls[i] = v.write(j)
 	}
 	_, errs := v.c.pipe.DoAll(ctx, calls...)
 	for i, j := range jobs {

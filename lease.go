@@ -205,7 +205,7 @@ func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 		},
 		transaction: func(j *job[V]) *transaction {
 			t := &transaction{lease: j.lease, token: j.token, digest: j.from.digest, left: j.from.left}
-			t.store = v.write(j, pipeline.Status) // that it is queued
+			t.store = v.write(j).Queued()
 			t.prefix, t.key = v.c.name(j.key)
 			return t
 		},

@@ -207,7 +207,7 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 			replies = replies[n:]
 			outcomes[i] = outcome{matches, err}
 			if holds && err == nil {
-				calls, of = append(calls, pipeline.Write("DEL", 1, pipeline.Status).String(t.lease)), append(of, i)
+				calls, of = append(calls, pipeline.Write("DEL", 1, pipeline.Queued).String(t.lease)), append(of, i)
 				if matches && t.store != nil {
 					calls, of = append(calls, t.store), append(of, i)
 				}

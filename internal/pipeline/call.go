@@ -100,6 +100,12 @@ func (c *Call) After(first *Call) *Call {
 	return c
 }
 
+// Queued makes c a command within a MULTI of [Pipeline.Talk], whose reply comes with that of EXEC.
+func (c *Call) Queued() *Call {
+	c.form = Queued
+	return c
+}
+
 // identity is what two calls that do the same to the same keys have in common: the command without
 // its value and what follows that.
 func (c *Call) identity() []byte {

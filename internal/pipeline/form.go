@@ -19,8 +19,8 @@ import (
 //     for a status, as that would be the reply to a GET.
 //   - SCAN's cursor may be any reply that is one word.
 //
-// It refuses the status QUEUED: the connection is within a transaction that somebody else has
-// begun, and the command was not executed.
+// It refuses the status QUEUED of a call that is not [Call.Queued]: the connection is within a
+// transaction that somebody else has begun, and the command was not executed.
 type Form uint8
 
 // The forms.
@@ -32,6 +32,7 @@ const (
 	Value               // a bulk string, or nil
 	Values              // an array with a Value or an error for each argument
 	Page                // of SCAN: a cursor, and an array of keys
+	Queued              // of a command within MULTI
 	Results             // of EXEC: an array of any replies, or nil if nothing was executed
 )
 
@@ -107,6 +108,8 @@ func (s shape) fits(r resp.Reply) bool {
 		return isValue(r)
 	case Values:
 		return r.Kind == resp.Array && len(r.Elems) == int(s.argc) && all(r.Elems, isValueOrError)
+	case Queued:
+		return isQueued(r)
 	case Results:
 		return r.Kind == resp.Array || r.Kind == resp.Nil
 	case Page:
@@ -119,13 +122,14 @@ func (s shape) fits(r resp.Reply) bool {
 func isStatus(r resp.Reply) bool {
 	switch r.Kind {
 	case resp.Status:
-		return r.Text != "QUEUED"
+		return !isQueued(r)
 	case resp.Bulk:
 		return string(r.Bytes) == "OK" || string(r.Bytes) == "PONG"
 	}
 	return false
 }
 
+func isQueued(r resp.Reply) bool       { return r.Kind == resp.Status && r.Text == "QUEUED" }
 func isValue(r resp.Reply) bool        { return r.Kind == resp.Bulk || r.Kind == resp.Nil }
 func isValueOrError(r resp.Reply) bool { return isValue(r) || r.Kind == resp.Error }
 func isKey(r resp.Reply) bool          { return r.Kind == resp.Bulk }

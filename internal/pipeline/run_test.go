@@ -142,7 +142,7 @@ func TestATalkIsSeveralRoundTripsOnOneConnection(t *testing.T) {
 						s.Do("SET", "k", "3")
 					}
 					require.Equal(t, "1", string(replies[1].Bytes))
-					replies, err = ask(pipeline.Write("SET", 2, pipeline.Status).String("k").String("2"), pipeline.Write("EXEC", 0, pipeline.Results))
+					replies, err = ask(pipeline.Write("SET", 2, pipeline.Status).String("k").String("2").Queued(), pipeline.Write("EXEC", 0, pipeline.Results))
 					if err == nil {
 						exec = replies[1]
 					}
