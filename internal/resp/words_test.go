@@ -37,8 +37,13 @@ func TestMeaningOf(t *testing.T) {
 		"no upstream host":                        resp.Unavailable,
 		"ERR Host is down":                        resp.Unavailable,
 		"ERR Connection timed out":                resp.Unavailable | resp.Unproven,
-		"ERR no server connection avaliable":      resp.Unavailable,
+		"ERR no server connection avaliable":      resp.Unavailable, //nolint:misspell // predixy's own text
 		"ERR max concurrent connections exceeded": resp.Unavailable,
+
+		// At the end of a transaction.
+		"EXECABORT Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command": resp.Denied,
+		"EXECABORT Transaction discarded because of: MASTERDOWN Link with MASTER is down":                           refused,
+		"EXECABORT Transaction discarded because of previous errors.":                                               0,
 
 		// Within scripts.
 		"ERR Error running script (call to f_6b1b): @user_script:10: -READONLY You can't write against a read only replica.":                             refused,
