@@ -33,6 +33,7 @@ func TestMeaningOf(t *testing.T) {
 		"NOSCRIPT No matching script. Please use EVAL.":                     resp.NoScript,
 		"WRONGTYPE Operation against a key holding the wrong kind of value": resp.WrongType,
 
+<<<<<<< HEAD
 		"upstream failure":                                 resp.Unavailable | resp.Unproven,
 		"no upstream host":                                 resp.Unavailable,
 		"finished with 2 error(s)":                         resp.Unavailable | resp.Unproven,
@@ -42,6 +43,19 @@ func TestMeaningOf(t *testing.T) {
 		"ERR Connection timed out":                         resp.Unavailable | resp.Unproven,
 		"ERR no server connection avaliable":               resp.Unavailable,
 		"ERR max concurrent connections exceeded":          resp.Unavailable,
+=======
+		"upstream failure":                        resp.Unavailable | resp.Unproven,
+		"no upstream host":                        resp.Unavailable,
+		"ERR Host is down":                        resp.Unavailable,
+		"ERR Connection timed out":                resp.Unavailable | resp.Unproven,
+		"ERR no server connection avaliable":      resp.Unavailable, //nolint:misspell // predixy's own text
+		"ERR max concurrent connections exceeded": resp.Unavailable,
+>>>>>>> platform
+
+		// At the end of a transaction.
+		"EXECABORT Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command": resp.Denied,
+		"EXECABORT Transaction discarded because of: MASTERDOWN Link with MASTER is down":                           refused,
+		"EXECABORT Transaction discarded because of previous errors.":                                               0,
 
 		// Within scripts.
 		"ERR Error running script (call to f_6b1b): @user_script:10: -READONLY You can't write against a read only replica.":                             refused,
