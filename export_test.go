@@ -18,9 +18,9 @@ func LeaseKey(prefix, key string) string { return (&Cache{prefix: prefix}).lease
 // StoredName returns the name under which Redis holds a key, of which full is the whole name.
 func StoredName(full string) string { return lease.Stored("", full) }
 
-// ForgetRefusals is what a minute does: what Redis refused is tried again.
-func (c *Cache) ForgetRefusals() {
+// AgeRefusals is what time does: what Redis refused a minute ago is tried again.
+func (c *Cache) AgeRefusals(d time.Duration) {
 	c.leases.mu.Lock()
 	defer c.leases.mu.Unlock()
-	c.leases.since = c.leases.since.Add(-askAgain)
+	c.leases.since = c.leases.since.Add(-d)
 }

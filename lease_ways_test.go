@@ -174,6 +174,7 @@ func TestAFillByTransactionIsRefusedAfterWhatCameBetween(t *testing.T) {
 		"a View's Set, and gone": func() error { return second(s.Do("DEL", "k"), b.Set(ctx, "k", 5)) },
 		"a Cache's Set":          func() error { return cb.Set(ctx, "k", []byte("5"), 0) },
 		"a SET of the same":      func() error { return cb.Set(ctx, "k", []byte("1"), 0) },
+		"the same with a TTL":    func() error { return cb.Set(ctx, "k", []byte("1"), 2*time.Hour) },
 		"the lease's end":        func() error { s.Advance(10 * time.Second); return nil },
 	} {
 		for _, state := range []string{"absent", "stale", "undecodable"} {
@@ -286,12 +287,12 @@ func TestWhatRedisRefusesIsAskedForAgain(t *testing.T) {
 	require.True(t, leased(), "nobody knows yet")
 	require.False(t, leased())
 	require.Error(t, heard.take())
-	c.ForgetRefusals()
+	c.AgeRefusals(time.Minute)
 	require.True(t, leased())
 	require.NoError(t, heard.take(), "it was said before")
 	require.False(t, leased())
 	s.Do("ACL", "SETUSER", "app", "+@all")
-	c.ForgetRefusals()
+	c.AgeRefusals(time.Minute)
 	require.True(t, leased())
 	require.True(t, leased(), "they work")
 	require.NoError(t, heard.take())
@@ -299,6 +300,25 @@ func TestWhatRedisRefusesIsAskedForAgain(t *testing.T) {
 	require.True(t, leased())
 	require.False(t, leased())
 	require.Error(t, heard.take(), "it is news again")
+}
+
+// A way that works does not put off the next try of one that was refused before.
+func TestScriptsAreTriedAgainWhileTransactionsWork(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
+	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	refusals := func(key string) int {
+		s.Do("CONFIG", "RESETSTAT")
+		require.NoError(t, second(v.GetOrLoad(t.Context(), key, returns(1))))
+		return commandStats(t, s)["evalsha"].rejected
+	}
+	require.Equal(t, 1, refusals("a"))
+	c.AgeRefusals(50 * time.Second)
+	require.Equal(t, 0, refusals("b"))
+	c.AgeRefusals(10 * time.Second)
+	require.Equal(t, 1, refusals("c"))
+	require.Equal(t, 0, refusals("d"))
 }
 
 // Fills and releases of loads on a pool whose connections anybody may borrow leave nothing behind.
