@@ -30,7 +30,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.
 		for _, reply := range x.replies {
 			spent = spent || reply.Kind == resp.Error && p.ends(reply.Text)
 		}
-		return spent || l.link.extra(), x.err
+		return spent || x.hungUp || l.link.extra(), x.err
 	})
 	for i := range calls {
 		switch {
@@ -125,6 +125,7 @@ type exchange struct {
 	sent    int          // how many calls the server can have received as a whole
 	err     error
 	left    bool // err is the end of the caller's context
+	hungUp  bool // the server has closed the connection, whatever it has answered
 }
 
 // exchange writes calls and receives their replies. It reads no byte of a call after it has
@@ -137,19 +138,21 @@ type exchange struct {
 // byte of it that was not sent.
 func (l loan) exchange(calls []*Call) exchange {
 	x := exchange{replies: make([]resp.Reply, 0, len(calls)), sent: len(calls)}
-	refused := l.send(calls)
-	var hungUp *hungUpError
-	if refused != nil {
+	unsent := l.send(calls)
+	if unsent != nil {
 		x.sent = received(calls, l.link.written())
+		var hungUp *hungUpError
+		x.hungUp = errors.As(unsent, &hungUp)
 	}
-	if refused == nil || errors.As(refused, &hungUp) {
+	if unsent == nil || x.hungUp {
 		x.err = l.receive(calls, &x)
 	}
-	if refused != nil && len(x.replies) < len(calls) {
-		x.err = refused
-	}
-	if x.err == nil {
+	switch {
+	case len(x.replies) == len(calls):
+		x.err = nil
 		return x
+	case unsent != nil:
+		x.err = unsent
 	}
 	ended := l.ctx.Err()
 	if ended == nil && !l.until.IsZero() && !time.Now().Before(l.until) {
@@ -171,7 +174,8 @@ func (l loan) send(calls []*Call) error {
 	return err
 }
 
-// receive takes the replies, of a call that was not received as a whole only an error.
+// receive takes the replies until one is missing. A call that the server has not received as a whole
+// has no reply but an error, which is the last.
 func (l loan) receive(calls []*Call, x *exchange) error {
 	for i, c := range calls {
 		reply, err := l.link.receive()
