@@ -31,7 +31,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.
 	x := exchange{sent: len(calls), err: errExited}
 	left := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
 		x = l.exchange(calls)
-		return p.condemnedBy(l, calls, x.replies) || l.link.extra(), x.err
+		return p.condemnedBy(l, calls, x.replies) || x.hungUp || l.link.extra(), x.err
 	})
 	for i := range calls {
 		switch {
@@ -134,6 +134,7 @@ type exchange struct {
 	sent    int          // how many calls the server can have received as a whole
 	err     error
 	left    bool // err is the end of the caller's context
+	hungUp  bool // the server has closed the connection, whatever it has answered
 }
 
 // exchange writes calls and receives their replies. It reads no byte of a call after it has
@@ -146,19 +147,21 @@ type exchange struct {
 // byte of it that was not sent.
 func (l loan) exchange(calls []*Call) exchange {
 	x := exchange{replies: make([]resp.Reply, 0, len(calls)), sent: len(calls)}
-	refused := l.send(calls)
-	var hungUp *hungUpError
-	if refused != nil {
+	unsent := l.send(calls)
+	if unsent != nil {
 		x.sent = received(calls, l.link.written())
+		var hungUp *hungUpError
+		x.hungUp = errors.As(unsent, &hungUp)
 	}
-	if refused == nil || errors.As(refused, &hungUp) {
+	if unsent == nil || x.hungUp {
 		x.err = l.receive(calls, &x)
 	}
-	if refused != nil && len(x.replies) < len(calls) {
-		x.err = refused
-	}
-	if x.err == nil {
+	switch {
+	case len(x.replies) == len(calls):
+		x.err = nil
 		return x
+	case unsent != nil:
+		x.err = unsent
 	}
 	ended := l.ctx.Err()
 	if ended == nil && !l.until.IsZero() && !time.Now().Before(l.until) {
@@ -180,7 +183,8 @@ func (l loan) send(calls []*Call) error {
 	return err
 }
 
-// receive takes the replies, of a call that was not received as a whole only an error.
+// receive takes the replies until one is missing. A call that the server has not received as a whole
+// has no reply but an error, which is the last.
 func (l loan) receive(calls []*Call, x *exchange) error {
 	for i, c := range calls {
 		reply, err := c.receive(l.link)

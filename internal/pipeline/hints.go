@@ -19,8 +19,9 @@ import (
 // A slot is forgotten when its command gets a small reply, or when another command takes it. Both
 // cost no more than the first time did.
 type hints struct {
-	any   atomic.Bool // false until there is something to look for
+	any   atomic.Bool // false until there is a command to look for
 	slot  [1024]atomic.Uint64
+	named atomic.Bool       // false until there is a name to look for
 	names [64]atomic.Uint64 // the hash of a name, with the number of its strikes in the low bits
 }
 
@@ -37,7 +38,7 @@ func (h *hints) at(c *Call) (hash uint64, slot *atomic.Uint64) {
 	return hash, &h.slot[hash>>1%uint64(len(h.slot))]
 }
 
-func (h *hints) named(c *Call) (hash uint64, slot *atomic.Uint64) {
+func (h *hints) name(c *Call) (hash uint64, slot *atomic.Uint64) {
 	hash = maphash.String(hintSeed, c.name) >> strikeBits << strikeBits
 	return hash, &h.names[hash>>strikeBits%uint64(len(h.names))]
 }
@@ -50,7 +51,10 @@ func (h *hints) apart(c *Call) bool {
 	if hash, slot := h.at(c); slot.Load() == hash {
 		return true
 	}
-	hash, slot := h.named(c)
+	if !h.named.Load() {
+		return false
+	}
+	hash, slot := h.name(c)
 	return slot.Load() == hash|maxStrikes
 }
 
@@ -71,13 +75,16 @@ func (h *hints) remember(c *Call) {
 // strike remembers a command that broke a connection of its own.
 func (h *hints) strike(c *Call) {
 	h.remember(c)
-	hash, slot := h.named(c)
+	hash, slot := h.name(c)
 	was := slot.Load()
 	n := uint64(1)
 	if was>>strikeBits<<strikeBits == hash {
 		n = min(was-hash+1, maxStrikes)
 	}
-	slot.CompareAndSwap(was, hash|n) // who loses a race adds no strike
+	slot.CompareAndSwap(was, hash|n) // the loser of a race adds no strike
+	if n == maxStrikes {
+		h.named.Store(true)
+	}
 }
 
 // forget is for a command that got a reply on a connection of its own.
@@ -85,7 +92,7 @@ func (h *hints) forget(c *Call, reply resp.Reply) {
 	if !h.any.Load() {
 		return
 	}
-	hash, slot := h.named(c)
+	hash, slot := h.name(c)
 	if was := slot.Load(); was>>strikeBits<<strikeBits == hash {
 		slot.CompareAndSwap(was, 0)
 	}

@@ -50,7 +50,7 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 			return
 		case later:
 			refused = true
-		case apart:
+		case inDoubt:
 			// With many calls of others the second try is on a lane once more: they would wait for each other.
 			c.apart = c.broke > 1 || lost.company-len(calls) <= maxAlone
 			broke = broke || c.apart
@@ -142,7 +142,7 @@ const (
 	settled fate = iota
 	atOnce       // retried
 	later        // retried after a pause
-	apart        // retried, and may be what broke its connection
+	inDoubt      // retried, and may be what broke its connection
 )
 
 // fate counts the retries that it lets be made.
@@ -164,7 +164,7 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 		if lost.alone() && c.broke > 1 || c.broke > maxBroken {
 			return settled
 		}
-		return apart
+		return inDoubt
 	}
 	return settled
 }

@@ -80,7 +80,8 @@ func (w *ownLink) flush() (bool, error) {
 		}
 	}
 	w.out, w.sent = nil, 0
-	return true, w.socket.SetWriteDeadline(time.Time{}) // redigo sets none where it has no timeout
+	_ = w.socket.SetWriteDeadline(time.Time{}) // for redigo, which may set none. If it fails, so does receive.
+	return true, nil
 }
 
 // answered marks the error of a write to a server that has hung up: its last replies can be read

@@ -33,7 +33,6 @@ func TestMeaningOf(t *testing.T) {
 		"NOSCRIPT No matching script. Please use EVAL.":                     resp.NoScript,
 		"WRONGTYPE Operation against a key holding the wrong kind of value": resp.WrongType,
 
-<<<<<<< HEAD
 		"upstream failure":                                 resp.Unavailable | resp.Unproven,
 		"no upstream host":                                 resp.Unavailable,
 		"finished with 2 error(s)":                         resp.Unavailable | resp.Unproven,
@@ -41,16 +40,8 @@ func TestMeaningOf(t *testing.T) {
 		"ERR Protocol error: unbalanced quotes in request": resp.Closes,
 		"ERR Host is down":                                 resp.Unavailable,
 		"ERR Connection timed out":                         resp.Unavailable | resp.Unproven,
-		"ERR no server connection avaliable":               resp.Unavailable,
+		"ERR no server connection avaliable":               resp.Unavailable, //nolint:misspell // the text of predixy
 		"ERR max concurrent connections exceeded":          resp.Unavailable,
-=======
-		"upstream failure":                        resp.Unavailable | resp.Unproven,
-		"no upstream host":                        resp.Unavailable,
-		"ERR Host is down":                        resp.Unavailable,
-		"ERR Connection timed out":                resp.Unavailable | resp.Unproven,
-		"ERR no server connection avaliable":      resp.Unavailable, //nolint:misspell // predixy's own text
-		"ERR max concurrent connections exceeded": resp.Unavailable,
->>>>>>> platform
 
 		// At the end of a transaction.
 		"EXECABORT Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command": resp.Denied,
