@@ -71,24 +71,28 @@ type counts struct {
 	stale, negatives, loads, shared, refused atomic.Int64
 }
 
-// New makes a cache on a pool, which stays its owner's: Close hands the
-// connections back and leaves the pool open. An error names every fault of the
+// New makes a cache on a pool, which stays its owner's: Close returns the
+// connections and leaves the pool open. An error names every fault of the
 // options.
+//
+// One cache for a pool is enough. A namespace is a [Cache.Sub] of it, which
+// shares its connections and costs nothing. Each cache that New makes borrows
+// connections of its own while it is in use, so thousands of them on one pool
+// wait for each other.
 func New(pool Pool, opts ...Option) (*Cache, error) {
 	cfg, err := newCacheConfig(pool, opts)
 	if err != nil {
 		return nil, err
 	}
-	p := pipeline.Config{
-		Lease:        pool.GetContext,
-		Lanes:        cfg.pipelineConns,
-		Timeout:      cfg.timeout,
-		ReadTimeout:  DefaultReadTimeout,
-		WriteTimeout: DefaultWriteTimeout,
-	}
-	if w, ok := pool.(*WarmPool); ok {
-		p.Lease, p.Late = w.acquire, w.store.Late
-		p.ReadTimeout, p.WriteTimeout = w.readTimeout, w.writeTimeout
+	p := pipeline.Config{Lease: pool.GetContext, Lanes: cfg.pipelineConns, Timeout: cfg.timeout}
+	switch pool := pool.(type) {
+	case *WarmPool:
+		p.Lease, p.Late, p.Spare = pool.acquire, pool.store.Late, pool.store.Spare
+		p.ReadTimeout, p.WriteTimeout = pool.readTimeout, pool.writeTimeout
+	case *redis.Pool:
+		p.Foreign, p.Spare, p.Refuses = true, func() int { return spare(pool) }, !pool.Wait
+	default:
+		p.Foreign, p.Refuses = true, true // as far as anybody knows
 	}
 	return &Cache{
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),

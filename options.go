@@ -127,11 +127,21 @@ func WithMaxConnLifetime(d time.Duration) PoolOption {
 // WithHealthCheckAfter sends a PING in the background, one connection at a
 // time, to each idle connection that was silent for d. It keeps a server's
 // own idle timeout and the firewalls between from closing it, at the price of
-// one PING per idle connection and d. A borrower waits for one only at the
-// maximum, if no other connection is idle. When a connection breaks, the idle
-// ones that were not used since have to answer one at once, or are closed. Each
-// may take the time of a dial. Zero sends none, so that all of these are closed;
-// negative is an error.
+// one PING per idle connection and d. Any answer will do, a refusal of PING too,
+// unless it says that the server does not serve (LOADING, NOAUTH, …). When a
+// connection breaks, the idle connections that were not used since have to answer
+// a PING before they are lent. After the process was suspended for more than two
+// seconds all connections have to, because a NAT or the server may have forgotten
+// them. A borrower waits for a new dial as soon as a PING takes more than a tenth
+// of a second, and connections without an answer make room for it.
+//
+// An idle socket is looked at before it is lent. Where that is not possible, on
+// Windows and where [WithDialFunc] or a dial option hides the socket, an idle
+// connection that nobody used for a tenth of a second has to answer a PING before
+// it is lent, which costs the borrower a round trip.
+//
+// Zero sends no PING: what is in doubt is closed, and a connection whose socket
+// cannot be looked at is lent as it is. Negative is an error.
 func WithHealthCheckAfter(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.healthCheckAfter = d }}
 }
@@ -144,18 +154,21 @@ func WithDialTimeout(d time.Duration) PoolOption {
 }
 
 // WithReadTimeout bounds the wait for a reply. It must be positive. A
-// connection whose reply did not come in time is closed.
+// connection whose reply did not come in time is closed. A
+// redis.DialReadTimeout among [WithDialOptions] wins over it.
 func WithReadTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.readTimeout = d }}
 }
 
-// WithWriteTimeout bounds the sending of a command. It must be positive.
+// WithWriteTimeout bounds the sending of a command. It must be positive. A
+// redis.DialWriteTimeout among [WithDialOptions] wins over it.
 func WithWriteTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.writeTimeout = d }}
 }
 
-// WithClientName names each connection, so that CLIENT LIST tells whose it is.
-// A name is printable ASCII without spaces; empty sets none.
+// WithClientName names each connection, so that CLIENT LIST shows whose it is.
+// A name is printable ASCII without spaces; empty, the default, sets none. The
+// name is cosmetic: a server or a proxy that refuses CLIENT is used without it.
 func WithClientName(name string) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.clientName = name }}
 }
@@ -170,10 +183,11 @@ func WithCredentials(f func(ctx context.Context) (user, password string, err err
 }
 
 // WithDialOptions adds redigo's own dial options, a TLS configuration for
-// example. They win over the URL and over the other options. Two of them,
-// DialNetDial and DialContextFunc, hide the socket: the pool then cannot look
-// at an idle socket before it lends it, nor wait at a close until the server
-// is done with it.
+// example. They win over the URL and over the other options, and a server that
+// refuses the name of a DialClientName fails the dial. Two of them, DialNetDial
+// and DialContextFunc, hide the socket: a close then does not wait until the
+// server is done with the connection, and [WithHealthCheckAfter] says what the
+// pool does before it lends one.
 func WithDialOptions(opts ...redis.DialOption) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.dialOptions = append(c.dialOptions, opts...) }}
 }
@@ -220,8 +234,9 @@ func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 	return c, f.join()
 }
 
-// WithPrefix puts prefix before every key. Empty, the default, puts nothing. Two
-// caches are apart if neither's prefix begins the other's: "a:" and "ab:" are,
+// WithPrefix puts prefix before every key. Empty, the default, puts nothing. A
+// namespace within a program is a [Cache.Sub], not a cache of its own, see [New].
+// Two caches are apart if neither's prefix begins the other's: "a:" and "ab:" are,
 // "a" and "ab" are not.
 func WithPrefix(prefix string) Option {
 	return Option{func(c *cacheConfig) { c.prefix = prefix }}
@@ -238,17 +253,21 @@ func WithTTL(d time.Duration) Option {
 // deadline of the caller's context would; the earlier of the two counts. Of
 // those for many keys it bounds each 512 commands and each large one, and after
 // one that is too late no more are sent. Zero leaves it to the context and to
-// the connection's own timeouts, negative is an error.
+// the connection's own timeouts: those of the pool, such as [WithReadTimeout] or
+// redis.DialReadTimeout. Negative is an error.
 func WithTimeout(d time.Duration) Option {
 	return Option{func(c *cacheConfig) { c.timeout = d }}
 }
 
 // WithPipelineConns lets the cache's callers share at most n connections,
-// which it borrows while there is something to do. Zero borrows a connection
-// for each command, for pools whose connections cannot be shared: one goroutine
-// must be able to Send and Flush while another Receives. The default is
-// [DefaultPipelineConns] for a [*WarmPool] and redigo's *redis.Pool, and zero
-// for any other pool. Negative is an error.
+// which it borrows while there is something to do, and one more while another
+// is about to be returned. It takes fewer where the pool has none to spare: from
+// a *redis.Pool that would have none left, it borrows one at a time, for about
+// 20 ms; see [Pool]. Zero borrows a connection for each command, for pools whose
+// connections cannot be shared: one goroutine must be able to Send and Flush
+// while another Receives. The default is [DefaultPipelineConns] for a
+// [*WarmPool] and redigo's *redis.Pool, and zero for any other pool. Negative is
+// an error.
 func WithPipelineConns(n int) Option {
 	return Option{func(c *cacheConfig) { c.pipelineConns = n }}
 }

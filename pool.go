@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"strconv"
@@ -16,14 +17,29 @@ import (
 )
 
 // Pool is what a [Cache] needs of a connection pool: a connection, which the
-// cache closes to hand it back. [*WarmPool] and redigo's *redis.Pool are
-// pools. GetContext must not wait once ctx has ended, which [WithTimeout] does
-// without a deadline that ctx tells of. A connection should have the timeouts of
-// redis.ConnWithTimeout, as redigo's do: without them one whose replies make no
-// sense goes back to its pool as it is. Its writes should have a timeout, which
-// redigo's lack unless they are dialled with one: [Cache.Close] waits for them
-// where the server does not read. A *redis.Pool needs a TestOnBorrow, or reads
-// fail for as long as it lends connections that the server has closed.
+// cache closes to return it. [*WarmPool] and redigo's *redis.Pool are pools.
+// GetContext must return when ctx is done. [WithTimeout] cancels ctx but sets no
+// deadline, so watch Done, not Deadline. The cache returns a panic of the pool
+// or of a connection as an error that matches [ErrUnavailable].
+//
+// A connection should have the timeouts of redis.ConnWithTimeout, as redigo's
+// do: without them a connection whose replies make no sense goes back to its
+// pool as it is. With [WithTimeout] a connection is closed at the latest when
+// nothing has come on it for twice that time; without, its own timeouts are all
+// that bounds a read, and redigo's connections have none unless they are dialled
+// with redis.DialReadTimeout. Writes should have a timeout too
+// (redis.DialWriteTimeout): [Cache.Close] waits for them where the server does
+// not read.
+//
+// A cache shares a pool of another maker with everybody who uses it. It keeps a
+// connection for half a second at most. While the pool has no other to lend, it
+// returns the connection within about 20 ms, so that others who wait are served,
+// and it opens no connection that leaves none for others. It never fails for
+// connections that it holds itself. All that can be seen of a *redis.Pool; of
+// any other pool the cache takes it that none is left. A *redis.Pool needs
+// MaxIdle, or each connection that is returned is dialled anew, and a
+// TestOnBorrow, or reads fail for as long as it lends connections that the
+// server has closed.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)
 	Close() error
@@ -46,9 +62,20 @@ type DialError = warm.DialError
 // for one goroutine, as redigo's are.
 //
 // A borrowed connection is a redigo connection of redigo's own pool, which
-// ends a MULTI, WATCH or SUBSCRIBE when it is handed back; one that ran
-// SELECT, AUTH, HELLO, CLIENT, MONITOR or the like is closed then, so that
-// nobody inherits another's state.
+// ends a MULTI or WATCH when the connection is returned. A connection goes back
+// only if it is as a new one: it is closed if the server refused to end the
+// MULTI or WATCH or answered any of its commands with an error, and if the
+// borrower ran SUBSCRIBE, AUTH, HELLO, CLIENT, MONITOR or the like, or selected
+// another database than the pool's. So nobody inherits another's state or
+// replies. To have a connection closed for a reason of your own, send QUIT on it
+// before you close it: c.Send("QUIT") costs no round trip and passes through
+// redigo pools between.
+//
+// An error that condemns the server (READONLY, MASTERDOWN, LOADING, NOAUTH, …)
+// makes the pool replace every connection that was dialled before it, at no more
+// than 20 dials a second: after a failover that closes no connection, behind a
+// name or a load balancer, writes work again within a second of its end. Until a
+// new connection is there the old ones are lent.
 type WarmPool struct {
 	store                     *warm.Store
 	lease                     *redis.Pool // keeps nothing: each Close goes to the store
@@ -70,27 +97,45 @@ type WarmPool struct {
 // [Ready]: https://pkg.go.dev/github.com/rediscache/rediscache#WarmPool.Ready
 func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	cfg, err := newPoolConfig(opts)
-	dial := hidden(cfg.dial)
+	dial, database := hidden(cfg.dial), unknownDatabase
 	if cfg.dial == nil {
 		t, urlErr := parseURL(url)
 		err = errors.Join(urlErr, err)
+		g := t.greeting(cfg.dialOptions)
+		if database = g.database; g.named {
+			cfg.clientName = "" // redigo sets the other
+		}
 		dial = t.dialer(&cfg)
 	}
 	if err != nil {
 		return nil, err
 	}
-	p := &WarmPool{readTimeout: cfg.readTimeout, writeTimeout: cfg.writeTimeout, store: warm.New(warm.Config{
+	readTimeout := cfg.readTimeout
+	if cfg.dial == nil && len(cfg.dialOptions) > 0 {
+		readTimeout = 0 // the connection's own: cfg's, or that of an option that wins
+	}
+	p := &WarmPool{readTimeout: readTimeout, writeTimeout: cfg.writeTimeout, store: warm.New(warm.Config{
 		MinIdle:          cfg.minIdle,
 		MaxActive:        cfg.maxActive,
 		IdleTimeout:      cfg.idleTimeout,
 		MaxLifetime:      cfg.maxConnLifetime,
 		HealthCheckAfter: cfg.healthCheckAfter,
 		DialTimeout:      cfg.dialTimeout,
-		ReadTimeout:      cfg.readTimeout,
+		ReadTimeout:      readTimeout,
+		Database:         database,
 		Dial:             dial,
 	})}
 	p.lease = &redis.Pool{DialContext: p.acquire}
 	return p, nil
+}
+
+// spare returns how many connections a pool can lend without a wait.
+func spare(p *redis.Pool) int {
+	if p.MaxActive <= 0 {
+		return math.MaxInt
+	}
+	s := p.Stats()
+	return p.MaxActive - (s.ActiveCount - s.IdleCount)
 }
 
 func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {
@@ -103,7 +148,8 @@ func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {
 
 // GetContext borrows a connection; Close hands it back. It waits while all
 // are busy until ctx ends. Then the error matches [ErrPoolExhausted] and the
-// context's error, or the latter alone if a connection was being dialled. With
+// context's error, or the latter alone if a connection was being dialled; an error
+// that matches ErrPoolExhausted matches redigo's redis.ErrPoolExhausted too. With
 // Redis down it fails at once with a [*DialError], and after Shutdown or Close
 // with [ErrClosed]. A context that is over already costs nothing.
 func (p *WarmPool) GetContext(ctx context.Context) (redis.Conn, error) {
@@ -113,6 +159,55 @@ func (p *WarmPool) GetContext(ctx context.Context) (redis.Conn, error) {
 // Get borrows a connection without a context, so it may wait for ever. The
 // connection is never nil: an error surfaces when it is first used.
 func (p *WarmPool) Get() redis.Conn { return p.lease.Get() }
+
+// Redigo returns a redigo pool that lends the connections of p, for a library
+// that wants redigo's type. Each call returns a new one. It has all connections
+// of p to lend unless its MaxActive says less, and what it lends counts in the
+// stats of p as borrowed; its own stats count what it has lent. Close on it
+// ends its lending alone. p stays open, and its owner closes it.
+//
+// Set its fields before its first use. A TestOnBorrow or TestOnBorrowContext
+// judges every connection before it is lent; lastUsed is exact to a quarter of a
+// second. A connection that it rejects is closed, and the next is judged. Its
+// error is returned when it rejects a connection that was dialled meanwhile.
+// MaxActive and Wait bound what this pool lends. Leave MaxIdle, IdleTimeout and
+// MaxConnLifetime zero: connections that a redigo pool keeps idle are borrowed
+// from p.
+func (p *WarmPool) Redigo() *redis.Pool {
+	r := new(redis.Pool)
+	r.DialContext = func(ctx context.Context) (redis.Conn, error) {
+		if r.TestOnBorrow == nil && r.TestOnBorrowContext == nil {
+			return p.acquire(ctx)
+		}
+		return p.acquireTested(ctx, r)
+	}
+	return r
+}
+
+// acquireTested lends a connection that passes the tests of r. A redigo pool for
+// the one connection undoes what the tests leave on it.
+func (p *WarmPool) acquireTested(ctx context.Context, r *redis.Pool) (redis.Conn, error) {
+	var lent redis.Conn
+	_, err := p.store.AcquireTested(ctx, func(c *warm.Conn) error {
+		one := &redis.Pool{DialContext: func(context.Context) (redis.Conn, error) { return c, nil }}
+		lent = one.Get()
+		if r.TestOnBorrow != nil {
+			if err := r.TestOnBorrow(lent, c.LastUsed()); err != nil {
+				return fmt.Errorf("rediscache: TestOnBorrow: %w", err)
+			}
+		}
+		if r.TestOnBorrowContext != nil {
+			if err := r.TestOnBorrowContext(ctx, lent, c.LastUsed()); err != nil {
+				return fmt.Errorf("rediscache: TestOnBorrowContext: %w", err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return lent, nil
+}
 
 // Ready waits until the floor of connections stands, each of which has
 // answered a PING: [WithMinIdle] spare ones, or as many as the maximum leaves
@@ -142,7 +237,7 @@ type PoolStats struct {
 type PoolClosed struct {
 	Idle     int64 // above the floor and unused for the idle timeout
 	Lifetime int64 // too old
-	Broken   int64 // failed, or found dead, or given up by a context
+	Broken   int64 // failed, found dead, given up by a context, or replaced as the server was condemned
 	State    int64 // handed back in another state than that of a new one
 	Shutdown int64 // by Shutdown or Close
 }
@@ -242,60 +337,4 @@ func misplacedAt(u *url.URL) bool {
 		rest += u.Path
 	}
 	return strings.Contains(rest, "@") || strings.Contains(u.RawQuery, "%40")
-}
-
-// dialer dials through redigo, and keeps hold of the socket. redigo's own TLS
-// handshake does not end with the context, but does when the socket closes.
-func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, error) {
-	return func(ctx context.Context) (d warm.Dialed, err error) {
-		user, password := t.user, t.password
-		if cfg.credentials != nil {
-			if user, password, err = cfg.credentials(ctx); err != nil {
-				return d, fmt.Errorf("credentials: %w", err)
-			}
-		}
-		defer func() {
-			if d.Conn == nil && d.Socket != nil {
-				d.Socket.Shut()
-			}
-		}()
-		stop := func() bool { return true }
-		opts := append([]redis.DialOption{
-			redis.DialContextFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := new(net.Dialer).DialContext(ctx, network, address)
-				if err != nil {
-					return nil, err
-				}
-				socket := warm.NewSocket(conn)
-				stop = context.AfterFunc(ctx, func() { _ = socket.Close() })
-				d.Socket = socket
-				return socket, nil
-			}),
-			redis.DialReadTimeout(cfg.readTimeout),
-			redis.DialWriteTimeout(cfg.writeTimeout),
-			// A little earlier than the dial's own end, to say what it was that took so long.
-			redis.DialTLSHandshakeTimeout(cfg.dialTimeout - cfg.dialTimeout/10),
-			redis.DialUseTLS(t.tls),
-			redis.DialUsername(user),
-			redis.DialPassword(password),
-			redis.DialClientName(cfg.clientName),
-			redis.DialDatabase(t.db),
-		}, cfg.dialOptions...)
-		d.Conn, err = redis.DialContext(ctx, t.network, t.address, opts...)
-		stop()
-		// What redigo's options do to the socket cannot be seen from here.
-		d.Plain = d.Socket != nil && !t.tls && len(cfg.dialOptions) == 0
-		return d, err
-	}
-}
-
-// hidden adapts a user's dialer, whose socket nobody sees.
-func hidden(dial func(context.Context) (redis.Conn, error)) func(context.Context) (warm.Dialed, error) {
-	return func(ctx context.Context) (warm.Dialed, error) {
-		c, err := dial(ctx)
-		if err == nil && c == nil {
-			err = errors.New("the dialer returned neither a connection nor an error")
-		}
-		return warm.Dialed{Conn: c}, err
-	}
 }

@@ -3,6 +3,8 @@ package rediscache_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
 )
 
 func TestTheNextBorrowerFindsACleanConnection(t *testing.T) {
@@ -100,4 +103,120 @@ func TestAnOrdinaryCommandCostsNoConnection(t *testing.T) {
 		giveBack(t, conn)
 	}
 	require.Equal(t, ids, clientIDs(t, s))
+}
+
+// The server refuses a command with which redigo would undo what a borrower did. The next borrower, and
+// the caches on the pool, get their own replies all the same.
+func TestNoReplyReachesAnothersCommandWhateverTheACL(t *testing.T) {
+	subscribe := func(c redis.Conn) error { return errors.Join(c.Send("SUBSCRIBE", "a", "b"), c.Flush()) }
+	psubscribe := func(c redis.Conn) error { return errors.Join(c.Send("PSUBSCRIBE", "a*", "b*"), c.Flush()) }
+	watch := func(c redis.Conn) error { return do(c, "WATCH", "watched") }
+	multi := func(c redis.Conn) error {
+		return errors.Join(do(c, "WATCH", "watched"), do(c, "MULTI"), do(c, "GET", "k1"))
+	}
+	for _, of := range []struct {
+		denied string
+		dirty  func(redis.Conn) error
+	}{
+		{"-punsubscribe", subscribe}, {"-unsubscribe", subscribe}, {"-echo", subscribe},
+		{"-punsubscribe", psubscribe}, {"-unsubscribe", psubscribe}, {"-echo", psubscribe},
+		{"-unwatch", watch},
+		{"-unwatch", func(c redis.Conn) error { _, _ = watch(c), do(c, "UNWATCH"); return nil }},
+		{"-unwatch", func(c redis.Conn) error { return errors.Join(c.Send("WATCH", "watched"), c.Send("UNWATCH"), c.Flush()) }},
+		{"-discard", multi},
+		{"-discard", func(c redis.Conn) error { _, _ = multi(c), do(c, "DISCARD"); return nil }},
+		{"-exec", func(c redis.Conn) error { _, _ = multi(c), do(c, "EXEC"); return nil }},
+		{"-exec", func(c redis.Conn) error {
+			_ = multi(c)
+			_, _ = redis.DoContext(c, context.Background(), "EXEC")
+			return nil
+		}},
+		{"-get", func(c redis.Conn) error { return do(c, "UNSUBSCRIBE", "a", "b", "c") }}, // three replies
+		{"-get", func(c redis.Conn) error { return do(c, "PUNSUBSCRIBE", "a", "b", "c") }},
+	} {
+		t.Run(of.denied, func(t *testing.T) {
+			s := poolServer(t, "--user", "limited", "on", ">pw", "~*", "&*", "+@all", of.denied)
+			url := strings.Replace(s.URL(), "redis://", "redis://limited:pw@", 1)
+			for range 2 {
+				p := startPoolAt(t, s, url, sizes(1, 1, rediscache.WithReadTimeout(time.Second))...)
+				requireReady(t, p)
+				conn := borrowOne(t, p)
+				require.NoError(t, of.dirty(conn))
+				_ = conn.Close() // an error says what was refused
+				s.Do("SET", "watched", "changed")
+				for range 3 {
+					conn = borrowOne(t, p)
+					for i := range 4 {
+						echo := fmt.Sprint("mine ", i)
+						reply, err := redis.String(conn.Do("PING", echo))
+						require.NoError(t, err)
+						require.Equal(t, echo, reply)
+					}
+					giveBack(t, conn)
+				}
+				requireAsNew(t, s)
+				for _, conns := range []int{0, 1} {
+					c := newCache(t, p, rediscache.WithPipelineConns(conns))
+					for i := range 4 {
+						value := []byte(fmt.Sprint("value ", i))
+						require.NoError(t, c.Set(t.Context(), fmt.Sprint("k", i), value, 0))
+						if of.denied == "-get" {
+							continue
+						}
+						got, err := c.Get(t.Context(), fmt.Sprint("k", i))
+						require.NoError(t, err)
+						require.Equal(t, value, got)
+					}
+					require.NoError(t, c.Close())
+				}
+				require.NoError(t, p.Close())
+			}
+		})
+	}
+}
+
+// requireAsNew wants no state on the connections of the test: neither a subscription nor a transaction
+// nor a watched key.
+func requireAsNew(t *testing.T, s *redistest.Server) {
+	t.Helper()
+	for _, c := range s.Clients(t.Name()) {
+		require.Equal(t, "0", c.Field["sub"])
+		require.Equal(t, "0", c.Field["psub"])
+		require.NotContains(t, c.Flags, "x", "in a MULTI")
+		require.NotContains(t, c.Flags, "d", "a watched key was changed")
+		require.NotContains(t, c.Flags, "P", "subscribed")
+	}
+}
+
+// Valkey 8.0 answers NOSUB to an UNSUBSCRIBE from nothing.
+func TestACleanUpThatTheServerRefusesClosesTheConnection(t *testing.T) {
+	redistest.NoLeaks(t)
+	script := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch c.Name() {
+		case "SUBSCRIBE":
+			return []byte("*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), false
+		case "UNSUBSCRIBE":
+			return []byte("*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n"), false
+		case "PUNSUBSCRIBE":
+			return []byte("-NOSUB 'PUNSUBSCRIBE' command executed not in subscribed mode\r\n"), false
+		case "ECHO", "GET":
+			return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(c.Args[1]), c.Args[1]), false
+		}
+		return redistest.Default(c), false
+	})
+	p, err := rediscache.NewPool(script.URL(), sizes(1, 1)...)
+	require.NoError(t, err)
+	defer p.Close()
+	for range 3 {
+		conn := borrowOne(t, p)
+		require.NoError(t, errors.Join(conn.Send("SUBSCRIBE", "a"), conn.Flush()))
+		_ = conn.Close() // an error says what was refused
+		c := newCache(t, p, rediscache.WithPipelineConns(0))
+		for i := range 4 {
+			got, err := c.Get(t.Context(), fmt.Sprint("k", i))
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprint("k", i), string(got))
+		}
+	}
+	require.EqualValues(t, 3, p.Stats().Closed.State)
 }

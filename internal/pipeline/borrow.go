@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
+
 	"github.com/rediscache/rediscache/internal/resp"
 	"github.com/rediscache/rediscache/internal/warm"
 )
@@ -24,11 +26,11 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.
 	for _, c := range calls {
 		c.ask(now)
 	}
-	var x exchange // still written to if the caller has left, so read only if it has not
+	x := exchange{sent: len(calls), err: errExited} // still written to if the caller has left, so read only if it has not
 	left := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
 		x = l.exchange(calls)
 		for _, reply := range x.replies {
-			spent = spent || reply.Kind == resp.Error && p.ends(reply.Text)
+			spent = spent || reply.Kind == resp.Error && p.ends(l.conn, reply.Text)
 		}
 		return spent || x.hungUp || l.link.extra(), x.err
 	})
@@ -45,8 +47,8 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.
 }
 
 // ends reports whether a connection is of no use after an error reply.
-func (p *Pipeline) ends(answer string) bool {
-	return p.farewells.Hear(answer) || resp.MeaningOf(answer).Has(resp.Closes)
+func (p *Pipeline) ends(c redis.Conn, answer string) bool {
+	return p.farewells.ends(c, answer) || resp.MeaningOf(answer).Has(resp.Closes)
 }
 
 // borrowed lends a connection to use, under the timeout of c. An error means
@@ -58,14 +60,15 @@ func (p *Pipeline) borrowed(
 		return warm.ErrClosed
 	}
 	defer p.wg.Done()
-	until, _ := ctx.Deadline()
+	var until time.Time
 	var cancel context.CancelFunc
 	if p.cfg.Timeout > 0 {
 		now := time.Now()
 		c.ask(now)
 		d := p.remaining(c)
-		if own := now.Add(d); until.IsZero() || own.Before(until) {
-			until = own
+		until = now.Add(d)
+		if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
+			until = deadline
 		}
 		ctx, cancel = warm.Within(ctx, d)
 	} else {
@@ -73,10 +76,10 @@ func (p *Pipeline) borrowed(
 	}
 	defer cancel()
 	waits := context.AfterFunc(p.ctx, cancel) // Close ends the wait for a connection
-	conn, err := p.cfg.Lease(ctx)
+	conn, err := p.lend(ctx)
 	closed, ended := !waits(), ctx.Err()
 	if err == nil && (closed || ended != nil) {
-		conn.Close()
+		p.returned(func() { conn.Close() })
 	}
 	switch {
 	case closed:
@@ -90,19 +93,22 @@ func (p *Pipeline) borrowed(
 	}
 	if ours, ok := conn.(*warm.Conn); ok { // its sockets know how long this process was suspended
 		stop := context.AfterFunc(ctx, ours.Cut)
-		l := loan{ctx: ctx, link: newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, time.Time{})}
+		l := loan{ctx: ctx, conn: conn, link: newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, time.Time{})}
 		spent, failed := use(l)
 		spent = !stop() || spent
-		l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil)
+		p.returned(func() { l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil) })
 		return nil
 	}
 	// Nothing cuts the connection of a foreign pool, so a caller that leaves leaves the call behind.
 	done := make(chan struct{})
 	p.wg.Go(func() {
 		defer close(done)
-		l := loan{ctx, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, until), until}
-		spent, failed := use(l)
-		l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil)
+		l := loan{ctx, conn, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, until), until}
+		spent, failed := true, errExited // unless use returns
+		defer func() {
+			p.returned(func() { l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil) })
+		}()
+		spent, failed = use(l)
 	})
 	select {
 	case <-done:
@@ -115,8 +121,9 @@ func (p *Pipeline) borrowed(
 // loan is a connection that one caller has.
 type loan struct {
 	ctx   context.Context // of the caller; only its end is looked at
+	conn  redis.Conn
 	link  link
-	until time.Time // when the caller's time is over, if nothing cuts the connection then
+	until time.Time // when the time of the call is over, if nothing cuts the connection then
 }
 
 // exchange is what became of calls on a loan. Those without a reply failed with err.

@@ -20,7 +20,7 @@ func (p *Pipeline) Lanes() int { return len(*p.lanes.Load()) }
 // Finishing reports that no lane takes calls any more.
 func (p *Pipeline) Finishing() bool {
 	for _, l := range *p.lanes.Load() {
-		if !l.over.Load() {
+		if l.takes() {
 			return false
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/gomodule/redigo/redis"
+
 	"github.com/rediscache/rediscache/internal/resp"
 	"github.com/rediscache/rediscache/internal/warm"
 )
@@ -21,8 +23,8 @@ import (
 // A caller that is alone reads its reply itself, which saves two switches from
 // goroutine to goroutine; the clock sends it off when that takes long.
 //
-// One reader goroutine leases the connection, receives in order, and hands the
-// connection back when the lane is over: when the writer has left and all that
+// One reader goroutine borrows the connection, receives in order, and returns
+// the connection when the lane is over: when the writer has left and all that
 // was claimed has ended. The calls that it has not ended are, in the order of
 // their replies, batch[pos:], flight, what the writer has claimed, and queue.
 type lane struct {
@@ -30,16 +32,16 @@ type lane struct {
 	beside bool          // immutable; there was another when it was opened
 	wake   chan struct{} // holds one
 
-	// Read by anyone, to choose a lane; in, over and leased are written under mu.
+	// Read by anyone, to choose a lane; in and life are written under mu.
 	in   atomic.Int64 // calls queued
 	out  atomic.Int64 // calls ended before batch
 	pos  atomic.Int64 // how many of batch have ended; the reader's
 	slow atomic.Bool  // a large reply is arriving
-
-	leased, over atomic.Bool // wire is set; takes no more calls
+	life atomic.Int32 // what follows; it only rises
 
 	mu      sync.Mutex // guards all below
 	wire    wire       // nil until leased
+	conn    redis.Conn // that of wire
 	alone   ownReader  // wire, if a caller may read from it
 	queue   []entry
 	writing bool
@@ -61,13 +63,37 @@ type lane struct {
 
 	opened, active int64 // the clock when it began, when it last had something to do
 	progress, at   int64 // of the wire, and the clock when that was seen first
+	scarce         bool  // the pool had no other connection to lend when that was last seen
+}
+
+// The life of a lane.
+const (
+	leasing   int32 = iota // calls are queued for the connection that is to come
+	open                   // calls are sent
+	finishing              // no more calls are taken; those that the lane has end in order
+	suspected              // likewise, but nobody knows whether the connection still works: reads go elsewhere
+	broken                 // the connection failed, or none came
+)
+
+// takes reports whether the lane takes calls.
+func (l *lane) takes() bool { return l.life.Load() <= open }
+
+// ageLocked moves the life of the lane on, never back.
+func (l *lane) ageLocked(to int32) { l.life.Store(max(l.life.Load(), to)) }
+
+// leased reports whether the lane has had a connection.
+func (l *lane) leased() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.wire != nil
 }
 
 var (
-	errStalled = errors.New("rediscache: no reply within the read timeout")
-	errExtra   = errors.New("rediscache: a reply that nobody asked for")
-	errHeldUp  = errors.New("rediscache: behind a large reply")
-	errQuiet   = errors.New("rediscache: the server closed an idle connection")
+	errSuspended = errors.New("rediscache: the process was suspended with the call in flight")
+	errStalled   = errors.New("rediscache: no reply within the read timeout")
+	errExtra     = errors.New("rediscache: a reply that nobody asked for")
+	errHeldUp    = errors.New("rediscache: behind a large reply")
+	errQuiet     = errors.New("rediscache: the server closed an idle connection")
 )
 
 // load is how many calls have not ended.
@@ -76,9 +102,9 @@ func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
 // judgeLocked lets the lane end in order, and its connection with it, after an
 // answer that says that it is of no use.
 func (l *lane) judgeLocked(reply resp.Reply) {
-	if reply.Kind == resp.Error && l.p.farewells.Hear(reply.Text) {
+	if reply.Kind == resp.Error && l.p.farewells.ends(l.conn, reply.Text) {
 		l.spent = true
-		l.over.Store(true)
+		l.ageLocked(finishing)
 	}
 }
 
@@ -87,7 +113,7 @@ func (l *lane) breakLocked(err error) {
 	if l.err == nil {
 		l.err = err
 	}
-	l.over.Store(true)
+	l.ageLocked(broken)
 	if l.wire != nil {
 		l.wire.cut()
 	}
@@ -99,7 +125,7 @@ func (l *lane) wakeLocked() {
 	case l.parked && !l.own:
 		l.parked = false
 		l.wake <- struct{}{}
-	case l.eager && l.over.Load():
+	case l.eager && !l.takes():
 		l.kickLocked()
 	}
 }
@@ -120,49 +146,56 @@ func (l *lane) unkickLocked() {
 	}
 }
 
-// run is the reader's goroutine, one of the pipeline's wait group.
+// run is the reader's goroutine, one of the pipeline's wait group. The code of
+// another maker's pool may end it: then the lane ends all the same.
 func (l *lane) run(ctx context.Context) {
-	err := l.lease(ctx)
+	err := errExited
+	defer func() {
+		if errors.Is(err, errOver) {
+			l.close()
+		} else {
+			l.fail(err)
+		}
+	}()
+	err = l.lease(ctx)
 	for err == nil {
+		err = errExited
 		err = l.read()
 	}
-	if errors.Is(err, errOver) {
-		l.wire.giveBack(false, l.isSpent())
-		l.p.forget(l)
-		return
-	}
-	l.fail(err)
-}
-
-func (l *lane) isSpent() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.spent
 }
 
 var errOver = errors.New("over")
 
+// close ends a lane in order.
+func (l *lane) close() {
+	defer l.p.forget(l) // whatever becomes of the connection
+	l.mu.Lock()
+	spent := l.spent
+	l.mu.Unlock()
+	l.giveBack(false, spent)
+}
+
 // lease borrows the connection while calls are being queued.
 func (l *lane) lease(ctx context.Context) error {
-	c, err := l.p.cfg.Lease(ctx)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if ctx.Err() != nil {
+	scarce := l.p.spare() == 0
+	c, err := l.p.lendToLane(ctx, l)
+	if err == nil && ctx.Err() != nil {
+		l.p.returned(func() { c.Close() })
 		err = warm.ErrClosed
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err != nil {
-		if c != nil {
-			c.Close()
-		}
 		l.p.gather(tightTicks)
 		if l.beside {
 			l.p.refused.Store(l.p.clock.Load() + tightTicks)
 		}
 		return err
 	}
-	l.wire = newWire(c, l.p.cfg.ReadTimeout, l.holdUp)
+	l.conn, l.wire = c, newWire(c, l.p.laneTimeout(), l.holdUp)
 	l.alone, _ = l.wire.(ownReader)
-	l.leased.Store(true)
+	l.scarce = scarce
+	l.ageLocked(open)
 	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
 	if len(l.queue) > 0 {
 		l.writing = true
@@ -213,13 +246,15 @@ func (l *lane) holdUp(slow bool) {
 		behind = append(append(behind, l.batch[at+1:]...), l.flight...)
 	}
 	l.mu.Unlock()
-	goElsewhere(behind)
+	goElsewhere(behind, errHeldUp)
 }
 
-func goElsewhere(behind []entry) {
-	for _, e := range behind {
+// goElsewhere ends those of the calls that only read, for cause, so that they
+// are retried on another connection.
+func goElsewhere(calls []entry, cause error) {
+	for _, e := range calls {
 		if !e.write {
-			e.end(claimed, resp.Reply{}, &lostError{cause: errHeldUp, sent: true})
+			e.end(claimed, resp.Reply{}, &lostError{cause: cause, sent: true})
 		}
 	}
 }
@@ -227,8 +262,11 @@ func goElsewhere(behind []entry) {
 // flyLocked hands calls that are on the wire, or will be, to the reader.
 func (l *lane) flyLocked(mine []entry) {
 	l.flight = append(l.flight, mine...)
-	if l.slow.Load() {
-		goElsewhere(mine)
+	switch {
+	case l.life.Load() == suspected:
+		goElsewhere(mine, errSuspended)
+	case l.slow.Load():
+		goElsewhere(mine, errHeldUp)
 	}
 }
 
@@ -255,12 +293,13 @@ func (l *lane) next() ([]entry, error) {
 		l.pos.Store(0)
 		l.batch, l.flight = l.flight, l.batch[:0]
 		l.p.room()
+		l.restLocked()
 		switch {
 		case l.err != nil:
 			return nil, l.err
 		case len(l.batch) > 0:
 			return l.batch, nil
-		case l.over.Load() && !l.writing && len(l.queue) == 0:
+		case !l.takes() && !l.writing && len(l.queue) == 0:
 			return nil, errOver
 		}
 		if !eager {
@@ -297,9 +336,6 @@ func (l *lane) waitLocked() {
 	l.mu.Lock()
 }
 
-// leasing reports that calls wait for the connection.
-func (l *lane) leasing() bool { return !l.leased.Load() && !l.over.Load() }
-
 // finish lets the lane end in order, its connection too if it is spent. One
 // that is still to come is not.
 func (l *lane) finish(spent bool) {
@@ -313,8 +349,38 @@ func (l *lane) finish(spent bool) {
 }
 
 func (l *lane) finishLocked() {
-	l.over.Store(true)
+	l.ageLocked(finishing)
 	l.wakeLocked()
+}
+
+// suspect ends a lane after a suspension of the process: the server, or a
+// firewall on the way, may have forgotten the connection meanwhile. The reads of
+// the lane go elsewhere, its writes wait for their replies. A warm store has the
+// connection prove that it is alive before it lends it again; a foreign pool does
+// not know, so that the connection is closed.
+func (l *lane) suspect() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.suspectLocked()
+}
+
+func (l *lane) suspectLocked() {
+	if l.wire == nil || l.life.Load() >= suspected {
+		return
+	}
+	l.spent = l.spent || l.p.cfg.Foreign
+	l.ageLocked(suspected)
+	goElsewhere(l.batch[l.pos.Load():], errSuspended)
+	goElsewhere(l.flight, errSuspended)
+	for _, e := range l.queue {
+		e.end(queued, resp.Reply{}, &lostError{cause: errSuspended})
+	}
+	l.wakeLocked()
+}
+
+// giveBack returns the connection to the pool.
+func (l *lane) giveBack(isBroken, spent bool) {
+	l.p.returned(func() { l.wire.giveBack(isBroken, spent) })
 }
 
 // fail ends a broken lane and its calls, once the writer has left.
@@ -333,25 +399,28 @@ func (l *lane) fail(err error) {
 	l.pos.Store(0)
 	l.mu.Unlock()
 
+	defer func() { // whatever becomes of the connection
+		if leased || l.beside { // there is another try: that one's, or with its connection
+			err = &lostError{cause: err}
+		}
+		l.p.forget(l)
+		for i, e := range flying {
+			e.end(claimed, resp.Reply{}, &lostError{cause: l.err, sent: i < sent, company: sent})
+		}
+		for _, e := range waiting {
+			e.end(queued, resp.Reply{}, err)
+		}
+	}()
 	if leased {
-		l.wire.giveBack(true, true)
+		l.giveBack(true, true)
 		l.p.finishAll(true) // what broke it may have broken the others: a second try goes to a new one
-	}
-	if leased || l.beside { // there is another try: that one's, or with its connection
-		err = &lostError{cause: err}
-	}
-	l.p.forget(l)
-	for i, e := range flying {
-		e.end(claimed, resp.Reply{}, &lostError{cause: l.err, sent: i < sent, company: sent})
-	}
-	for _, e := range waiting {
-		e.end(queued, resp.Reply{}, err)
 	}
 }
 
 // tick is the clock's: it ends calls whose time is over, breaks a lane without
-// progress, and ends one that nobody uses or that has had its time.
-func (l *lane) tick(now int64) {
+// progress, and ends a lane whose time is over. scarce means that the pool has
+// no connection to lend.
+func (l *lane) tick(now int64, scarce bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	flying := l.batch[l.pos.Load():]
@@ -369,15 +438,14 @@ func (l *lane) tick(now int64) {
 	}
 	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && !l.writing && !l.own {
 		l.progress, l.at = p, now
-	} else if now-l.at > l.p.stallTicks {
+	}
+	l.scarce = scarce
+	switch l.dueLocked(now) {
+	case breaks:
 		l.breakLocked(errStalled)
-	}
-	wanted := l.wire.wanted()
-	if wanted {
-		l.p.gather(tightTicks)
-	}
-	if !l.over.Load() && (wanted || now-l.active >= idleTicks || now-l.opened >= heldTicks) {
+	case finishes:
 		l.finishLocked()
+	case stays:
 	}
 }
 

@@ -19,9 +19,9 @@ func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
 	l := &lane{p: New(Config{Lanes: 1}), wire: &socketWire{}}
 	enqueue := func() (write, gather bool, turn int) {
 		t.Helper()
-		ok, write, gather, turn := l.enqueue([]*Call{Read("PING", 0, Status)})
-		require.True(t, ok)
-		return write, gather, turn
+		s := l.enqueue([]*Call{Read("PING", 0, Status)})
+		require.Equal(t, l, s.lane)
+		return s.writes, s.gathers, s.turn
 	}
 	refuse := func(n int) {
 		t.Helper()
@@ -62,20 +62,23 @@ func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
 }
 
 func TestCallsThatLeftMakeRoomWhenTheyAreSeen(t *testing.T) {
-	l := &lane{p: New(Config{Lanes: 1}), wire: &socketWire{}}
-	calls := []*Call{Read("PING", 0, Status), Read("PING", 0, Status)}
-	_, _, _, turn := l.enqueue(calls)
-	require.True(t, calls[0].leave())
-	l.p.waiting.Add(1)
-	changed := l.p.changed
-	_, mine, _ := l.claim(turn)
-	require.Len(t, mine, 1)
-	require.EqualValues(t, 1, l.load())
-	select {
-	case <-changed:
-	default:
-		t.Error("whoever waits for room was not told")
-	}
+	p, give := crowd(t, 1, true)
+	give(maxQueued - 1)
+	l := (*p.lanes.Load())[0]
+	last := Read("PING", 0, Status)
+	l.enqueue([]*Call{last})
+	w := &waiter{calls: 1, woken: make(chan error, 1)}
+	p.waiting.Add(1)
+	p.mu.Lock()
+	w.place = p.queue.PushBack(w)
+	p.wakeLocked()
+	p.mu.Unlock()
+	require.Empty(t, w.woken, "there is no room")
+	require.True(t, last.leave())
+	_, mine, _ := l.claim(0)
+	require.Len(t, mine, maxQueued-1)
+	require.EqualValues(t, maxQueued-1, l.load())
+	require.Len(t, w.woken, 1)
 }
 
 func TestWhatIsTriedAgain(t *testing.T) {
@@ -126,10 +129,12 @@ func TestTheTimeOfACallThatHadAConnectionOfItsOwnCountsOnALane(t *testing.T) {
 
 func TestTheTimeOfCallsThatWaitTogetherBeginsForAll(t *testing.T) {
 	p := New(Config{Lanes: 1, Timeout: time.Minute})
-	changed := make(chan struct{})
-	close(changed)
+	p.ticking = true // its clock is the test's
+	p.start = func(l *lane) { l.wire, l.writing = &socketWire{}, true }
 	calls := []*Call{Write("DEL", 1, Count).String("a"), Write("DEL", 1, Count).String("b")}
-	require.NoError(t, p.await(t.Context(), changed, calls))
+	s, err := p.await(t.Context(), calls)
+	require.NoError(t, err)
+	require.NotNil(t, s.lane)
 	p.clock.Add(50)
 	for _, c := range calls {
 		require.EqualValues(t, 1, c.queue(p.clock.Load()).since)
@@ -166,7 +171,9 @@ func crowd(t *testing.T, lanes int, leased bool) (*Pipeline, func(n int) []int64
 	p.ticking = true // its clock is the test's
 	p.start = func(l *lane) {
 		l.wire, l.writing = &socketWire{}, true
-		l.leased.Store(leased)
+		if leased {
+			l.life.Store(open)
+		}
 	}
 	return p, func(n int) (loads []int64) {
 		for range n {
@@ -203,14 +210,14 @@ func TestNobodyWaitsForASecondConnection(t *testing.T) {
 	p, give := crowd(t, 2, false)
 	require.Equal(t, []int64{8}, give(8), "nor asks for it before there is a first")
 	first := (*p.lanes.Load())[0]
-	first.leased.Store(true)
+	first.life.Store(open)
 	require.Equal(t, []int64{16, 0}, give(8))
 	require.Equal(t, []int64{4000, 0}, give(4000-16), "which may never come")
 	first.out.Store(4000 - 16)
-	(*p.lanes.Load())[1].leased.Store(true)
+	(*p.lanes.Load())[1].life.Store(open)
 	require.Equal(t, []int64{16, 16}, give(16))
-	first.over.Store(true)
-	require.Equal(t, []int64{16, 17}, give(1))
+	first.life.Store(finishing)
+	require.Equal(t, []int64{16, 17, 0}, give(1), "the lane that ends has a successor")
 
 	p, give = crowd(t, 2, true)
 	give(1)
@@ -230,12 +237,15 @@ func TestNobodyWaitsForASecondConnection(t *testing.T) {
 func TestACallWaitsForRoomUntilItsTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := New(Config{Lanes: 1, Timeout: time.Second})
-		p.ticking = true
-		p.start = func(l *lane) { l.over.Store(true) }
+		p.start = func(l *lane) { l.life.Store(finishing) }
+		defer func() {
+			p.lanes.Store(new([]*lane))
+			p.Close()
+		}()
 		began := time.Now()
 		_, err := p.Do(t.Context(), Read("PING", 0, Status))
 		require.Equal(t, context.DeadlineExceeded, err)
-		require.Equal(t, time.Second, time.Since(began))
+		require.InDelta(t, time.Second, time.Since(began), float64(2*tick))
 
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Millisecond, cancel)
@@ -286,9 +296,8 @@ func TestATimeoutEndsACallThatIsBehindYoungerOnes(t *testing.T) {
 	young, old := Read("PING", 0, Status), Read("PING", 0, Status)
 	old.since = 1
 	p.clock.Store(p.timeoutTicks)
-	ok, _, _, _ := l.enqueue([]*Call{young, old})
-	require.True(t, ok)
-	l.tick(1 + p.timeoutTicks)
+	require.Equal(t, l, l.enqueue([]*Call{young, old}).lane)
+	l.tick(1+p.timeoutTicks, false)
 	require.True(t, old.in(unlinked))
 	require.True(t, young.in(queued))
 }

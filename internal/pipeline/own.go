@@ -76,8 +76,12 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 		l.breakLocked(wrong)
 	case l.solo && l.wire.extra():
 		l.breakLocked(errExtra)
+	case l.life.Load() == suspected:
+		goElsewhere(mine[answered:], errSuspended)
+	case l.solo:
+		l.restLocked()
 	}
-	if len(l.flight) > 0 || l.over.Load() {
+	if len(l.flight) > 0 || !l.takes() {
 		l.wakeLocked()
 	}
 	return answered

@@ -7,6 +7,7 @@
 package pipeline
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"math"
@@ -25,19 +26,15 @@ import (
 var ErrOutcomeUnknown = errors.New("rediscache: outcome unknown")
 
 const (
-	maxGathered    = 1024 // calls in a lane before others go to the next one, see offer
+	maxGathered    = 1024 // calls in a lane before others go to the next one, see choose
 	maxQueued      = 8192 // calls in a lane before callers wait
 	maxUnannounced = 64 << 10
 	maxTogether    = 512      // calls of one caller
 	largeCall      = 64 << 10 // bytes of a command that gets a connection of its own
 
 	tick       = 10 * time.Millisecond
-	quietTicks = 2   // after which a look at the socket is worth it
-	idleTicks  = 100 // a lane without calls ends
-	heldTicks  = 500 // a lane ends, so that the pool's rules reach its connection
-	denseTicks = 5   // calls are gathered after a dense batch
-	tightTicks = 100 // and after the pool wanted a connection back or had none to lend, when no lane is opened beside another
-	maxStep    = 5   // ticks that one turn of the clock may count
+	denseTicks = 5 // calls are gathered after a dense batch
+	maxStep    = 5 // ticks that one turn of the clock may count
 )
 
 // Config is what a pipeline is made of.
@@ -47,11 +44,21 @@ type Config struct {
 	// Late says why a call is over, for cause, before a connection was leased;
 	// nil: for cause.
 	Late func(cause error) error
+	// Spare returns how many connections the pool can lend without a wait; nil:
+	// nobody knows.
+	Spare func() int
+
+	// Foreign means that the connections of the pool do not say when somebody
+	// else waits for one.
+	Foreign bool
+	// Refuses means that nobody can wait for a connection of the pool: it returns
+	// an error at once when all are in use.
+	Refuses bool
 
 	Lanes   int           // 0: each call borrows a connection of its own
 	Timeout time.Duration // of a call; 0: its context's
-	// How long a connection that makes no progress is waited for. WriteTimeout is of a call that has
-	// a connection of its own: on a lane the clock sees to both.
+	// How long a connection that makes no progress is waited for; 0: the connection's own timeout.
+	// WriteTimeout is of a call that has a connection of its own: on a lane the clock sees to both.
 	ReadTimeout, WriteTimeout time.Duration
 }
 
@@ -64,16 +71,19 @@ type Pipeline struct {
 	ctx          context.Context    // immutable; over when leases are to end
 	stop         context.CancelFunc // immutable; ends ctx
 	clock        atomic.Int64       // ticks, while there is a lane
+	beat         atomic.Int64       // the wall clock when the clock last moved, see suspended
 	gathered     atomic.Int64       // the clock until which one lane gets all calls
 	refused      atomic.Int64       // the clock until which no lane is opened beside another
 	lanes        atomic.Pointer[[]*lane]
-	waiting      atomic.Int64 // callers that wait for changed
+	waiting      atomic.Int64 // callers in queue
 	hints        hints
-	farewells    warm.Farewells
+	farewells    farewells
+	holdings     holdings
 	wg           sync.WaitGroup
 
-	mu      sync.Mutex    // guards below, and the replacement of lanes
-	changed chan struct{} // closed when there is room in a lane, or for one
+	mu      sync.Mutex // guards below, and the replacement of lanes
+	queue   list.List  // of *waiter: callers that found no room in a lane, in order
+	coming  int        // calls of waiters that were woken and have not looked yet
 	closed  bool
 	ticking bool // keepTime runs
 	pausing int  // calls that will be tried again
@@ -82,7 +92,7 @@ type Pipeline struct {
 // New makes a pipeline, which borrows nothing before it is used.
 func New(cfg Config) *Pipeline {
 	ctx, stop := context.WithCancel(context.Background())
-	p := &Pipeline{cfg: cfg, ctx: ctx, stop: stop, changed: make(chan struct{})}
+	p := &Pipeline{cfg: cfg, ctx: ctx, stop: stop}
 	if cfg.Late == nil {
 		p.cfg.Late = func(cause error) error { return cause }
 	}
@@ -248,58 +258,85 @@ func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (r
 	if cause == nil {
 		cause = context.DeadlineExceeded
 	}
-	if !l.leased.Load() {
+	if !l.leased() {
 		cause = p.cfg.Late(cause)
 	}
 	return resp.Reply{}, &lostError{cause: cause, sent: c.in(abandoned), left: true}
 }
 
 // send gives the calls to a lane, and waits while none has room. The first of
-// them, as many as it says, are answered when it returns.
+// them, as many as it returns, are answered then.
 func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered int, err error) {
-	if l, answered = p.offer(calls); l != nil {
-		return l, answered, nil
+	var s seat
+	if p.waiting.Load() == 0 { // else others are first
+		s, err = p.offer(calls)
 	}
-	p.waiting.Add(1) // from before the look that finds no room
-	defer p.waiting.Add(-1)
-	for {
-		changed, err := p.open()
-		if err != nil {
-			return nil, 0, err
-		}
-		if l, answered = p.offer(calls); l != nil {
-			return l, answered, nil
-		}
-		if err := p.await(ctx, changed, calls); err != nil {
-			return nil, 0, err
-		}
+	if s.lane == nil && err == nil {
+		s, err = p.await(ctx, calls)
 	}
+	if err == nil && s.writes {
+		answered = s.lane.write(calls, s.gathers, s.turn)
+	}
+	return s.lane, answered, err
 }
 
-// offer gives the calls to the lane with the fewest, so that client and server
+// seat is what became of calls that were offered: the lane that has them, if
+// any has, and what is left to do for the caller.
+type seat struct {
+	lane    *lane
+	writes  bool // the caller is the lane's writer now,
+	turn    int  // in this turn,
+	gathers bool // and others are likely to join it
+}
+
+// offer gives the calls to a lane, which it opens if the calls are worth one
+// more. No lane has them if none has room.
+func (p *Pipeline) offer(calls []*Call) (seat, error) {
+	best, more := p.choose()
+	if more {
+		opened, err := p.open()
+		if err != nil {
+			return seat{}, err
+		}
+		if opened {
+			best, _ = p.choose()
+		}
+	}
+	if best == nil {
+		return seat{}, nil
+	}
+	return best.enqueue(calls), nil
+}
+
+// choose returns the lane with the fewest calls, so that client and server
 // work at the same time. When there are many small calls that is the first one:
 // a batch is worth more then, and while one busy lane keeps all processors at
 // work the runtime does not look whether another's socket has something to
-// read. One in which a large reply is arriving is as good as full. So is one
-// that is not leased yet, as the pool may refuse or take its time.
-func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
+// read. A lane in which a large reply is arriving is as good as full. So is a
+// lane without a connection, as the pool may refuse or take its time. It
+// reports, too, whether the calls are worth one more lane.
+func (p *Pipeline) choose() (best *lane, more bool) {
 	var few int64 = 1
 	if p.clock.Load() < p.gathered.Load() {
 		few = maxGathered
 	}
-	var best *lane
 	var least int64 = math.MaxInt64
-	leasing := false
+	taking, leases := 0, false
 	lanes := *p.lanes.Load()
 	for _, l := range lanes {
-		if l.over.Load() {
+		life := l.life.Load()
+		if life > open {
 			continue
 		}
+		taking++
 		load := l.load()
+		if load >= maxQueued {
+			continue
+		}
 		switch {
-		case l.leasing():
+		case life == leasing:
 			load += maxQueued
-			leasing = true
+			leases = true
 		case l.slow.Load():
 			load += 2 * maxQueued
 		}
@@ -307,20 +344,11 @@ func (p *Pipeline) offer(calls []*Call) (_ *lane, answered int) {
 			best, least = l, load
 		}
 		if least < few {
-			break
+			return best, false
 		}
 	}
-	if best == nil || least >= few && !leasing && len(lanes) < p.cfg.Lanes && p.clock.Load() >= p.refused.Load() {
-		return nil, 0
-	}
-	ok, write, gather, turn := best.enqueue(calls)
-	if !ok {
-		return nil, 0
-	}
-	if write {
-		answered = best.write(calls, gather, turn)
-	}
-	return best, answered
+	more = best == nil || !leases && taking < p.cfg.Lanes && len(lanes) <= p.cfg.Lanes && p.clock.Load() >= p.refused.Load()
+	return best, more
 }
 
 // gather lets one lane have all calls for a while.
@@ -334,32 +362,29 @@ func (p *Pipeline) gather(ticks int64) {
 	}
 }
 
-// open adds a lane if there may be one more, none is being leased, and the pool
-// has not just refused: a connection that it lacks may be that of a lane which
-// ends. The channel is closed at the next change after that.
-func (p *Pipeline) open() (changed <-chan struct{}, err error) {
+// open adds a lane, if there may be one more.
+func (p *Pipeline) open() (opened bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, warm.ErrClosed
+		return false, warm.ErrClosed
 	}
-	lanes := *p.lanes.Load()
-	now := p.clock.Load()
-	if len(lanes) >= p.cfg.Lanes || slices.ContainsFunc(lanes, (*lane).leasing) ||
-		len(lanes) > 0 && now < p.refused.Load() {
-		return p.changed, nil
+	if !p.mayOpenLocked() {
+		return false, nil
 	}
+	lanes, now := *p.lanes.Load(), p.clock.Load()
 	l := &lane{p: p, beside: len(lanes) > 0, wake: make(chan struct{}, 1), opened: now, active: now, at: now}
 	more := append(append([]*lane(nil), lanes...), l)
 	p.lanes.Store(&more)
 	p.tickLocked()
 	p.start(l)
-	return p.changed, nil
+	return true, nil
 }
 
 func (p *Pipeline) tickLocked() {
 	if !p.ticking {
 		p.ticking = true
+		p.beat.Store(time.Now().UnixNano())
 		p.wg.Go(p.keepTime)
 	}
 }
@@ -375,41 +400,7 @@ func (p *Pipeline) forget(gone *lane) {
 		}
 	}
 	p.lanes.Store(&rest)
-	p.changedLocked()
-}
-
-// room tells callers that wait, if any, that a lane has less to do.
-func (p *Pipeline) room() {
-	if p.waiting.Load() > 0 {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.changedLocked()
-	}
-}
-
-func (p *Pipeline) changedLocked() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-// await waits for a change, under the context and the timeout of calls, which
-// begins for all of them.
-func (p *Pipeline) await(ctx context.Context, changed <-chan struct{}, calls []*Call) error {
-	now := p.clock.Load()
-	for _, c := range calls {
-		c.begin(now)
-	}
-	if p.cfg.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = warm.Within(ctx, p.remaining(calls[0]))
-		defer cancel()
-	}
-	select {
-	case <-changed:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	p.wakeLocked()
 }
 
 // remaining is what is left of the timeout of c, which is not zero.
@@ -424,7 +415,8 @@ func (p *Pipeline) remaining(c *Call) time.Duration {
 }
 
 // keepTime is the clock, one of wg: it runs while there is a lane, or a call
-// that will have one. A pause of the whole process counts as a few ticks, so that nothing expires for it.
+// that will have one. While the process is suspended it counts a few ticks at
+// most, so that nothing expires for that.
 func (p *Pipeline) keepTime() {
 	t := time.NewTicker(tick)
 	defer t.Stop()
@@ -434,14 +426,26 @@ func (p *Pipeline) keepTime() {
 		if len(lanes) == 0 && p.mayStop() {
 			return
 		}
+		suspended := p.suspended()
 		now := time.Now()
+		p.beat.Store(now.UnixNano())
 		at := p.clock.Add(min(max(int64((now.Sub(last)+tick/2)/tick), 1), maxStep))
 		last = now
 		if refused := p.refused.Load(); refused > 0 && at >= refused && p.refused.CompareAndSwap(refused, 0) {
 			p.room()
 		}
+		if p.waiting.Load() > 0 {
+			p.expireWaiters(at)
+		}
+		spare := 1
+		if len(lanes) > 0 {
+			spare = p.spare()
+		}
 		for _, l := range lanes {
-			l.tick(at)
+			if suspended {
+				l.suspect()
+			}
+			l.tick(at, spare == 0)
 		}
 	}
 }
@@ -449,8 +453,15 @@ func (p *Pipeline) keepTime() {
 func (p *Pipeline) mayStop() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ticking = len(*p.lanes.Load()) > 0 || p.pausing > 0
+	p.ticking = len(*p.lanes.Load()) > 0 || p.pausing > 0 || p.queue.Len() > 0
 	return !p.ticking
+}
+
+// suspended reports whether the clock is so late that the process must have
+// been suspended. The wall clock counts where the machine itself was.
+func (p *Pipeline) suspended() bool {
+	beat := p.beat.Load()
+	return beat > 0 && time.Now().UnixNano()-beat > int64(suspension)
 }
 
 // Close takes no more calls, lets those that were sent end, and waits until
@@ -458,7 +469,7 @@ func (p *Pipeline) mayStop() bool {
 func (p *Pipeline) Close() {
 	p.mu.Lock()
 	p.closed = true
-	p.changedLocked()
+	p.wakeLocked()
 	p.mu.Unlock()
 	p.stop()
 	p.finishAll(false)

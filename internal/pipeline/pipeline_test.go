@@ -434,7 +434,7 @@ func TestALaneThatEndsIsWaitedForWhereThePoolHasNoOtherConnection(t *testing.T) 
 	for range 10 {
 		ask("k")
 	}
-	redistest.Eventually(t, func() bool { return p.Waiting() == 10 }, "they were refused, and wait")
+	redistest.Eventually(t, func() bool { return p.Load() == 1+10 }, "they are for the next lane, which was refused")
 	close(goOn)
 	wg.Wait()
 	p.Close()

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -72,24 +73,28 @@ func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
 // timeouts let them.
 type redigoWire struct {
 	conn    redis.Conn
-	timeout time.Duration
-	until   time.Time // if not zero, no reply is waited for longer
+	timeout time.Duration // of a reply; 0: the connection's own
+	until   time.Time     // if not zero, no reply is waited for longer
 	scratch []any
-	size    int   // of what was put since the last flush
-	looks   int64 // at the progress
+	size    int          // of what was put since the last flush
+	got     atomic.Int64 // replies
 }
 
-func (w *redigoWire) put(c *Call) error {
+func (w *redigoWire) put(c *Call) (err error) {
 	w.size += len(c.req)
 	w.scratch = c.args(w.scratch[:0])
-	_, err := guard(func() (any, error) { return nil, w.conn.Send(c.name, w.scratch...) })
+	if panicked := foreign(func() { err = w.conn.Send(c.name, w.scratch...) }); panicked != nil {
+		return panicked
+	}
 	return err
 }
 
 func (w *redigoWire) waits() bool { return true }
 
-func (w *redigoWire) flush() (bool, error) {
-	_, err := guard(func() (any, error) { return nil, w.conn.Flush() })
+func (w *redigoWire) flush() (whole bool, err error) {
+	if panicked := foreign(func() { err = w.conn.Flush() }); panicked != nil {
+		return false, panicked
+	}
 	if err != nil {
 		return false, err
 	}
@@ -103,19 +108,24 @@ func (w *redigoWire) flushRest() error { return nil }
 func (w *redigoWire) written() int { return w.size - 1 }
 
 func (w *redigoWire) receive() (resp.Reply, error) {
+	defer w.got.Add(1)
 	return fromRedigo(guard(func() (any, error) { return receiveWithTimeout(w.conn, w.patience()) }))
 }
 
-// patience is how long a reply may take.
+// patience is how long a reply may take. Zero leaves it to the connection.
 func (w *redigoWire) patience() time.Duration {
 	if w.until.IsZero() {
 		return w.timeout
 	}
-	return min(w.timeout, max(time.Until(w.until), 1))
+	rest := max(time.Until(w.until), 1)
+	if w.timeout == 0 {
+		return rest
+	}
+	return min(w.timeout, rest)
 }
 
 func receiveWithTimeout(c redis.Conn, timeout time.Duration) (any, error) {
-	if t, ok := c.(redis.ConnWithTimeout); ok {
+	if t, ok := c.(redis.ConnWithTimeout); ok && timeout > 0 {
 		if reply, err := t.ReceiveWithTimeout(timeout); !unsupported(err) {
 			return reply, err
 		}
@@ -136,11 +146,7 @@ func (w *redigoWire) quiet() bool {
 	return w.conn.Err() == nil && (!ours || !l.Dead())
 }
 
-// progress is made whenever the lane looks: the connection's own timeout watches.
-func (w *redigoWire) progress() int64 {
-	w.looks++
-	return w.looks
-}
+func (w *redigoWire) progress() int64 { return w.got.Load() }
 
 func (w *redigoWire) wanted() bool {
 	l, ok := w.conn.(*warm.Conn)
@@ -160,6 +166,7 @@ func (w *redigoWire) giveBack(broken, spent bool) {
 
 // end hands a connection back.
 func end(c redis.Conn, broken, spent bool) {
+	defer c.Close() // also where c panics
 	l, ours := c.(*warm.Conn)
 	switch {
 	case ours && broken:
@@ -169,7 +176,6 @@ func end(c redis.Conn, broken, spent bool) {
 	case broken || spent:
 		spoil(c)
 	}
-	c.Close()
 }
 
 // spoil makes a connection of a pool that is not ours fail, so that the pool

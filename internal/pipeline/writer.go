@@ -2,36 +2,43 @@ package pipeline
 
 import "runtime"
 
-// enqueue takes all calls or, if the lane is over or full, none. If write is
-// true then the caller is the writer now, in that turn, and gather that others
-// are likely to join it.
-func (l *lane) enqueue(calls []*Call) (ok, write, gather bool, turn int) {
+// enqueue takes all calls or, if the lane is over or full, none.
+func (l *lane) enqueue(calls []*Call) seat {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, load := l.p.clock.Load(), l.load()
-	if l.over.Load() || load >= maxQueued {
-		return false, false, false, 0
+	if !l.takes() || load >= maxQueued {
+		return seat{}
 	}
-	if load == 0 && !l.writing && l.wire != nil && now-l.active > quietTicks && !l.wire.quiet() {
-		l.breakLocked(errQuiet)
-		return false, false, false, 0
+	if load == 0 && !l.writing && l.wire != nil {
+		switch {
+		case now-l.active > quietTicks && !l.wire.quiet():
+			l.breakLocked(errQuiet)
+			return seat{}
+		case l.p.suspended(): // the clock has not seen it yet
+			l.suspectLocked()
+			return seat{}
+		}
 	}
 	l.active = now
 	for _, c := range calls {
 		l.queue = append(l.queue, c.queue(now))
 	}
 	l.in.Add(int64(len(calls)))
+	s := seat{lane: l}
 	switch {
 	case l.gathers && len(l.queue) >= batchOf(load):
 		l.turn++
 		l.gathers = false
-		return true, true, false, l.turn
+		s.writes = true
 	case l.writing || l.wire == nil:
-		return true, false, false, 0
+	default:
+		l.writing = true
+		l.gathers = !l.solo || load > 0
+		s.writes, s.gathers = true, l.gathers
 	}
-	l.writing = true
-	l.gathers = !l.solo || load > 0
-	return true, true, l.gathers, l.turn
+	s.turn = l.turn
+	return s
 }
 
 // batchOf is how many calls are written without waiting for more, while so many
@@ -98,7 +105,15 @@ func (l *lane) writeOn(turn int, rest func() bool) {
 // put writes claimed calls, as much as goes without waiting where the wire can
 // tell. When they are many bytes the reader gets the first of them while the
 // others are written, or neither side might read while both write.
+// A connection of another maker may panic or end the goroutine in it, after
+// which nobody would know that the writer is gone: the lane breaks.
 func (l *lane) put(w wire, mine []entry) (announced int, whole bool, err error) {
+	err = errExited
+	defer func() {
+		if err == errExited {
+			l.flushed(w, mine, announced, err)
+		}
+	}()
 	size := 0
 	for i, e := range mine {
 		if err := w.put(e.call); err != nil {
@@ -165,7 +180,7 @@ const maxUnread = 16 << 10
 // leaveLocked ends the writer. If the lane is over the reader waits for that.
 func (l *lane) leaveLocked() {
 	l.writing = false
-	if l.over.Load() {
+	if !l.takes() {
 		l.wakeLocked()
 	}
 }

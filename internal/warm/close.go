@@ -41,18 +41,21 @@ func (s *Store) refuse() {
 	if s.retry != nil {
 		s.retry.Stop()
 	}
+	if s.renewal.timer != nil {
+		s.renewal.timer.Stop()
+	}
 	s.failWaitersLocked(ErrClosed)
 	s.keepIdleLocked(func(*Conn) *int64 { return &s.stats.Closed.Shutdown })
-	var probed []*Conn
+	var cut []*Conn
 	for c := range s.all {
-		if c.probed {
-			probed = append(probed, c)
+		if c.phase == probed || c.phase == overdue || c.phase == givenUp {
+			cut = append(cut, c)
 		}
 	}
 	s.notifyLocked()
 	s.mu.Unlock()
 	s.stopDials()
-	for _, c := range probed {
+	for _, c := range cut {
 		c.Cut()
 	}
 }
@@ -62,9 +65,8 @@ func (s *Store) kill() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.all {
-		if c.lent {
+		if c.phase == lent {
 			s.inUse--
-			c.lent = false
 			s.discardLocked(c, &s.stats.Closed.Shutdown)
 			n++
 		}

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -25,21 +25,53 @@ type Conn struct {
 	ends   time.Duration // of its lifetime, on the store's clock; zero: never
 
 	// Written by the borrower, read by the store when it is back.
-	writing  bool          // a command; where that panicked, half of it may be in the buffer
-	tainted  bool          // its state is not that of a new connection
-	retired  bool          // the server answered that it serves no more here, or a context ended
-	lentAt   time.Duration // when it was last lent, at first when it was dialled
-	peekedAt time.Duration // when a borrower last looked at its socket, at first when it was dialled
+	writing bool // a command; where that panicked, half of it may be in the buffer
+	session session
+	verdict verdict
+	lentAt  time.Duration // when it was last lent, at first when it was dialled
+	soundAt time.Duration // when a look, an answer or a loan last showed that it is alive
 
 	// Guarded by store.mu.
-	lent, probed bool
-	place        int64         // among the idle ones: the turn of the store when it was handed back
-	proven       int64         // the turn of the store when it was last known to be good
-	failed       int64         // the turn of the store when it broke by itself; zero: it did not
-	used         bool          // since the janitor last saw it
-	idleSince    time.Duration // when the janitor first saw it idle
-	seen         time.Duration // when the janitor last saw that it had been used, or probed it
+	phase     phase
+	born      int64         // the turn of the store when its dial began
+	place     int64         // among the idle ones: the turn of the store when it was handed back
+	proven    int64         // the turn of the store when it was last known to be good
+	failed    int64         // the turn of the store when it broke by itself; zero: it did not
+	used      bool          // since the janitor last saw it
+	idleSince time.Duration // when the janitor first saw it idle
+	seen      time.Duration // when the janitor last saw that it had been used, or probed it
 }
+
+// phase says by which of the store's counts a connection is counted.
+type phase uint8
+
+const (
+	idle phase = iota
+	lent
+	probed
+	overdue // probed, without an answer within patience
+	givenUp // overdue, and cut as its slot is needed
+	closing
+)
+
+// session says what a borrower did to the state that the server keeps for the
+// connection. Each loan begins anew.
+type session uint8
+
+const (
+	asNew       session = iota
+	transaction         // WATCH or MULTI, which redigo undoes; after an error nobody knows
+	changed             // differs from that of a new connection, or may
+)
+
+// verdict says what the borrower found out about the connection.
+type verdict uint8
+
+const (
+	good     verdict = iota
+	unproven         // may be dead: it has to answer before it is lent again
+	useless          // must not be lent again
+)
 
 var (
 	_ redis.ConnWithContext = (*Conn)(nil)
@@ -80,7 +112,7 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 		return nil, err
 	}
 	now := s.now()
-	c.lentAt, c.peekedAt, c.idleSince, c.seen = now, now, now, now
+	c.lentAt, c.soundAt, c.idleSince, c.seen = now, now, now, now
 	if life := s.cfg.MaxLifetime; life > 0 {
 		c.ends = now + life - time.Duration(rand.Float64()*0.1*float64(life))
 	}
@@ -97,8 +129,7 @@ func discreet(err error) error {
 	return err
 }
 
-// ping wants an answer. That PING is not allowed is one too. A reply on which
-// redigo panics is none.
+// ping wants an answer, see Answered. A reply on which redigo panics is none.
 func (c *Conn) ping(timeout time.Duration) (err error) {
 	if timeout <= 0 {
 		return context.DeadlineExceeded
@@ -113,15 +144,26 @@ func (c *Conn) ping(timeout time.Duration) (err error) {
 		defer c.socket.setTerse(false)
 	}
 	_, err = doTimeout(c.Conn, timeout, "PING")
-	if re := redis.Error(""); errors.As(err, &re) && strings.HasPrefix(string(re), "NOPERM") {
+	return Answered(err)
+}
+
+// Answered returns nil for the error reply of a server that refuses a command
+// for its own reasons: the command is unknown, renamed or denied, or nothing is
+// written while a disk is full. Such a server is up. The error of a connection
+// that failed, and of a server that will not serve on this connection, is
+// returned as it is.
+func Answered(err error) error {
+	var answer redis.Error
+	if errors.As(err, &answer) && !resp.MeaningOf(string(answer)).Has(resp.Condemns) {
 		return nil
 	}
 	return err
 }
 
-// doTimeout bounds the wait for the reply where the connection can.
+// doTimeout bounds the wait for the reply where the connection can. Zero leaves
+// it to the connection's own timeout.
 func doTimeout(c redis.Conn, timeout time.Duration, cmd string, args ...any) (any, error) {
-	if t, ok := c.(redis.ConnWithTimeout); ok {
+	if t, ok := c.(redis.ConnWithTimeout); ok && timeout > 0 {
 		return t.DoWithTimeout(timeout, cmd, args...)
 	}
 	return c.Do(cmd, args...)
@@ -136,37 +178,108 @@ func (c *Conn) Socket() net.Conn {
 	return c.socket
 }
 
-// Wanted tells a borrower that shares the connection to hand it back: the store
-// is closed, or others wait for one, and not just for a dial that is under way.
+// Wanted reports that a borrower that shares the connection should return it:
+// the store is closed, the lifetime of the connection is over, others wait for a
+// connection and not just for a dial that is under way, or the connection goes to
+// a server that was condemned and can be replaced.
 func (c *Conn) Wanted() bool {
 	s := c.store
+	if now := s.now(); c.expired(now) {
+		c.lentAt = now // so that put sees it, without a look at the clock
+		return true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := s.waiters.Front()
-	return s.closed || first != nil && (s.dialing == 0 || s.now()-first.Value.(*waiter).since > patience)
+	if first := s.waiters.Front(); first != nil && (s.dialing == 0 || s.now()-first.Value.(*waiter).since > patience) {
+		return true
+	}
+	return s.closed || s.suspectLocked(c) && s.replaceableLocked()
 }
-
-// patience is how long somebody waits for a dial before a connection that is
-// shared is handed over.
-const patience = 100 * time.Millisecond
 
 // Close hands the connection back to the store.
 func (c *Conn) Close() error {
-	c.store.put(c)
+	defer c.store.put(c)
+	if c.socket == nil && c.Err() != nil { // else every error was noted
+		c.Retire()
+	}
 	return nil
+}
+
+// Err is redigo's.
+func (c *Conn) Err() (err error) {
+	if c.socket != nil {
+		return c.Conn.Err()
+	}
+	c.survive(func() { err = c.Conn.Err() }, &err)
+	return err
+}
+
+// survive calls what redigo's pool calls when a connection is returned. Where the
+// connection, which may not be ours, panics or ends the goroutine, redigo would
+// lose it. A panic becomes an error. After runtime.Goexit nobody else will return
+// the connection.
+func (c *Conn) survive(f func(), err *error) {
+	ended := false
+	defer func() {
+		if ended {
+			return
+		}
+		c.Retire()
+		if r := recover(); r != nil {
+			*err = fmt.Errorf("rediscache: the connection panicked: %v", r)
+			return
+		}
+		c.store.put(c)
+	}()
+	f()
+	ended = true
 }
 
 // Do is redigo's, as are the others.
 func (c *Conn) Do(cmd string, args ...any) (any, error) {
-	c.noteCommand(cmd)
+	if cmd == "" {
+		return c.drain()
+	}
+	c.noteCommand(cmd, args)
 	reply, err := c.Conn.Do(cmd, args...)
 	c.writing = false
 	return reply, c.noteError(err)
 }
 
+// LastUsed returns when a borrower last had the connection, or when it was
+// dialled. The janitor watches that, so it may be up to a quarter of a second
+// late.
+func (c *Conn) LastUsed() time.Time {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.used {
+		return time.Now()
+	}
+	return s.base.Add(c.idleSince)
+}
+
+// drain reads the replies that nobody has read. redigo's pool does so when a
+// connection is returned, after the commands that undo what the borrower did. So
+// an error among the replies may mean that the server refused to undo it.
+func (c *Conn) drain() (reply any, err error) {
+	if c.session == changed {
+		return nil, nil // it will be closed
+	}
+	c.survive(func() { reply, err = c.Conn.Do("") }, &err)
+	if replies, ok := reply.([]any); ok && c.session == transaction {
+		for _, r := range replies {
+			if _, refused := r.(redis.Error); refused {
+				c.session = changed
+			}
+		}
+	}
+	return reply, c.noteError(err)
+}
+
 // DoWithTimeout bounds the wait for the reply.
 func (c *Conn) DoWithTimeout(timeout time.Duration, cmd string, args ...any) (any, error) {
-	c.noteCommand(cmd)
+	c.noteCommand(cmd, args)
 	reply, err := doTimeout(c.Conn, timeout, cmd, args...)
 	c.writing = false
 	return reply, c.noteError(err)
@@ -177,7 +290,7 @@ func (c *Conn) DoWithTimeout(timeout time.Duration, cmd string, args ...any) (an
 // that ends meanwhile costs the connection.
 func (c *Conn) DoContext(ctx context.Context, cmd string, args ...any) (any, error) {
 	return c.underContext(ctx, func(timeout time.Duration) (any, error) {
-		c.noteCommand(cmd)
+		c.noteCommand(cmd, args)
 		reply, err := doTimeout(c.Conn, timeout, cmd, args...)
 		c.writing = false
 		return reply, err
@@ -186,7 +299,7 @@ func (c *Conn) DoContext(ctx context.Context, cmd string, args ...any) (any, err
 
 // Send writes to the connection's buffer.
 func (c *Conn) Send(cmd string, args ...any) error {
-	c.noteCommand(cmd)
+	c.noteCommand(cmd, args)
 	err := c.Conn.Send(cmd, args...)
 	c.writing = false
 	return c.noteError(err)
@@ -210,6 +323,9 @@ func (c *Conn) ReceiveWithTimeout(timeout time.Duration) (any, error) {
 // ReceiveContext is bounded as DoContext is.
 func (c *Conn) ReceiveContext(ctx context.Context) (any, error) {
 	return c.underContext(ctx, func(timeout time.Duration) (any, error) {
+		if timeout == 0 {
+			return c.Conn.Receive()
+		}
 		return redis.ReceiveWithTimeout(c.Conn, timeout)
 	})
 }
@@ -222,7 +338,7 @@ func (c *Conn) underContext(ctx context.Context, f func(time.Duration) (any, err
 	}
 	timeout := c.store.cfg.ReadTimeout
 	deadline, bounded := ctx.Deadline()
-	if bounded {
+	if bounded && timeout > 0 {
 		timeout = min(timeout, max(time.Until(deadline), 1))
 	}
 	stop := func() bool { return true }
@@ -235,7 +351,7 @@ func (c *Conn) underContext(ctx context.Context, f func(time.Duration) (any, err
 		ended = context.DeadlineExceeded // the socket's timer was first
 	}
 	if !stop() || (ended != nil && isBroken(err)) {
-		c.retired = true
+		c.Retire()
 		if err != nil && ended != nil {
 			err = fmt.Errorf("rediscache: %w: %w", ended, err)
 		}
@@ -244,32 +360,57 @@ func (c *Conn) underContext(ctx context.Context, f func(time.Duration) (any, err
 	return reply, c.noteError(err)
 }
 
-// noteCommand remembers that cmd is being written, and whether it leaves the
-// connection in a state that redigo does not undo when it is handed back.
-func (c *Conn) noteCommand(cmd string) {
+// noteCommand remembers that cmd is being written, and what it does to the
+// session. redigo undoes WATCH and MULTI when the connection is returned. It
+// undoes SUBSCRIBE as well, but stops in the middle where the server refuses one
+// of the commands for that, and an UNSUBSCRIBE has as many replies as channels.
+func (c *Conn) noteCommand(cmd string, args []any) {
 	if c.writing { // the last one panicked
-		c.retired = true
+		c.Retire()
 	}
 	c.writing = true
-	if len(cmd) < 4 || len(cmd) > 10 {
+	if len(cmd) < 4 || len(cmd) > 12 {
 		return
 	}
 	switch strings.ToUpper(cmd) {
-	case "SELECT", "AUTH", "HELLO", "CLIENT", "MONITOR", "QUIT", "RESET", "READONLY",
-		"READWRITE", "ASKING", "SSUBSCRIBE", "SYNC", "PSYNC", "REPLCONF", "SHUTDOWN":
-		c.tainted = true
+	case "WATCH", "MULTI":
+		c.session = max(c.session, transaction)
+	case "SELECT":
+		if !c.selectsOwn(args) {
+			c.session = changed
+		}
+	case "SCRIPT":
+		if len(args) > 0 && strings.EqualFold(fmt.Sprint(args[0]), "DEBUG") {
+			c.session = changed
+		}
+	case "AUTH", "HELLO", "CLIENT", "MONITOR", "QUIT", "RESET", "READONLY", "READWRITE", "ASKING",
+		"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE",
+		"SYNC", "PSYNC", "REPLCONF", "SHUTDOWN":
+		c.session = changed
 	}
 }
 
-// noteError remembers what an error says of the connection.
+// selectsOwn reports that the arguments of a SELECT name the database that the
+// connection is in anyway.
+func (c *Conn) selectsOwn(args []any) bool {
+	return len(args) == 1 && fmt.Sprint(args[0]) == strconv.Itoa(c.store.cfg.Database)
+}
+
+// noteError remembers what an error says of the connection. Which command of a
+// transaction an error answers is not known here, so each makes it doubtful
+// whether the transaction can be undone.
 func (c *Conn) noteError(err error) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
-	}
-	if isBroken(err) {
+	case isBroken(err):
 		c.Fail()
-	} else if c.store.farewells.Hear(err.Error()) {
-		c.retired = true
+		return err
+	case c.session == transaction && !errors.Is(err, redis.ErrNil):
+		c.session = changed
+	}
+	if c.Condemn(err.Error()) {
+		c.Retire()
 	}
 	return err
 }
@@ -285,7 +426,12 @@ func (c *Conn) Fail() {
 }
 
 // Retire tells the store, before Close, to lend the connection no more.
-func (c *Conn) Retire() { c.retired = true }
+func (c *Conn) Retire() { c.verdict = useless }
+
+// Doubt tells the store, before Close, that the connection may be dead, so that
+// it has to answer a PING before it is lent again. The store itself doubts what
+// was borrowed while the process was suspended.
+func (c *Conn) Doubt() { c.verdict = max(c.verdict, unproven) }
 
 // isBroken tells a failure of the connection from an answer of the server.
 func isBroken(err error) bool {
@@ -293,32 +439,15 @@ func isBroken(err error) bool {
 	return err != nil && !errors.As(err, &re) && !errors.Is(err, redis.ErrNil)
 }
 
-// Farewells knows the answers after which a connection is of no use: a new one,
-// to another server or with another password, may do better. That writes go
-// elsewhere a replica says on a new connection too, and only of writes, so that
-// dials go on: it is heard once in a while. The zero value is ready.
-type Farewells struct{ last atomic.Pointer[time.Time] }
-
-// Hear reports whether the connection is to be retired.
-func (f *Farewells) Hear(answer string) bool {
-	meaning := resp.MeaningOf(answer)
-	if !meaning.Has(resp.Condemns) || strings.HasPrefix(answer, "LOADING") {
-		return false
-	}
-	if !meaning.Has(resp.Retry) || strings.HasPrefix(answer, "MASTERDOWN") {
-		return true
-	}
-	now, last := time.Now(), f.last.Load()
-	return (last == nil || now.Sub(*last) >= pause) && f.last.CompareAndSwap(last, &now)
-}
-
-const pause = 100 * time.Millisecond // between two that are heard
-
 // Dead looks at the socket of a connection that nobody uses. A hidden one is
 // taken to be alive.
 func (c *Conn) Dead() bool { return c.socket != nil && !c.socket.quiet() }
 
 func (c *Conn) expired(now time.Duration) bool { return c.ends != 0 && now >= c.ends }
+
+// blind reports that nobody can look at the socket: it is hidden, or the
+// platform has no way.
+func (c *Conn) blind() bool { return c.socket == nil || c.socket.peek == nil }
 
 // Cut ends all use of the connection at once, whoever is using it. It is still
 // open until it is handed back.
@@ -327,7 +456,7 @@ func (c *Conn) Cut() {
 		_ = c.socket.Close() // never fails
 		return
 	}
-	c.Conn.Close()
+	c.end()
 }
 
 // shut closes the connection, and where its socket is seen waits until the
@@ -336,5 +465,12 @@ func (c *Conn) shut() {
 	if c.socket != nil {
 		c.socket.Shut()
 	}
+	c.end()
+}
+
+// end calls the Close of the connection below, which may not be ours, and must
+// not end the process: nobody who could recover is above.
+func (c *Conn) end() {
+	defer func() { _ = recover() }() // the connection is given up anyway
 	c.Conn.Close()
 }

@@ -1,13 +1,25 @@
 package warm
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/gomodule/redigo/redis"
+)
 
 // The package rediscache gives these to its users under the same names.
 var (
-	ErrClosed        = errors.New("rediscache: closed")
-	ErrPoolExhausted = errors.New("rediscache: pool exhausted")
-	ErrUnavailable   = errors.New("rediscache: unavailable")
+	ErrClosed              = errors.New("rediscache: closed")
+	ErrPoolExhausted error = exhausted{}
+	ErrUnavailable         = errors.New("rediscache: unavailable")
 )
+
+// exhausted matches the error that redigo's pool returns in the same case, for
+// libraries that were written for that.
+type exhausted struct{}
+
+func (exhausted) Error() string { return "rediscache: pool exhausted" }
+
+func (exhausted) Is(target error) bool { return target == redis.ErrPoolExhausted }
 
 // A DialError says why no connection could be opened. It matches
 // ErrUnavailable and unwraps to the cause.

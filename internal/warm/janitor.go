@@ -1,13 +1,23 @@
 package warm
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // janitor looks after the idle connections while nobody asks. It ends when
 // the store closes.
 func (s *Store) janitor() {
+	s.everySweep(func() bool {
+		s.sweep()
+		return false
+	})
+}
+
+// prober has cold connections answer, one after another. A connection that does
+// not answer must not hold up the janitor.
+func (s *Store) prober() { s.everySweep(s.probeOne) }
+
+// everySweep calls do every sweepEvery until the store closes, and again at once
+// while do returns true.
+func (s *Store) everySweep(do func() (again bool)) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
 	for {
@@ -15,8 +25,7 @@ func (s *Store) janitor() {
 		case <-s.stop:
 			return
 		case <-t.C:
-			s.sweep()
-			for next := s.now() + sweepEvery; s.now() < next && s.probeOne(); {
+			for next := s.now() + sweepEvery; do() && s.now() < next; {
 			}
 		}
 	}
@@ -25,9 +34,14 @@ func (s *Store) janitor() {
 // sweep closes the idle connections that are dead, too old, or above the
 // floor and not wanted for long, the least recently used first.
 func (s *Store) sweep() {
-	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ran := time.Now()
+	if s.pulse.missed(ran) {
+		s.resumeLocked(ran)
+	}
+	s.pulse.beat(ran)
+	now := ran.Sub(s.base)
 	spare := len(s.idle) + s.probing
 	s.keepIdleLocked(func(c *Conn) *int64 {
 		if c.used {
@@ -59,15 +73,17 @@ func (s *Store) staleLocked(c *Conn, now time.Duration, spare int) *int64 {
 
 // probeOne looks after one cold connection and reports whether there was one.
 func (s *Store) probeOne() bool {
-	c := s.takeCold()
-	if c == nil {
+	answered := s.probeCold()
+	if answered == nil {
 		return false
 	}
-	s.probe(c)
+	<-answered
 	return true
 }
 
-func (s *Store) takeCold() *Conn {
+// probeCold begins to probe the connection that was silent for longest. It
+// returns nil where none was silent for long.
+func (s *Store) probeCold() <-chan struct{} {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,37 +92,89 @@ func (s *Store) takeCold() *Conn {
 	}
 	for i, c := range s.idle {
 		if now-c.seen >= s.cfg.HealthCheckAfter {
-			return s.probeLocked(i)
+			return s.startProbeLocked(s.takeIdleLocked(i))
 		}
 	}
 	return nil
 }
 
-// probeLocked takes an idle connection, for probe.
-func (s *Store) probeLocked(i int) *Conn {
-	c := s.idle[i]
-	s.idle = slices.Delete(s.idle, i, i+1)
+// startProbeLocked has a connection that is counted nowhere answer a PING. The
+// channel is closed when the connection is idle, lent or being closed again.
+func (s *Store) startProbeLocked(c *Conn) <-chan struct{} {
 	s.probing++
-	c.probed = true
-	return c
+	c.phase = probed
+	late := time.AfterFunc(patience, func() { s.probeIsLate(c) })
+	done := make(chan struct{})
+	s.wg.Go(func() {
+		defer close(done)
+		defer late.Stop()
+		s.probe(c)
+	})
+	return done
+}
+
+// probeIsLate lets dials take the place of a probe that may never be answered.
+func (s *Store) probeIsLate(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.phase == probed {
+		c.phase = overdue
+		s.overdue++
+		s.fillLocked()
+		s.failWaitersIfDownLocked()
+	}
 }
 
 // probe sends a PING, which may take as long as a dial: that is what a
 // connection without an answer costs. Its place among the idle ones stays: only
-// borrowers make it warmer.
+// borrowers make it warmer. The connection may not be ours: it may end the
+// goroutine.
 func (s *Store) probe(c *Conn) {
 	timer := time.AfterFunc(s.cfg.DialTimeout, c.Cut) // for those who know no timeouts
-	_ = c.noteError(c.ping(s.cfg.DialTimeout))
-	if !timer.Stop() {
-		c.Retire() // it may be cut once it is lent
-	}
+	err := errExited
+	defer func() {
+		if c.verdict == unproven {
+			c.verdict = good
+		}
+		_ = c.noteError(err)
+		if !timer.Stop() {
+			c.Retire() // it may be cut once it is lent
+		}
+		s.endProbe(c)
+	}()
+	err = c.ping(s.cfg.DialTimeout)
+}
+
+func (s *Store) endProbe(c *Conn) {
 	now := s.now()
+	if c.blind() {
+		c.soundAt = now // else a look is cheap, and tells what came after the answer
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.probing--
-	c.probed = false
+	switch c.phase {
+	case givenUp:
+		s.cutting--
+		s.overdue--
+		c.Retire()
+	case overdue:
+		s.overdue--
+	}
 	c.seen = now
 	s.turn++
 	c.proven = s.turn
 	s.keepLocked(c)
+	s.fillLocked() // a suspect that is idle again is no spare connection
+}
+
+// resumeLocked is called when the process was seen to have been suspended. A NAT
+// or a server may have forgotten its connections meanwhile, without a word that
+// a look at the sockets would find.
+func (s *Store) resumeLocked(now time.Time) {
+	s.pulse.beat(now)
+	s.doubted = s.turn
+	s.doubtOlderLocked(s.doubted, s.cfg.MaxActive)
+	s.fillLocked()
+	s.failWaitersIfDownLocked()
 }

@@ -83,7 +83,7 @@ func newModel(t *testing.T, seed uint64) *model {
 func (m *model) run() {
 	ops := []func(){
 		m.acquire, m.acquire, m.acquireMany, m.release, m.release, m.releaseBad, m.cancel, m.cancelInTheInstant,
-		m.pass, m.pass, m.idleKill, m.changeMood,
+		m.pass, m.pass, m.idleKill, m.changeMood, m.condemn, m.suspend,
 	}
 	for range 200 {
 		ops[m.rng.IntN(len(ops))]()
@@ -122,7 +122,7 @@ func (m *model) acquire() {
 // fault says why c should not have been lent, empty if it should.
 func (m *model) fault(c *Conn) string {
 	switch fake := c.Conn.(*fakeConn); {
-	case c.tainted || c.retired:
+	case c.session == changed || c.verdict == useless:
 		return "was handed back as unfit"
 	case !fake.hidden && !fake.quiet():
 		return "was closed by the server"
@@ -166,7 +166,7 @@ func (m *model) releaseBad() {
 		defer m.checkDropped(c.failed)
 	case 1:
 		m.did("release tainted")
-		c.tainted = true
+		c.session = changed
 	case 2:
 		m.did("release retired")
 		c.Retire()
@@ -252,6 +252,33 @@ func (m *model) idleKill() {
 	time.Sleep(2 * peekAfter)
 }
 
+// condemn lets the server answer READONLY on a connection that is lent.
+func (m *model) condemn() {
+	if len(m.lent) > 0 {
+		c := m.lent[m.rng.IntN(len(m.lent))]
+		m.did("condemn: %v", c.Condemn("READONLY You can't write against a read only replica."))
+	}
+}
+
+// suspend makes the store believe that the process was suspended until now.
+func (m *model) suspend() {
+	m.store.mu.Lock()
+	m.store.pulse.beat(time.Now().Add(-2 * suspendedAfter))
+	m.store.mu.Unlock()
+	m.did("suspend")
+	time.Sleep(2 * peekAfter)
+}
+
+// suspects counts them anew.
+func (m *model) suspects() (n int) {
+	for c := range m.store.all {
+		if c.phase != closing && m.store.suspectLocked(c) {
+			n++
+		}
+	}
+	return n
+}
+
 func (m *model) changeMood() {
 	moods := []mood{healthy, healthy, healthy, flaky, flaky, down, silent}
 	mood := moods[m.rng.IntN(len(moods))]
@@ -279,6 +306,12 @@ func (m *model) check() {
 		m.fatalf("%d sockets, counted as %d", sockets, open)
 	case len(s.all) != open-s.dialing:
 		m.fatalf("%d connections, counted as %d", len(s.all), open-s.dialing)
+	case s.renewal.suspects != m.suspects():
+		m.fatalf("%d suspects, counted as %d", m.suspects(), s.renewal.suspects)
+	case slices.ContainsFunc(s.idle, s.unprovenLocked):
+		m.fatalf("one is idle of which nobody knows that it is alive")
+	case min(s.cutting, s.overdue-s.cutting, s.probing-s.overdue) < 0:
+		m.fatalf("probing %d, overdue %d, given up %d", s.probing, s.overdue, s.cutting)
 	case s.inUse != len(m.lent):
 		m.fatalf("%d in use, counted as %d", len(m.lent), s.inUse)
 	case s.waiters.Len() != len(m.queue):
@@ -287,13 +320,13 @@ func (m *model) check() {
 		m.fatalf("idle ones not in the order of their use")
 	case s.waiters.Len() > 0 && len(s.idle) > 0:
 		m.fatalf("%d wait beside %d idle", s.waiters.Len(), len(s.idle))
-	case s.waiters.Len() > 0 && open == 0 && !s.backingOff:
+	case s.waiters.Len() > 0 && open == 0 && !s.backingOff && s.renewal.timer == nil:
 		m.fatalf("%d wait for nothing", s.waiters.Len())
 	case s.waiters.Len() > 0 && s.downLocked():
 		m.fatalf("%d wait though Redis is down", s.waiters.Len())
 	}
-	dials := s.stats.Dials
-	if s.fillLocked(); s.stats.Dials != dials {
+	dials, paced := s.stats.Dials, s.renewal.timer != nil
+	if s.fillLocked(); s.stats.Dials != dials && !paced {
 		m.fatalf("%d dials were wanted that nobody had begun", s.stats.Dials-dials)
 	}
 }
@@ -362,6 +395,9 @@ func (m *model) calm() {
 	}
 	time.Sleep(3 * time.Second) // expired ones, replaced one after another
 	st := m.store.Stats()
+	if m.store.renewal.suspects > 0 {
+		m.fatalf("%d suspects are left", m.store.renewal.suspects)
+	}
 	if st.Idle < m.store.cfg.MinIdle && m.store.cfg.MaxLifetime == 0 {
 		m.fatalf("%d idle, under the floor", st.Idle)
 	}

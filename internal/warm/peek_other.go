@@ -4,5 +4,6 @@ package warm
 
 import "net"
 
-// peeker cannot look here: the janitor's PING has to find out.
+// peeker cannot look here, so a connection has to answer a PING before it is
+// lent, see [Store.Acquire].
 func peeker(net.Conn) func() bool { return nil }

@@ -66,3 +66,19 @@ func (w *within) Err() error {
 type expiry struct{ error }
 
 func (e *expiry) Unwrap() error { return e.error }
+
+// pulse knows when the process was last seen to run. A suspended process leaves
+// its monotonic clock running, a suspended machine may not, but sets the wall
+// clock forward when it goes on.
+type pulse struct{ last time.Time }
+
+// suspendedAfter is longer than a busy machine delays the janitor, and shorter
+// than anything between client and server takes to forget a connection.
+const suspendedAfter = 2 * time.Second
+
+func (p *pulse) beat(now time.Time) { p.last = now }
+
+// missed reports that the process was not seen to run for long.
+func (p *pulse) missed(now time.Time) bool {
+	return max(now.Sub(p.last), now.Round(0).Sub(p.last.Round(0))) > suspendedAfter
+}

@@ -25,3 +25,11 @@ func (s *Store) Stats() Stats {
 	st.Open, st.Idle, st.InUse, st.Waiting = s.openLocked(), len(s.idle)+s.probing, s.inUse, s.waiters.Len()
 	return st
 }
+
+// Spare returns how many connections can be lent before a borrower has to wait
+// for one that is in use.
+func (s *Store) Spare() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.MaxActive - s.inUse
+}

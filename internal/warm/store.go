@@ -8,13 +8,17 @@
 //     the server's side too, see [Socket].
 //  2. A waiter is queued only while idle is empty, and while something will
 //     come to it: a connection in use or probed, a dial, a close that frees
-//     the slot for one, or the end of a back-off. Whatever frees a connection
-//     or a slot grants or dials in the same critical section.
+//     the slot for one, or the end of a back-off or of the pace. Whatever frees
+//     a connection or a slot grants or dials in the same critical section.
 //  3. A grant is used once: the channel holds one, a waiter is unlinked under
 //     the lock before it is granted, and one that was cancelled meanwhile
 //     passes its grant on under the lock.
 //  4. Nobody passes a waiter: what comes free goes to the head of the queue and
 //     is idle only where nobody waits, so who finds one idle passes nobody.
+//  5. What may be dead is not idle: an idle connection has proved that it is
+//     alive since the last connection broke and since the process was last
+//     suspended. Connections to a condemned server are the last to be lent, see
+//     suspect.go.
 //
 // Neither a dial nor a read, a write or a close happens under the lock, and
 // no borrower dials.
@@ -23,6 +27,7 @@ package warm
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -37,7 +42,9 @@ const (
 	minBackoff = 20 * time.Millisecond  // after the first failed dial
 	maxBackoff = 800 * time.Millisecond // so that a server that is back has a client within a second
 	sweepEvery = 250 * time.Millisecond // how soon a dead idle connection is found with nobody asking
-	peekAfter  = time.Millisecond       // a socket looked at since is not worth a system call
+	peekAfter  = time.Millisecond       // a connection known to be sound since is not worth a system call
+	blindAfter = 100 * time.Millisecond // where nobody can look, a connection unused since is worth a round trip
+	patience   = 100 * time.Millisecond // how long a dial or a probe may take before the store looks elsewhere
 	linger     = 250 * time.Millisecond // how long a close waits for the server's
 )
 
@@ -48,7 +55,8 @@ type Config struct {
 	MaxLifetime        time.Duration // 0: never retire
 	HealthCheckAfter   time.Duration // 0: never probe
 	DialTimeout        time.Duration
-	ReadTimeout        time.Duration
+	ReadTimeout        time.Duration // 0: the connection's own
+	Database           int           // that Dial selects; negative: unknown
 
 	Dial func(ctx context.Context) (Dialed, error)
 }
@@ -65,23 +73,27 @@ type Dialed struct {
 type Store struct {
 	cfg       Config             // immutable
 	base      time.Time          // immutable; times below are durations since
-	startDial func()             // immutable; its goroutine is one of wg
+	startDial func(turn int64)   // immutable; its goroutine is one of wg
 	stopDials context.CancelFunc // immutable
-	stop      chan struct{}      // closed when the store closes: ends the janitor
-	farewells Farewells
-	wg        sync.WaitGroup // dials, closes and the janitor
+	stop      chan struct{}      // closed when the store closes: ends the janitor and the prober
+	wg        sync.WaitGroup     // dials, probes, closes, the janitor and the prober
 
-	mu      sync.Mutex         // guards all below
-	all     map[*Conn]struct{} // every open connection
-	idle    []*Conn            // least recently lent first; the last is lent first
-	inUse   int
-	probing int // counts as idle for the floor: it will be back in a moment
-	dialing int
-	closing int
-	turn    int64         // counts what is handed back, dialled or probed; starts above zero
-	waiters list.List     // of *waiter
-	changed chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
-	closed  bool
+	mu       sync.Mutex         // guards all below
+	all      map[*Conn]struct{} // every open connection
+	idle     []*Conn            // least recently lent first; the last is lent first
+	inUse    int
+	probing  int // counts as idle for the floor: it will be back in a moment
+	overdue  int // of probing: nobody who waits counts on these any more
+	cutting  int // of overdue: given up, for the slot
+	dialing  int
+	closing  int
+	turn     int64 // counts what is handed back, dialled, probed or condemned; starts above zero
+	doubted  int64 // the turn when the process was last seen to have been suspended
+	pulse    pulse
+	waiters  list.List // of *waiter, in the order of their arrivals
+	arrivals int64
+	changed  chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
+	closed   bool
 
 	fails      int // dials failed in a row
 	failure    error
@@ -89,13 +101,16 @@ type Store struct {
 	backingOff bool // no dial before retry fires
 	retry      *time.Timer
 
+	renewal renewal
+
 	stats Stats
 }
 
 type waiter struct {
-	grant chan grant    // holds one
-	since time.Duration // when it came
-	place *list.Element // in the queue; nil once it has left
+	grant   chan grant    // holds one
+	since   time.Duration // when it was queued
+	arrival int64         // its place in the order of those who came
+	place   *list.Element // in the queue; nil once it has left
 }
 
 type grant struct {
@@ -111,8 +126,10 @@ func New(cfg Config) *Store {
 		cfg: cfg, base: time.Now(), stopDials: cancel,
 		stop: make(chan struct{}), all: make(map[*Conn]struct{}), turn: 1,
 	}
-	s.startDial = func() { s.wg.Go(func() { s.dial(ctx) }) }
+	s.startDial = func(turn int64) { s.wg.Go(func() { s.dial(ctx, turn) }) }
+	s.pulse.beat(s.base)
 	s.wg.Go(s.janitor)
+	s.wg.Go(s.prober)
 	s.mu.Lock()
 	s.fillLocked()
 	s.mu.Unlock()
@@ -126,8 +143,12 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	for first := true; ; first = false {
-		c, w, err := s.take(first)
+	s.mu.Lock()
+	s.arrivals++
+	arrival := s.arrivals
+	c, w, err := s.takeLocked(arrival)
+	s.mu.Unlock()
+	for {
 		if w != nil {
 			c, err = s.wait(ctx, w)
 		}
@@ -135,28 +156,77 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 			return nil, err
 		}
 		// The one look at the clock of a loan: it is a sixth of its price.
-		if c.lentAt = s.now(); c.lentAt-c.peekedAt < peekAfter {
+		if c.lentAt = s.now(); c.lentAt-c.soundAt < peekAfter {
 			return c, nil
 		}
-		if c.peekedAt = c.lentAt; !c.Dead() {
+		if s.sound(c) {
 			return c, nil
 		}
-		c.Fail()
-		s.put(c)
+		c, w, err = s.swap(c, arrival)
 	}
 }
 
-// take lends an idle connection or queues a waiter. One whose connection was
-// found dead comes a second time, and goes to the head as it was there.
-func (s *Store) take(first bool) (*Conn, *waiter, error) {
+// AcquireTested lends a connection that passes test. A connection that fails is
+// closed and counts against the server, as an answer that condemns it does. The
+// error is that of a connection which was dialled meanwhile: none can do better.
+func (s *Store) AcquireTested(ctx context.Context, test func(*Conn) error) (*Conn, error) {
+	s.mu.Lock()
+	began := s.turn
+	s.mu.Unlock()
+	for {
+		c, err := s.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err = c.pass(test); err == nil {
+			return c, nil
+		}
+		if c.born > began {
+			return nil, err
+		}
+	}
+}
+
+// sound has a last look at a connection before its borrower gets it.
+func (s *Store) sound(c *Conn) bool {
+	if c.Dead() {
+		c.Fail()
+		return false
+	}
+	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.pulse.missed(now) {
+		s.resumeLocked(now)
+	}
+	if c.blind() && s.cfg.HealthCheckAfter > 0 && c.lentAt-c.soundAt >= blindAfter {
+		c.Doubt()
+	}
+	if s.unprovenLocked(c) {
+		return false
+	}
+	c.soundAt = c.lentAt
+	return true
+}
+
+// swap takes back a connection that is not sound, which the store closes or has
+// answer a PING, and serves the borrower anew, as who came at arrival. A PING
+// without an answer holds nobody up for longer than patience.
+func (s *Store) swap(c *Conn, arrival int64) (*Conn, *waiter, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.putLocked(c)
+	return s.takeLocked(arrival)
+}
+
+// takeLocked lends an idle connection or queues a waiter. A borrower whose
+// connection was not sound comes a second time, and goes where it was.
+func (s *Store) takeLocked(arrival int64) (*Conn, *waiter, error) {
 	if s.closed {
 		return nil, nil, ErrClosed
 	}
 	if n := len(s.idle); n > 0 {
-		c := s.idle[n-1]
-		s.idle = s.idle[:n-1]
+		c := s.takeIdleLocked(n - 1)
 		s.lendLocked(c)
 		s.fillLocked()
 		return c, nil, nil
@@ -164,9 +234,13 @@ func (s *Store) take(first bool) (*Conn, *waiter, error) {
 	if s.downLocked() {
 		return nil, nil, &DialError{s.failure}
 	}
-	w := &waiter{grant: make(chan grant, 1), since: s.now()}
-	if first {
-		w.place = s.waiters.PushBack(w)
+	w := &waiter{grant: make(chan grant, 1), since: s.now(), arrival: arrival}
+	before := s.waiters.Back()
+	for before != nil && before.Value.(*waiter).arrival > arrival {
+		before = before.Prev()
+	}
+	if before != nil {
+		w.place = s.waiters.InsertAfter(w, before)
 	} else {
 		w.place = s.waiters.PushFront(w)
 	}
@@ -229,47 +303,58 @@ func (s *Store) waitErrorLocked(cause error) error {
 	return err
 }
 
-// put takes a lent connection back from its borrower.
+// put takes a lent connection back from its borrower. A connection that its
+// borrower had through a suspension of the process has proved nothing by that.
 func (s *Store) put(c *Conn) {
-	if c.socket == nil && c.Err() != nil { // else every error was noted
-		c.retired = true
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.used = true
-	s.nextLocked(c)
+	if !s.unprovenLocked(c) {
+		s.nextLocked(c)
+	}
 	s.putLocked(c)
 }
 
-// nextLocked makes c the last that was handed back. Where only the order
-// counts it does for a clock, at a fraction of the price.
+// nextLocked makes c the last that was handed back; a suspect keeps its place
+// below. Where only the order counts it does for a clock, at a fraction of the
+// price.
 func (s *Store) nextLocked(c *Conn) {
 	s.turn++
-	c.place, c.proven = s.turn, s.turn
+	c.proven = s.turn
+	if !s.suspectLocked(c) {
+		c.place = s.turn
+	}
 }
 
 // putLocked takes a lent connection back, unless it was killed while it was
 // out.
 func (s *Store) putLocked(c *Conn) {
-	if c.lent {
+	if c.phase == lent {
 		s.inUse--
-		c.lent = false
 		s.keepLocked(c)
 	}
 }
 
-// keepLocked passes on a connection that is counted nowhere else, or closes it
-// if it may not be lent again.
+// keepLocked passes on a connection that is counted nowhere else, has it prove
+// that it is alive, or closes it if it may not be lent again.
 func (s *Store) keepLocked(c *Conn) {
-	reason := s.unfitLocked(c)
-	if reason == nil {
+	switch reason := s.unfitLocked(c); {
+	case reason != nil:
+		s.discardLocked(c, reason)
+		s.doubtOlderLocked(c.failed, s.cfg.MaxActive/2)
+	case s.unprovenLocked(c):
+		s.startProbeLocked(c)
+	default:
 		s.giveLocked(c)
 		return
 	}
-	s.discardLocked(c, reason)
-	s.doubtOlderLocked(c.failed)
 	s.fillLocked()
 	s.failWaitersIfDownLocked()
+}
+
+// unprovenLocked reports that nobody knows whether a connection is alive.
+func (s *Store) unprovenLocked(c *Conn) bool {
+	return c.verdict == unproven || c.proven <= s.doubted
 }
 
 // unfitLocked returns the counter of the reason for which c may not be lent
@@ -278,9 +363,11 @@ func (s *Store) unfitLocked(c *Conn) *int64 {
 	switch {
 	case s.closed:
 		return &s.stats.Closed.Shutdown
-	case c.retired || c.writing || c.failed != 0:
+	case c.verdict == useless || c.writing || c.failed != 0,
+		s.cfg.HealthCheckAfter == 0 && s.unprovenLocked(c),
+		s.suspectLocked(c) && s.replaceableLocked():
 		return &s.stats.Closed.Broken
-	case c.tainted:
+	case c.session == changed:
 		return &s.stats.Closed.State
 	case c.expired(c.lentAt):
 		return &s.stats.Closed.Lifetime
@@ -301,17 +388,20 @@ func (s *Store) giveLocked(c *Conn) {
 		w.grant <- grant{conn: c, waited: waited}
 		return
 	}
+	c.phase = idle
 	i := len(s.idle)
 	s.idle = append(s.idle, c)
 	for ; i > 0 && s.idle[i-1].place > c.place; i-- {
 		s.idle[i-1], s.idle[i] = s.idle[i], s.idle[i-1]
 	}
+	s.trimSuspectsLocked()
 	s.notifyLocked()
 }
 
 func (s *Store) lendLocked(c *Conn) {
 	s.inUse++
-	c.lent = true
+	c.phase = lent
+	c.session = asNew
 }
 
 func (s *Store) openLocked() int {
@@ -319,44 +409,92 @@ func (s *Store) openLocked() int {
 }
 
 // fillLocked dials what the waiters and the floor want. It is called after
-// whatever adds a waiter, takes an idle connection, frees a slot, ends a dial
-// or ends a back-off; nothing else raises want or room.
+// whatever adds a waiter, takes an idle connection, frees a slot, ends a dial,
+// a back-off or a pause of the pace, or makes a probe overdue or connections
+// suspect; nothing else raises want or room.
 func (s *Store) fillLocked() {
 	if s.closed || s.backingOff {
 		return
 	}
-	want := s.waiters.Len() + s.cfg.MinIdle - len(s.idle) - s.probing - s.dialing
+	waiters := s.waiters.Len()
+	want := waiters + s.cfg.MinIdle - s.trustedLocked() - s.probing
+	want = max(want, waiters-(s.probing-s.overdue)) - s.dialing // the floor is patient
 	limit := maxDials
 	if s.fails > 0 { // one probe at a time, wanted or not: nobody else finds out that Redis is back
 		want, limit = max(want, 1), 1
 	}
-	for range min(want, s.cfg.MaxActive-s.openLocked(), limit-s.dialing) {
+	if s.renewal.suspects > 0 {
+		want = s.renewLocked(want)
+	}
+	room := s.cfg.MaxActive - s.openLocked()
+	if n := waiters - s.dialing - room - s.closing - s.cutting; n > 0 && s.overdue > s.cutting {
+		s.cutOverdueLocked(n)
+	}
+	for range min(want, room, limit-s.dialing) {
+		if !s.paceLocked() {
+			return
+		}
 		s.dialing++
 		s.stats.Dials++
-		s.startDial()
+		s.startDial(s.turn)
 	}
 }
 
-func (s *Store) dial(ctx context.Context) {
-	c, err := s.connect(ctx)
+// cutOverdueLocked gives up n probes whose slots dials need. The connections may
+// not be ours, so they are cut without the lock.
+func (s *Store) cutOverdueLocked(n int) {
+	for c := range s.all {
+		if n == 0 {
+			return
+		}
+		if c.phase == overdue {
+			n--
+			c.phase = givenUp
+			s.cutting++
+			s.wg.Go(c.Cut)
+		}
+	}
+}
+
+var errExited = errors.New("the dialer ended its goroutine")
+
+// dial is the whole of a dial that was begun at turn. The dialer is not ours:
+// it may panic, or end the goroutine.
+func (s *Store) dial(ctx context.Context, turn int64) {
+	var c *Conn
+	err := errExited
+	defer func() { s.endDial(c, turn, err) }()
+	c, err = s.connect(ctx)
+}
+
+func (s *Store) endDial(c *Conn, turn int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dialing--
 	s.salvo = max(s.salvo-1, 0)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.dialFailedLocked(err)
-	case s.closed:
-		s.all[c] = struct{}{}
-		s.discardLocked(c, &s.stats.Closed.Shutdown)
-	default:
-		s.all[c] = struct{}{}
-		s.fails, s.failure, s.salvo = 0, nil, 0
-		s.nextLocked(c)
-		s.giveLocked(c)
+	} else {
+		s.addLocked(c, turn)
 	}
 	s.fillLocked()
 	s.notifyLocked()
+}
+
+// addLocked takes in a new connection, whose dial was begun at turn.
+func (s *Store) addLocked(c *Conn, turn int64) {
+	s.all[c] = struct{}{}
+	c.born = turn
+	if s.suspectLocked(c) {
+		s.renewal.suspects++
+	}
+	if s.closed {
+		s.discardLocked(c, &s.stats.Closed.Shutdown)
+		return
+	}
+	s.fails, s.failure, s.salvo = 0, nil, 0
+	s.nextLocked(c)
+	s.giveLocked(c)
 }
 
 // dialFailedLocked backs off, once for dials that failed together.
@@ -389,7 +527,7 @@ func (s *Store) endBackoff() {
 // was begun before anything was known to be wrong, and that no connection is
 // left that could come back.
 func (s *Store) downLocked() bool {
-	return s.fails > 0 && s.salvo == 0 && s.inUse == 0 && s.probing == 0 && len(s.idle) == 0
+	return s.fails > 0 && s.salvo == 0 && s.inUse == 0 && s.probing == s.overdue && len(s.idle) == 0
 }
 
 func (s *Store) failWaitersIfDownLocked() {
@@ -407,31 +545,38 @@ func (s *Store) failWaitersLocked(err error) {
 }
 
 // discardLocked closes a connection that is counted nowhere else. The slot is
-// free when the socket is gone.
+// free when the socket is gone. The connection may not be ours: its Close may
+// panic, or end the goroutine.
 func (s *Store) discardLocked(c *Conn, reason *int64) {
 	*reason++
+	if s.suspectLocked(c) {
+		s.renewal.suspects--
+	}
+	c.phase = closing
 	s.closing++
 	s.wg.Go(func() {
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.closing--
+			delete(s.all, c)
+			s.fillLocked()
+			s.notifyLocked()
+		}()
 		c.shut()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.closing--
-		delete(s.all, c)
-		s.fillLocked()
-		s.notifyLocked()
 	})
 }
 
-// doubtOlderLocked makes the idle connections that nobody used since one of
-// their kind failed prove that they are alive: what broke it has probably broken
-// them. Half of the slots stay free of these, for dials; where nothing is ever
-// probed they are all closed.
-func (s *Store) doubtOlderLocked(failed int64) {
+// doubtOlderLocked makes the idle connections that nobody used since the turn at
+// which one failed prove that they are alive: what broke it has probably broken
+// them. Those above most are closed, to leave their slots to dials; where nothing
+// is ever probed all are.
+func (s *Store) doubtOlderLocked(failed int64, most int) {
 	var doubtful []*Conn
 	s.keepIdleLocked(func(c *Conn) *int64 {
 		switch {
 		case c.proven > failed:
-		case s.cfg.HealthCheckAfter == 0 || c.Dead() || len(doubtful) >= s.cfg.MaxActive/2:
+		case s.cfg.HealthCheckAfter == 0 || c.Dead() || len(doubtful) >= most:
 			return &s.stats.Closed.Broken
 		default:
 			doubtful = append(doubtful, c)
@@ -439,9 +584,16 @@ func (s *Store) doubtOlderLocked(failed int64) {
 		return nil
 	})
 	for _, c := range doubtful {
-		s.probeLocked(slices.Index(s.idle, c))
-		s.wg.Go(func() { s.probe(c) })
+		s.takeIdleLocked(slices.Index(s.idle, c))
+		s.startProbeLocked(c)
 	}
+}
+
+// takeIdleLocked removes an idle connection, which is then counted nowhere.
+func (s *Store) takeIdleLocked(i int) *Conn {
+	c := s.idle[i]
+	s.idle = slices.Delete(s.idle, i, i+1)
+	return c
 }
 
 // keepIdleLocked discards each idle connection for which reason gives one.

@@ -1,0 +1,132 @@
+package pipeline
+
+import (
+	"math"
+	"time"
+)
+
+// When a lane is opened, and when it returns its connection. A pool is shared
+// with others, and so is each of its connections in turn.
+const (
+	quietTicks   = 2   // without a call: a look at the socket is worth it, and who needs the connection more gets it
+	idleTicks    = 100 // a lane without calls ends
+	heldTicks    = 500 // a lane ends, so that the pool's rules reach its connection
+	foreignTicks = 50  // likewise where the connection does not say that its lifetime is over: a second is what it may outlive that
+	briefTicks   = 2   // a lane ends where somebody may wait whom nobody sees: within 50 ms with what is in flight and the next in the pool's queue
+	tightTicks   = 100 // no lane is opened beside another after the pool had no connection to spare, and calls are gathered
+
+	// gap is how long a lane leaves a connection to others that nobody can wait
+	// for: those ask again and again, once in a few milliseconds.
+	gap = 5 * time.Millisecond
+
+	// refusedFor is how long a borrower asks a pool that refuses again while
+	// others have all connections: they use one for milliseconds as a rule.
+	refusedFor = 100 * time.Millisecond
+
+	// suspension is a pause of the process after which its connections are
+	// unproven. It is longer than the pauses of a busy machine, and shorter than
+	// anything between client and server takes to forget a connection.
+	suspension = 2 * time.Second
+)
+
+// spare returns how many connections the pool can lend without a wait. What
+// nobody knows of a foreign pool is none.
+func (p *Pipeline) spare() int {
+	switch {
+	case p.cfg.Spare != nil:
+		return p.cfg.Spare()
+	case p.cfg.Foreign:
+		return 0
+	}
+	return math.MaxInt
+}
+
+// mayOpenLocked reports whether one more lane may be opened. A lane beside
+// another leaves the pool a connection for others, and is not opened while the
+// connection that it lacks may be that of a lane that ends. Lanes that end count
+// once: with a server that does not answer they end one after the other.
+func (p *Pipeline) mayOpenLocked() bool {
+	lanes := *p.lanes.Load()
+	taking := 0
+	for _, l := range lanes {
+		switch l.life.Load() {
+		case leasing:
+			return false
+		case open:
+			taking++
+		}
+	}
+	now := p.clock.Load()
+	switch {
+	case len(lanes) > p.cfg.Lanes, taking >= p.cfg.Lanes:
+		return false
+	case taking == 0:
+		return true
+	case now < p.refused.Load():
+		return false
+	case p.cfg.Spare != nil && p.cfg.Spare() < 2:
+		p.refused.Store(now + tightTicks)
+		return false
+	}
+	return true
+}
+
+// due is what the clock does with a lane.
+type due uint8
+
+const (
+	stays    due = iota
+	finishes     // and returns its connection
+	breaks
+)
+
+// dueLocked decides over a lane that has a connection.
+func (l *lane) dueLocked(now int64) due {
+	p := l.p
+	silent, idle, held := now-l.at, now-l.active, now-l.opened
+	switch {
+	case p.stallTicks > 0 && silent > p.stallTicks, silent > p.abandonTicks():
+		return breaks
+	case l.life.Load() != open:
+		return stays
+	case idle >= idleTicks, held >= heldTicks:
+		return finishes
+	case l.wire.wanted():
+		p.gather(tightTicks)
+		return finishes
+	case p.cfg.Foreign && held >= foreignTicks, l.scarce && idle >= quietTicks:
+		return finishes
+	case l.scarce && p.cfg.Foreign && held >= briefTicks:
+		return finishes
+	case p.stallTicks == 0 && p.timeoutTicks > 0 && silent > p.timeoutTicks: // the time of its first call is over
+		return finishes
+	}
+	return stays
+}
+
+// restLocked ends a lane without calls at once where others may wait for its
+// connection, so that a cache that is not in use holds none.
+func (l *lane) restLocked() {
+	if l.scarce && l.life.Load() == open && l.load() == 0 && !l.writing && (l.p.cfg.Foreign || l.wire.wanted()) {
+		l.ageLocked(finishing)
+	}
+}
+
+// abandonTicks is how long a lane without a timeout of its own goes on without
+// a reply: it takes calls until the time of the first one is over, and then
+// waits until that of the last one is.
+func (p *Pipeline) abandonTicks() int64 {
+	if p.stallTicks > 0 || p.timeoutTicks == 0 {
+		return math.MaxInt64
+	}
+	return 2 * p.timeoutTicks
+}
+
+// laneTimeout is how long redigo waits for a reply on a lane: zero leaves it to
+// the connection. Where nothing can cut the connection it is what abandonTicks is.
+func (p *Pipeline) laneTimeout() time.Duration {
+	if p.cfg.ReadTimeout == 0 && p.cfg.Timeout > 0 && p.cfg.Foreign {
+		return 2*p.cfg.Timeout + 4*tick
+	}
+	return p.cfg.ReadTimeout
+}
