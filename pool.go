@@ -77,9 +77,9 @@ type DialError = warm.DialError
 // name or a load balancer, writes work again within a second of its end. Until a
 // new connection is there the old ones are lent.
 type WarmPool struct {
-	store       *warm.Store
-	lease       *redis.Pool // keeps nothing: each Close goes to the store
-	readTimeout time.Duration
+	store                     *warm.Store
+	lease                     *redis.Pool // keeps nothing: each Close goes to the store
+	readTimeout, writeTimeout time.Duration
 }
 
 // NewPool starts a pool, which fills to its floor in the background: [Ready]
@@ -114,7 +114,7 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	if cfg.dial == nil && len(cfg.dialOptions) > 0 {
 		readTimeout = 0 // the connection's own: cfg's, or that of an option that wins
 	}
-	p := &WarmPool{readTimeout: readTimeout, store: warm.New(warm.Config{
+	p := &WarmPool{readTimeout: readTimeout, writeTimeout: cfg.writeTimeout, store: warm.New(warm.Config{
 		MinIdle:          cfg.minIdle,
 		MaxActive:        cfg.maxActive,
 		IdleTimeout:      cfg.idleTimeout,

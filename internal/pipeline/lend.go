@@ -44,7 +44,7 @@ func (p *Pipeline) lend(ctx context.Context) (redis.Conn, error) {
 		}
 		if !errors.Is(err, redis.ErrPoolExhausted) || !h.mayRetry(r) || !h.await(ctx, r) {
 			h.next()
-			if ended := warm.Ended(ctx); ended != nil && errors.Is(err, redis.ErrPoolExhausted) {
+			if ended := ctx.Err(); ended != nil && errors.Is(err, redis.ErrPoolExhausted) {
 				err = fmt.Errorf("%w: %w", warm.ErrPoolExhausted, ended)
 			}
 			return nil, err

@@ -38,7 +38,7 @@ func (p *Pipeline) await(ctx context.Context, calls []*Call) (seat, error) {
 		case err = <-w.woken:
 		case <-ctx.Done():
 			p.leave(w)
-			err = warm.Ended(ctx)
+			err = ctx.Err()
 		}
 		if err != nil {
 			return seat{}, err
