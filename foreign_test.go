@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
@@ -389,4 +390,31 @@ func TestALaneThatIsAlwaysBusyKeepsTheLifetimeOfItsConnection(t *testing.T) {
 		redistest.Eventually(t, func() bool { return dials.Load() > lives }, "redigo's pool replaces it")
 		require.Less(t, time.Since(began), within)
 	})
+}
+
+func TestCachesThatAreNotInUseHoldNothing(t *testing.T) {
+	s := redistest.Start(t)
+	const size, callers, perTick = 5, 40, 100 // a connection that is returned by the clock alone serves so many a second
+	for name, pool := range map[string]rediscache.Pool{
+		"a warm pool":   newPool(t, s.URL(), sizes(size, size)...),
+		"redigo's pool": smallPool(t, s, size, true),
+	} {
+		caches := make([]*rediscache.Cache, 100*size)
+		for i := range caches {
+			caches[i] = newCache(t, pool)
+		}
+		var served atomic.Int64
+		until := time.Now().Add(time.Second)
+		together(callers, func(int) {
+			for time.Now().Before(until) {
+				if err := caches[rand.IntN(len(caches))].Set(t.Context(), "k", []byte("v"), time.Minute); err != nil {
+					t.Errorf("%s: %v", name, err)
+					return
+				}
+				served.Add(1)
+			}
+		})
+		t.Logf("%s of %d, %d caches, %d callers: %d calls in a second", name, size, len(caches), callers, served.Load())
+		require.Greater(t, served.Load(), int64(2*size*perTick), name)
+	}
 }

@@ -95,7 +95,7 @@ func (p *Pipeline) borrowed(
 	}
 	if ours, ok := conn.(*warm.Conn); ok { // its sockets know how long this process was suspended
 		stop := context.AfterFunc(ctx, ours.Cut)
-		l := loan{ctx, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, time.Time{}), conn, time.Time{}}
+		l := loan{ctx, conn, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, time.Time{}), time.Time{}}
 		spent, failed := use(l)
 		spent = !stop() || spent
 		p.returned(func() { l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil) })
@@ -105,7 +105,7 @@ func (p *Pipeline) borrowed(
 	done := make(chan struct{})
 	p.wg.Go(func() {
 		defer close(done)
-		l := loan{ctx, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, until), conn, until}
+		l := loan{ctx, conn, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, until), until}
 		spent, failed := true, errExited // unless use returns
 		defer func() {
 			p.returned(func() { l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil) })
@@ -123,9 +123,9 @@ func (p *Pipeline) borrowed(
 // loan is a connection that one caller has.
 type loan struct {
 	ctx   context.Context // of the caller; only its end is looked at
+	conn  redis.Conn
 	link  link
-	conn  redis.Conn // that the link is on
-	until time.Time  // when the caller's time is over, if nothing cuts the connection then
+	until time.Time // when the time of the call is over, if nothing cuts the connection then
 }
 
 // exchange is what became of calls on a loan. Those without a reply failed with err.

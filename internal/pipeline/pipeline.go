@@ -57,7 +57,7 @@ type Config struct {
 
 	Lanes   int           // 0: each call borrows a connection of its own
 	Timeout time.Duration // of a call; 0: its context's
-	// How long a connection that makes no progress is waited for; 0: as long as its own timeout.
+	// How long a connection that makes no progress is waited for; 0: the connection's own timeout.
 	// WriteTimeout is of a call that has a connection of its own: on a lane the clock sees to both.
 	ReadTimeout, WriteTimeout time.Duration
 }

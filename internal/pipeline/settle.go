@@ -126,7 +126,7 @@ const (
 // alone, which will tell; a write is not retried, so its next one is sent alone.
 func (p *Pipeline) suspect(c *Call, lost *lostError) {
 	switch cause := lost.cause; {
-	case p.cfg.Lanes == 0, !lost.sent, lost.left, errors.Is(cause, errHeldUp):
+	case p.cfg.Lanes == 0, !lost.sent, lost.left, errors.Is(cause, errHeldUp), errors.Is(cause, errSuspended):
 	case errors.Is(cause, errStalled), errors.Is(cause, os.ErrDeadlineExceeded): // it was this side that ended it
 	case lost.alone():
 		p.hints.strike(c)
@@ -158,6 +158,11 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 		return atOnce
 	case !lost.sent && c.unsent < c.maxUnsent():
 		c.unsent++
+		return atOnce
+	case lost.sent && !c.write && errors.Is(lost.cause, errSuspended): // no call is to blame
+		if c.broke++; c.broke > 1 {
+			return settled
+		}
 		return atOnce
 	case lost.sent && !c.write:
 		c.broke++

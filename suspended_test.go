@@ -1,0 +1,116 @@
+package rediscache_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
+)
+
+// suspendedCacheURL makes TestTheFirstCallOfACacheAfterASuspensionSucceeds the process that is
+// suspended.
+const suspendedCacheURL = "REDISCACHE_SUSPENDED_CACHE_URL"
+
+// A process is suspended while its caches hold connections that they share, and a NAT forgets the
+// connections meanwhile.
+func TestTheFirstCallOfACacheAfterASuspensionSucceeds(t *testing.T) {
+	if url := os.Getenv(suspendedCacheURL); url != "" {
+		useSuspendedCaches(t, url)
+		return
+	}
+	s := redistest.Start(t)
+	nat := redistest.NewProxy(t, s.Addr)
+	name := redistest.NewProxy(t, nat.Addr) // which stands for what the process dials
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=1m")
+	cmd.Env = append(os.Environ(), suspendedCacheURL+"=redis://"+name.Addr)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() }) // errors mean that it is gone
+	lines := bufio.NewScanner(out)
+	require.True(t, lines.Scan())
+	require.Equal(t, "ready", lines.Text())
+
+	thaw := redistest.Freeze(t, cmd.Process)
+	wait(t.Context(), 200*time.Millisecond) // until each of its threads has seen the signal
+	nat.Blackhole()
+	name.Redirect(s.Addr)
+	_, err = fmt.Fprintln(in, "go on") // which the process reads as soon as it runs
+	require.NoError(t, err)
+	wait(t.Context(), 3*time.Second)
+	thaw()
+	for range 2 * len(suspendedCaches) {
+		require.True(t, lines.Scan())
+		t.Log(lines.Text())
+		require.True(t, strings.HasSuffix(lines.Text(), ": <nil>"), lines.Text())
+	}
+}
+
+var suspendedCaches = []struct {
+	name string
+	open func(t *testing.T, url string) rediscache.Pool
+}{
+	{"a warm pool", func(t *testing.T, url string) rediscache.Pool { return newPool(t, url, sizes(2, 4)...) }},
+	{"a warm pool of one connection", func(t *testing.T, url string) rediscache.Pool { return newPool(t, url, sizes(1, 1)...) }},
+	{"redigo's pool", func(t *testing.T, url string) rediscache.Pool {
+		p := &redis.Pool{MaxIdle: 2, Dial: func() (redis.Conn, error) { return redis.DialURL(url) }}
+		t.Cleanup(func() { p.Close() })
+		return p
+	}},
+}
+
+// useSuspendedCaches leaves an idle lane to a cache on each pool. The first calls after the suspension
+// are a write and a read.
+func useSuspendedCaches(t *testing.T, url string) {
+	var names []string
+	var calls []func() error
+	var idle []func() error
+	var warm []*rediscache.WarmPool
+	for _, of := range suspendedCaches {
+		pool := of.open(t, url)
+		if p, ok := pool.(*rediscache.WarmPool); ok {
+			requireReady(t, p)
+			warm = append(warm, p)
+		}
+		c := newCache(t, pool)
+		for what, call := range map[string]func() error{
+			"Set": func() error { return c.Set(t.Context(), "k", []byte("v"), time.Minute) },
+			"Get": func() error { _, err := c.Get(t.Context(), "k"); return err },
+		} {
+			names, calls = append(names, of.name+", "+what), append(calls, call)
+		}
+		idle = append(idle, func() error { return c.Set(t.Context(), "k", []byte("v"), time.Minute) })
+	}
+	together(len(idle), func(i int) {
+		if err := idle[i](); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, p := range warm { // no dial is under way, which the suspension would hold up
+		redistest.Eventually(t, func() bool { s := p.Stats(); return s.Open == s.Idle+s.InUse }, "the floor stands")
+	}
+	fmt.Println("ready") // the lanes are idle, and have a second until they end
+	_, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	require.NoError(t, err)
+	errs, took := make([]error, len(calls)), make([]time.Duration, len(calls))
+	together(len(calls), func(i int) {
+		began := time.Now()
+		errs[i] = calls[i]()
+		took[i] = time.Since(began)
+	})
+	for i, name := range names {
+		fmt.Printf("%s: first call after %v: %v\n", name, took[i], errs[i])
+	}
+}
