@@ -354,6 +354,7 @@ func TestWithoutRedisLoadsGoOnSharedAndCachingResumes(t *testing.T) {
 			together(100, func(int) {
 				got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 					redistest.Eventually(t, func() bool { return c.Stats().Errors-before.Errors >= 100 }, "all have tried")
+					wait(t.Context(), 100*time.Millisecond) // in which callers join
 					return 7, nil
 				})
 				if got != 7 || err != nil {
