@@ -160,7 +160,7 @@ func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
 	}
 	for i, j := range late {
 		switch {
-		case err != nil:
+		case err != nil || entries[i].state == unread:
 			j.lost = true
 		case !v.found(j, entries[i]):
 			j.from = entries[i]

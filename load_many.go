@@ -101,6 +101,9 @@ func (v *View[V]) sort(
 			v.c.missed(ctx, opGetOrLoadMany, key, begin, e.err)
 			misses = append(misses, v.job(key, e, seen))
 		case unread:
+			if e.err != nil { // of this key alone; that of the whole call is an event already
+				_ = v.c.fail(ctx, opGetOrLoadMany, key, begin, e.err) // for the observer: the load goes on
+			}
 			misses = append(misses, v.job(key, e, seen))
 		}
 	}

@@ -59,7 +59,7 @@ func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, erro
 			if conn != nil {
 				_ = conn.Close()
 			}
-			return d, err
+			return warm.Dialed{Socket: socket}, err
 		}
 		// What redigo's options do to the socket cannot be seen from here.
 		plain := socket != nil && !t.tls && len(cfg.dialOptions) == 0
