@@ -232,23 +232,23 @@ func TestEachVerbNeedsItsCommandsAndNoMore(t *testing.T) {
 	require.Zero(t, p.Stats().Closed.Broken, "a refusal costs no connection")
 }
 
-func TestANameAndADatabaseNeedACommandEach(t *testing.T) {
+func TestADatabaseNeedsACommandAndANameDoesNot(t *testing.T) {
 	s := poolServer(t)
-	for command, c := range map[string]struct {
-		path string
-		opts []rediscache.PoolOption
-	}{
-		"client|setname": {"", []rediscache.PoolOption{rediscache.WithClientName("named")}},
-		"select":         {"/1", nil},
-	} {
-		limitUser(s)
-		p := newPool(t, "redis://app:"+secret+"@"+s.Addr+c.path, sizes(1, 1, c.opts...)...)
-		_, err := p.GetContext(t.Context())
-		require.ErrorIs(t, err, rediscache.ErrUnavailable, command)
-		require.ErrorContains(t, err, "NOPERM", command)
-		limitUser(s, command)
-		requireReady(t, p)
-	}
+	limitUser(s)
+	p := newPool(t, "redis://app:"+secret+"@"+s.Addr+"/1", sizes(1, 1)...)
+	_, err := p.GetContext(t.Context())
+	require.ErrorIs(t, err, rediscache.ErrUnavailable)
+	require.ErrorContains(t, err, "NOPERM")
+	limitUser(s, "select")
+	requireReady(t, p)
+
+	limitUser(s)
+	named := sizes(1, 1, rediscache.WithClientName(t.Name()))
+	requireReady(t, newPool(t, "redis://app:"+secret+"@"+s.Addr, named...))
+	require.Empty(t, s.Clients(t.Name()))
+	limitUser(s, "client|setname")
+	requireReady(t, newPool(t, "redis://app:"+secret+"@"+s.Addr, named...))
+	require.Len(t, s.Clients(t.Name()), 1)
 }
 
 // readers read until they are stopped, and count what failed.

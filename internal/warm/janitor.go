@@ -103,7 +103,14 @@ func (s *Store) probeCold() <-chan struct{} {
 func (s *Store) startProbeLocked(c *Conn) <-chan struct{} {
 	s.probing++
 	c.phase = probed
-	late := time.AfterFunc(patience, func() { s.probeIsLate(c) })
+	since, due := c.proven, time.Now().Add(patience)
+	late := time.AfterFunc(patience, func() {
+		if more := lost(due, patience); more > 0 {
+			time.AfterFunc(more, func() { s.probeIsLate(c, since) })
+			return
+		}
+		s.probeIsLate(c, since)
+	})
 	done := make(chan struct{})
 	s.wg.Go(func() {
 		defer close(done)
@@ -113,11 +120,12 @@ func (s *Store) startProbeLocked(c *Conn) <-chan struct{} {
 	return done
 }
 
-// probeIsLate lets dials take the place of a probe that may never be answered.
-func (s *Store) probeIsLate(c *Conn) {
+// probeIsLate lets dials take the place of a probe that may never be answered,
+// if the connection was not proven since.
+func (s *Store) probeIsLate(c *Conn, since int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.phase == probed {
+	if c.phase == probed && c.proven == since {
 		c.phase = overdue
 		s.overdue++
 		s.fillLocked()
