@@ -188,7 +188,7 @@ func TestALaneBesideAnotherLeavesThePoolAConnection(t *testing.T) {
 
 // forgetful is a server whose first connection is forgotten when the test says so, and whose replies
 // to a command arrive there all the same when release is called.
-func forgetful(t *testing.T) (p *Pipeline, forget, release func(), first func(name string) int) {
+func forgetful(t *testing.T) (p *Pipeline, forget, release func(), count func(name string) int) {
 	forgotten, goOn := make(chan struct{}), make(chan struct{})
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		select {
@@ -220,7 +220,8 @@ func TestAnIdleLaneIsNotUsedAfterASuspension(t *testing.T) {
 	require.NoError(t, err)
 	forget()
 	l := (*p.lanes.Load())[0]
-	p.beat.Store(time.Now().Add(-2 * suspension).UnixNano()) // either the clock or the call sees it
+	before := time.Now().Add(-time.Minute)
+	p.beat.Store(&before) // either the clock or the call sees it
 	began := time.Now()
 	_, err = p.Do(t.Context(), Write("SET", 2, Status).String("k").String("v"))
 	require.NoError(t, err)
@@ -248,7 +249,8 @@ func TestAfterASuspensionReadsGoElsewhereAndWritesWait(t *testing.T) {
 	}()
 	redistest.Eventually(t, func() bool { return l.load() == 2 }, "the read is behind it")
 	redistest.Eventually(t, func() bool {
-		p.beat.Store(time.Now().Add(-2 * suspension).UnixNano())
+		before := time.Now().Add(-time.Minute)
+		p.beat.Store(&before)
 		return l.life.Load() == suspected
 	}, "the clock sees it")
 	require.NoError(t, <-read, "from another connection")
