@@ -54,11 +54,6 @@ func TestRoomIsForThoseThatWaitInTheirOrder(t *testing.T) {
 	p, l, came, outcomes := fullHouse(t, callers)
 	for i := range callers {
 		require.Equal(t, callers-i, p.queued(), "no more are woken than there is room for")
-		if i == 1 { // whoever comes meanwhile does not pass them
-			s, err := p.offer([]*Call{Read("PING", 0, Status)})
-			require.NoError(t, err)
-			require.Nil(t, s.lane)
-		}
 		l.out.Add(1)
 		p.room()
 		require.NoError(t, <-outcomes)
@@ -71,6 +66,22 @@ func TestRoomIsForThoseThatWaitInTheirOrder(t *testing.T) {
 	l.out.Add(100)
 	_, _, err := p.send(t.Context(), []*Call{Read("PING", 0, Status)})
 	require.NoError(t, err, "nobody waits where there is room")
+}
+
+func TestACallerDoesNotPassThoseThatWaitForRoom(t *testing.T) {
+	p, l, came, outcomes := fullHouse(t, 1)
+	l.out.Add(1) // there is room, which nobody has been told
+	last := make(chan error, 1)
+	go func() {
+		_, _, err := p.send(t.Context(), []*Call{Read("PING", 0, Status)})
+		last <- err
+	}()
+	require.NoError(t, <-outcomes)
+	require.Equal(t, []int{0}, came())
+	redistest.Eventually(t, func() bool { return p.queued() == 1 }, "it waits itself")
+	l.out.Add(1)
+	p.room()
+	require.NoError(t, <-last)
 }
 
 func TestRoomForManyWakesMany(t *testing.T) {
