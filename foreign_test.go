@@ -20,12 +20,13 @@ import (
 )
 
 // smallPool is a redigo pool of n connections, which a cache shares with others.
-func smallPool(t testing.TB, s *redistest.Server, n int, waits bool) *redis.Pool {
+func smallPool(tb testing.TB, s *redistest.Server, n int, waits bool) *redis.Pool {
+	tb.Helper()
 	p := &redis.Pool{
 		MaxIdle: n, MaxActive: n, Wait: waits,
 		DialContext: func(ctx context.Context) (redis.Conn, error) { return redis.DialContext(ctx, "tcp", s.Addr) },
 	}
-	t.Cleanup(func() { p.Close() })
+	tb.Cleanup(func() { p.Close() })
 	return p
 }
 

@@ -96,9 +96,12 @@ func (p *Pipeline) borrowed(
 	if ours, ok := conn.(*warm.Conn); ok { // its sockets know how long this process was suspended
 		stop := context.AfterFunc(ctx, ours.Cut)
 		l := loan{ctx, conn, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, time.Time{}), time.Time{}}
-		spent, failed := use(l)
-		spent = !stop() || spent
-		p.returned(func() { l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil) })
+		spent, failed := true, errExited // unless use returns
+		defer func() {
+			spent = !stop() || spent
+			p.returned(func() { l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil) })
+		}()
+		spent, failed = use(l)
 		return nil
 	}
 	// Nothing cuts the connection of a foreign pool, so a caller that leaves leaves the call behind.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -137,4 +138,27 @@ func TestACallerThatLeavesRedigosPoolLeavesAtOnceAndCostsNoConnection(t *testing
 	close(more)
 	p.Close()
 	require.Equal(t, 1, pool.IdleCount())
+}
+
+func TestTheWriteTimeoutEndsALaneWhoseServerDoesNotRead(t *testing.T) {
+	redistest.NoLeaks(t)
+	addr, hangUp := deaf(t)
+	defer hangUp()
+	p := pipeline.New(pipeline.Config{
+		Lease: leaseOf(t, addr, 10), Lanes: 1, ReadTimeout: time.Minute, WriteTimeout: 100 * time.Millisecond,
+	})
+	defer p.Close()
+	_, err := p.Do(t.Context(), pipeline.Read("STOP", 0, pipeline.Status))
+	require.NoError(t, err)
+	calls := make([]*pipeline.Call, 500)
+	for i := range calls {
+		calls[i] = pipeline.Write("SET", 2, pipeline.Status).String("k").Value(make([]byte, 60<<10))
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, errs := p.DoAll(ctx, calls...)
+	require.Less(t, time.Since(began), 15*time.Second)
+	require.ErrorIs(t, errs[0], os.ErrDeadlineExceeded)
+	require.ErrorIs(t, errs[0], pipeline.ErrOutcomeUnknown)
 }

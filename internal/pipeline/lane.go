@@ -200,7 +200,7 @@ func (l *lane) lease(ctx context.Context) error {
 		}
 		return err
 	}
-	l.conn, l.wire = c, newWire(c, l.p.laneTimeout(), l.holdUp)
+	l.conn, l.wire = c, newWire(c, l.p.laneTimeout(), l.p.cfg.WriteTimeout, l.holdUp)
 	l.alone, _ = l.wire.(ownReader)
 	l.scarce = scarce
 	l.ageLocked(open)

@@ -57,23 +57,23 @@ type Config struct {
 
 	Lanes   int           // 0: each call borrows a connection of its own
 	Timeout time.Duration // of a call; 0: its context's
-	// How long a connection that makes no progress is waited for; 0: the connection's own timeout.
-	// WriteTimeout is of a call that has a connection of its own: on a lane the clock sees to both.
+	// How long to wait for a connection on which nothing comes, and which takes no more of what is
+	// written; 0: the connection's own timeouts.
 	ReadTimeout, WriteTimeout time.Duration
 }
 
 // Pipeline sends calls. All methods are safe for concurrent use.
 type Pipeline struct {
-	cfg          Config             // immutable
-	timeoutTicks int64              // immutable
-	stallTicks   int64              // immutable
-	start        func(*lane)        // immutable; its goroutine is one of wg
-	ctx          context.Context    // immutable; over when leases are to end
-	stop         context.CancelFunc // immutable; ends ctx
-	clock        atomic.Int64       // ticks, while there is a lane
-	beat         atomic.Int64       // the wall clock when the clock last moved, see suspended
-	gathered     atomic.Int64       // the clock until which one lane gets all calls
-	refused      atomic.Int64       // the clock until which no lane is opened beside another
+	cfg          Config                    // immutable
+	timeoutTicks int64                     // immutable
+	stallTicks   int64                     // immutable
+	start        func(*lane)               // immutable; its goroutine is one of wg
+	ctx          context.Context           // immutable; over when leases are to end
+	stop         context.CancelFunc        // immutable; ends ctx
+	clock        atomic.Int64              // ticks, while there is a lane
+	beat         atomic.Pointer[time.Time] // when the clock last moved; nil: it has not
+	gathered     atomic.Int64              // the clock until which one lane gets all calls
+	refused      atomic.Int64              // the clock until which no lane is opened beside another
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers in queue
 	hints        hints
@@ -384,7 +384,8 @@ func (p *Pipeline) open() (opened bool, err error) {
 func (p *Pipeline) tickLocked() {
 	if !p.ticking {
 		p.ticking = true
-		p.beat.Store(time.Now().UnixNano())
+		now := time.Now()
+		p.beat.Store(&now)
 		p.wg.Go(p.keepTime)
 	}
 }
@@ -428,7 +429,7 @@ func (p *Pipeline) keepTime() {
 		}
 		suspended := p.suspended()
 		now := time.Now()
-		p.beat.Store(now.UnixNano())
+		p.beat.Store(&now)
 		at := p.clock.Add(min(max(int64((now.Sub(last)+tick/2)/tick), 1), maxStep))
 		last = now
 		if refused := p.refused.Load(); refused > 0 && at >= refused && p.refused.CompareAndSwap(refused, 0) {
@@ -458,10 +459,10 @@ func (p *Pipeline) mayStop() bool {
 }
 
 // suspended reports whether the clock is so late that the process must have
-// been suspended. The wall clock counts where the machine itself was.
+// been suspended.
 func (p *Pipeline) suspended() bool {
 	beat := p.beat.Load()
-	return beat > 0 && time.Now().UnixNano()-beat > int64(suspension)
+	return beat != nil && warm.Suspended(*beat, time.Now())
 }
 
 // Close takes no more calls, lets those that were sent end, and waits until

@@ -22,11 +22,6 @@ const (
 	// refusedFor is how long a borrower asks a pool that refuses again while
 	// others have all connections: they use one for milliseconds as a rule.
 	refusedFor = 100 * time.Millisecond
-
-	// suspension is a pause of the process after which its connections are
-	// unproven. It is longer than the pauses of a busy machine, and shorter than
-	// anything between client and server takes to forget a connection.
-	suspension = 2 * time.Second
 )
 
 // spare returns how many connections the pool can lend without a wait. What

@@ -54,11 +54,6 @@ func TestRoomIsForThoseThatWaitInTheirOrder(t *testing.T) {
 	p, l, came, outcomes := fullHouse(t, callers)
 	for i := range callers {
 		require.Equal(t, callers-i, p.queued(), "no more are woken than there is room for")
-		if i == 1 { // whoever comes meanwhile does not pass them
-			s, err := p.offer([]*Call{Read("PING", 0, Status)})
-			require.NoError(t, err)
-			require.Nil(t, s.lane)
-		}
 		l.out.Add(1)
 		p.room()
 		require.NoError(t, <-outcomes)
@@ -71,6 +66,22 @@ func TestRoomIsForThoseThatWaitInTheirOrder(t *testing.T) {
 	l.out.Add(100)
 	_, _, err := p.send(t.Context(), []*Call{Read("PING", 0, Status)})
 	require.NoError(t, err, "nobody waits where there is room")
+}
+
+func TestACallerDoesNotPassThoseThatWaitForRoom(t *testing.T) {
+	p, l, came, outcomes := fullHouse(t, 1)
+	l.out.Add(1) // there is room, which nobody has been told
+	last := make(chan error, 1)
+	go func() {
+		_, _, err := p.send(t.Context(), []*Call{Read("PING", 0, Status)})
+		last <- err
+	}()
+	require.NoError(t, <-outcomes)
+	require.Equal(t, []int{0}, came())
+	redistest.Eventually(t, func() bool { return p.queued() == 1 }, "it waits itself")
+	l.out.Add(1)
+	p.room()
+	require.NoError(t, <-last)
 }
 
 func TestRoomForManyWakesMany(t *testing.T) {
@@ -188,7 +199,7 @@ func TestALaneBesideAnotherLeavesThePoolAConnection(t *testing.T) {
 
 // forgetful is a server whose first connection is forgotten when the test says so, and whose replies
 // to a command arrive there all the same when release is called.
-func forgetful(t *testing.T) (p *Pipeline, forget, release func(), first func(name string) int) {
+func forgetful(t *testing.T) (p *Pipeline, forget, release func(), count func(name string) int) {
 	forgotten, goOn := make(chan struct{}), make(chan struct{})
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		select {
@@ -220,7 +231,8 @@ func TestAnIdleLaneIsNotUsedAfterASuspension(t *testing.T) {
 	require.NoError(t, err)
 	forget()
 	l := (*p.lanes.Load())[0]
-	p.beat.Store(time.Now().Add(-2 * suspension).UnixNano()) // either the clock or the call sees it
+	before := time.Now().Add(-time.Minute)
+	p.beat.Store(&before) // either the clock or the call sees it
 	began := time.Now()
 	_, err = p.Do(t.Context(), Write("SET", 2, Status).String("k").String("v"))
 	require.NoError(t, err)
@@ -248,7 +260,8 @@ func TestAfterASuspensionReadsGoElsewhereAndWritesWait(t *testing.T) {
 	}()
 	redistest.Eventually(t, func() bool { return l.load() == 2 }, "the read is behind it")
 	redistest.Eventually(t, func() bool {
-		p.beat.Store(time.Now().Add(-2 * suspension).UnixNano())
+		before := time.Now().Add(-time.Minute)
+		p.beat.Store(&before)
 		return l.life.Load() == suspected
 	}, "the clock sees it")
 	require.NoError(t, <-read, "from another connection")

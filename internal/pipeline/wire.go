@@ -52,11 +52,11 @@ type wire interface {
 
 // newWire chooses the maker. slow is called when the reply that is arriving turns out to be large,
 // where that can be seen, and when that reply has arrived.
-func newWire(c redis.Conn, timeout time.Duration, slow func(bool)) wire {
+func newWire(c redis.Conn, read, write time.Duration, slow func(bool)) wire {
 	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
-		return newSocketWire(l, slow)
+		return newSocketWire(l, write, slow)
 	}
-	return &redigoWire{conn: c, timeout: timeout}
+	return &redigoWire{conn: c, timeout: read}
 }
 
 // newLink is newWire for one borrower. until bounds the wait for a reply where nothing cuts the

@@ -10,13 +10,14 @@ import (
 )
 
 // socketWire speaks RESP on the socket of a connection that the store lends.
-// redigo's buffers are empty then, and stay so. No deadline is armed: the lane
+// redigo's buffers are empty then, and stay so. Reads have no deadline: the lane
 // watches the progress and cuts.
 type socketWire struct {
 	conn    *warm.Conn
 	socket  net.Conn
 	try     func(p []byte) (int, error) // writes what goes at once, unless it waits
 	waiting bool                        // immutable: try waits
+	write   time.Duration               // immutable; timeout of what flush has left
 
 	out  []byte // the writer's
 	sent int    // of out
@@ -27,8 +28,8 @@ type socketWire struct {
 	got  atomic.Int64 // bytes in all
 }
 
-func newSocketWire(c *warm.Conn, slow func(bool)) *socketWire {
-	w := &socketWire{conn: c, socket: c.Socket(), slow: slow}
+func newSocketWire(c *warm.Conn, write time.Duration, slow func(bool)) *socketWire {
+	w := &socketWire{conn: c, socket: c.Socket(), write: write, slow: slow}
 	w.try, w.waiting = nonblocking(w.socket)
 	w.in = resp.NewReader(w, resp.Limits{})
 	_ = w.socket.SetDeadline(time.Time{}) // redigo's; if it fails, so does the next read
@@ -81,12 +82,18 @@ func (w *socketWire) flush() (bool, error) {
 }
 
 func (w *socketWire) flushRest() error {
-	n, err := w.socket.Write(w.out[w.sent:])
-	w.sent += n
-	if err == nil {
-		w.rewind()
+	for w.sent < len(w.out) {
+		if err := w.socket.SetWriteDeadline(after(w.write)); err != nil {
+			return err
+		}
+		n, err := w.socket.Write(w.out[w.sent:min(w.sent+maxPiece, len(w.out))])
+		w.sent += n
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	w.rewind()
+	return w.socket.SetWriteDeadline(time.Time{})
 }
 
 func (w *socketWire) rewind() {

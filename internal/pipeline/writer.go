@@ -1,6 +1,9 @@
 package pipeline
 
-import "runtime"
+import (
+	"errors"
+	"runtime"
+)
 
 // enqueue takes all calls or, if the lane is over or full, none.
 func (l *lane) enqueue(calls []*Call) seat {
@@ -110,7 +113,7 @@ func (l *lane) writeOn(turn int, rest func() bool) {
 func (l *lane) put(w wire, mine []entry) (announced int, whole bool, err error) {
 	err = errExited
 	defer func() {
-		if err == errExited {
+		if errors.Is(err, errExited) {
 			l.flushed(w, mine, announced, err)
 		}
 	}()

@@ -79,6 +79,10 @@ const suspendedAfter = 2 * time.Second
 func (p *pulse) beat(now time.Time) { p.last = now }
 
 // missed reports that the process was not seen to run for long.
-func (p *pulse) missed(now time.Time) bool {
-	return max(now.Sub(p.last), now.Round(0).Sub(p.last.Round(0))) > suspendedAfter
+func (p *pulse) missed(now time.Time) bool { return Suspended(p.last, now) }
+
+// Suspended reports whether a process that was seen to run at last, and runs
+// now, was suspended in between.
+func Suspended(last, now time.Time) bool {
+	return max(now.Sub(last), now.Round(0).Sub(last.Round(0))) > suspendedAfter
 }
