@@ -228,8 +228,7 @@ func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 			}
 		},
 	})
-	v.dropUnchecked(ctx, refused)
-	v.writeAll(ctx, refused)
+	v.writeAll(ctx, refused) // their leases are released after that
 }
 
 // millis is a time as the script takes it.
