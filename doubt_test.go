@@ -27,7 +27,7 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 	held := func() { s.Do("SET", lease, "of another process", "PX", 5000) }
 	policy := rediscache.Policy{Lease: 10 * time.Second, Negative: time.Minute}
 	hard := policy
-	hard.Hard = time.Second // half of it is for the lease of the other process
+	hard.Hard = 3 * time.Second // half of it is for the lease of the other process
 	for name, way := range map[string]struct {
 		policy rediscache.Policy
 		before func() // the first caller
@@ -64,7 +64,7 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 					}
 				}
 				var came atomic.Int64 // callers that have looked at the key
-				c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithTimeout(200*time.Millisecond),
+				c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithTimeout(500*time.Millisecond),
 					rediscache.WithObserver(rediscache.ObserverFunc(func(_ context.Context, e rediscache.Event) {
 						looked := e.Outcome == rediscache.OutcomeMiss || e.Outcome == rediscache.OutcomeError
 						if looked && e.Op != "lease" && came.Add(1) == 1 {
@@ -73,11 +73,13 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 					})))
 				a := newView(t, c, rediscache.JSON[int](), way.policy)
 				b, _ := process(t, s, way.policy)
-				require.NoError(t, c.Ping(t.Context()))
+				redistest.Eventually(t, func() bool { return c.Ping(t.Context()) == nil }, "there is a connection")
 				run(way.before)
 				var row atomic.Int64
 				row.Store(1)
 				begun, goOn := make(chan struct{}), make(chan struct{})
+				proceed := sync.OnceFunc(func() { close(goOn) })
+				defer proceed() // or nothing ends where the test fails
 				var wg sync.WaitGroup
 				wg.Go(func() {
 					got, err := a.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
@@ -96,7 +98,7 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 				_, err := b.Delete(t.Context(), "k")
 				require.NoError(t, err)
 				run(way.late)
-				before := came.Load()
+				looked := came.Load()
 				load := func(context.Context) (int, error) { return int(row.Load()), nil }
 				check := func(got int, err error) {
 					if got != 2 || err != nil {
@@ -116,9 +118,9 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 					})
 					check(got["k"], err)
 				})
-				redistest.Eventually(t, func() bool { return came.Load()-before >= 3 }, "they have looked")
+				redistest.Eventually(t, func() bool { return came.Load()-looked >= 3 }, "they have looked")
 				time.Sleep(50 * time.Millisecond) // and join
-				close(goOn)
+				proceed()
 				wg.Wait()
 			})
 		}
@@ -175,12 +177,12 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, c := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 2 * time.Second})
+		v, c := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 8 * time.Second})
 		s.Do("SET", rediscache.LeaseKey("", "k"), "of another process")
 		together(100, func(int) {
 			got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 				if c.Stats().Misses != 100 {
-					return 0, errors.New("not all have missed, in a second")
+					return 0, errors.New("not all have missed, in four seconds")
 				}
 				return 7, nil
 			})

@@ -148,9 +148,15 @@ func TestALimitFreesCallersOfWorkThatDoesNotHeedIt(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		block := make(chan struct{})
 		began := time.Now()
-		ticket := join(t.Context(), g, "k", flight.Options{Limit: time.Minute}, func(context.Context) string { <-block; return "" })
+		working := make(chan context.Context, 1)
+		ticket := join(t.Context(), g, "k", flight.Options{Limit: time.Minute}, func(ctx context.Context) string {
+			working <- ctx
+			<-block
+			return ""
+		})
 		_, err := ticket.Wait(t.Context())
 		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.True(t, flight.Expired(<-working))
 		require.Equal(t, time.Minute, time.Since(began))
 		next := join(t.Context(), g, "k", flight.Options{}, func(context.Context) string { return "v" })
 		got, err := next.Wait(t.Context())
