@@ -164,12 +164,14 @@ var faults = map[string]*fault{
 	"LOADING": {
 		debugs: true,
 		begin: func(f *faulty) func() {
-			f.Do("EVAL", `for i = 1, 5000 do redis.call("SET", "filler" .. i, string.rep("x", 16384)) end`, 0)
-			f.ConfigSet("rdbcompression", "no")
-			f.ConfigSet("key-load-delay", "1000") // microseconds: 5 s for all of them
-			if redistest.Major(f.t) >= 7 {        // Redis 6.2 answers after each 2 MiB that it has loaded
-				f.ConfigSet("loading-process-events-interval-bytes", "1024") // less than a key
+			size := 16 << 10 // Redis 6.2 answers after each 2 MiB that it has loaded
+			if redistest.Major(f.t) >= 7 {
+				size = 500
+				f.ConfigSet("loading-process-events-interval-bytes", "1024") // two keys
 			}
+			f.Do("DEBUG", "POPULATE", 5000, "filler", size)
+			f.ConfigSet("rdbcompression", "no")
+			f.ConfigSet("key-load-delay", "1000") // microseconds: 5 s for all keys
 			over := f.elsewhere("DEBUG", "RELOAD")
 			return func() {
 				_, _ = f.Admin().Do("CONFIG", "SET", "key-load-delay", "0") // Redis 6.2 refuses that while it loads
