@@ -129,6 +129,8 @@ func (c *Call) split(at int, into []any) (name string, args []any, next int) {
 		size, body := length(c.req, at)
 		arg := c.req[body : body+size : body+size]
 		switch {
+		case i == 0 && string(arg) == c.name: // which allocates nothing
+			name = c.name
 		case i == 0:
 			name = string(arg)
 		case at == c.value:
