@@ -368,7 +368,7 @@ func (s *Store) unfitLocked(c *Conn) *int64 {
 		s.cfg.HealthCheckAfter == 0 && s.unprovenLocked(c),
 		s.suspectLocked(c) && s.replaceableLocked():
 		return &s.stats.Closed.Broken
-	case c.session == changed:
+	case c.session.Load() == changed:
 		return &s.stats.Closed.State
 	case c.expired(c.lentAt):
 		return &s.stats.Closed.Lifetime
@@ -402,7 +402,7 @@ func (s *Store) giveLocked(c *Conn) {
 func (s *Store) lendLocked(c *Conn) {
 	s.inUse++
 	c.phase = lent
-	c.session = asNew
+	c.session.Store(asNew)
 }
 
 func (s *Store) openLocked() int {
