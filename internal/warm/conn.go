@@ -128,7 +128,8 @@ func discreet(err error) error {
 	return err
 }
 
-// ping wants an answer, see Answered. A reply on which redigo panics is none.
+// ping sends a PING and returns nil for every reply that Answered accepts. A reply
+// on which redigo panics is an error.
 func (c *Conn) ping(timeout time.Duration) (err error) {
 	if timeout <= 0 {
 		return context.DeadlineExceeded
@@ -208,10 +209,10 @@ func (c *Conn) Err() (err error) {
 	return err
 }
 
-// survive calls what redigo's pool calls when a connection is returned. Where the
-// connection, which may not be ours, panics or ends the goroutine, redigo would
-// lose it. A panic becomes an error. After runtime.Goexit nobody else will return
-// the connection.
+// survive calls f, which redigo's pool needs for the return of a connection. The
+// connection may be the user's: if f panics or calls runtime.Goexit, redigo's pool
+// loses the connection. So a panic becomes an error, and after runtime.Goexit the
+// store takes the connection back here.
 func (c *Conn) survive(f func(), err *error) {
 	ended := false
 	defer func() {
@@ -240,9 +241,9 @@ func (c *Conn) Do(cmd string, args ...any) (any, error) {
 	return reply, c.noteError(err)
 }
 
-// LastUsed returns when a borrower last had the connection, or when it was
-// dialled. The janitor watches that, so it may be up to a quarter of a second
-// late.
+// LastUsed returns when the last borrower returned the connection, or when it was
+// dialled. The time may be up to a quarter of a second late, as the janitor sets
+// it.
 func (c *Conn) LastUsed() time.Time {
 	s := c.store
 	s.mu.Lock()
@@ -459,8 +460,8 @@ func (c *Conn) shut() {
 	c.end()
 }
 
-// end calls the Close of the connection below, which may not be ours, and must
-// not end the process: nobody who could recover is above.
+// end calls the Close of the connection below. The connection may be the user's,
+// and no caller of end could recover from its panic.
 func (c *Conn) end() {
 	defer func() { _ = recover() }() // the connection is given up anyway
 	c.Conn.Close()
