@@ -2,6 +2,7 @@ package warm
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,7 @@ const readOnly = "READONLY You can't write against a read only replica."
 // newPrompt returns a store on a server that answers at once.
 func newPrompt(t *testing.T, minIdle, maxActive int) (*Store, *fakeServer) {
 	t.Helper()
-	f := newFake(1, prompt)
+	f := newFake(2, prompt) // whose first connection has a socket
 	s := New(Config{
 		MinIdle: minIdle, MaxActive: maxActive, HealthCheckAfter: time.Hour,
 		DialTimeout: time.Second, ReadTimeout: time.Second, Dial: f.dial,
@@ -53,7 +54,10 @@ func TestAnAnswerThatCondemnsReplacesAllOlderConnections(t *testing.T) {
 		_ = c.Close()
 		synctest.Wait()
 		next := take(t, s)
-		require.NotContains(t, all, next)
+		require.False(t, slices.Contains(all, next))
+		suspects := suspectsLeft(s)
+		next.Condemn(readOnly)
+		require.Equal(t, suspects, suspectsLeft(s), "a new connection has a moment before it is condemned")
 		_ = next.Close()
 		time.Sleep(2 * time.Second)
 		require.Zero(t, suspectsLeft(s))
@@ -124,7 +128,7 @@ func TestWhatWasBorrowedThroughASuspensionProvesItself(t *testing.T) {
 				_ = c.Close()
 				synctest.Wait()
 				require.Zero(t, s.Stats().Closed.Broken, "it has time to answer")
-				got := make(chan *Conn)
+				began, got := time.Now(), make(chan *Conn)
 				go func() {
 					c, _ := s.Acquire(context.Background())
 					got <- c
@@ -132,7 +136,8 @@ func TestWhatWasBorrowedThroughASuspensionProvesItself(t *testing.T) {
 				time.Sleep(patience + time.Millisecond)
 				synctest.Wait()
 				f.set(prompt)
-				require.NotSame(t, c, <-got, "a dial has its slot")
+				require.False(t, c == <-got, "a dial has its slot")
+				require.Less(t, time.Since(began), patience+2*linger, "and does not wait for the answer")
 				require.EqualValues(t, 1, s.Stats().Closed.Broken)
 			})
 		})
