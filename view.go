@@ -220,8 +220,9 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 	return v.entry(held, left), nil
 }
 
-// readMany is read for keys, in their order. A key that alone was answered with
-// an error is unread; any other error is that of the whole call.
+// readMany is read for keys, in their order. A key that was answered with an
+// error is unread. Any other error is that of the whole call, and so is the first
+// one if no key could be read.
 func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
 	calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
 	if timed {
@@ -234,6 +235,8 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 		return nil, errs[0]
 	}
 	entries := make([]entry[V], len(keys))
+	var failed error // of the first key that has one
+	some := false
 	for i, held := range replies[0].Elems {
 		var left resp.Reply
 		var err error
@@ -244,13 +247,16 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 			err = refusal(held)
 		}
 		if err == nil {
-			entries[i] = v.entry(held, left)
+			entries[i], some = v.entry(held, left), true
 			continue
 		}
 		if _, answered := meaningOf(err); !answered {
 			return nil, err
 		}
-		entries[i] = entry[V]{state: unread, err: err}
+		entries[i], failed = entry[V]{state: unread, err: err}, cmp.Or(failed, err)
+	}
+	if !some {
+		return nil, failed
 	}
 	return entries, nil
 }

@@ -34,7 +34,7 @@ const strikeBits = 3
 var hintSeed = maphash.MakeSeed()
 
 func (h *hints) at(c *Call) (hash uint64, slot *atomic.Uint64) {
-	hash = maphash.Bytes(hintSeed, c.identity()) | 1 // no hash is zero
+	hash = maphash.Bytes(hintSeed, c.identity()) | 1 // zero is no command, an even hash is doubted once
 	return hash, &h.slot[hash>>1%uint64(len(h.slot))]
 }
 
@@ -70,6 +70,18 @@ func (h *hints) remember(c *Call) {
 	h.any.Store(true)
 	hash, slot := h.at(c)
 	slot.Store(hash)
+}
+
+// doubt remembers the command if it is doubted for the second time.
+func (h *hints) doubt(c *Call) {
+	hash, slot := h.at(c)
+	switch once := hash &^ 1; slot.Load() {
+	case hash:
+	case once:
+		h.remember(c)
+	default:
+		slot.Store(once)
+	}
 }
 
 // strike remembers a command that broke a connection of its own.

@@ -51,7 +51,6 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 		case later:
 			refused = true
 		case inDoubt:
-			// With many calls of others the second try is on a lane once more: they would wait for each other.
 			c.apart = c.broke > 1 || lost.company-len(calls) <= maxAlone
 			broke = broke || c.apart
 		}
@@ -114,8 +113,9 @@ func (p *Pipeline) retry(ctx context.Context, part []int, calls []*Call, replies
 
 const (
 	// maxAlone is how many calls of others may be lost with a read whose second try is on a
-	// connection of its own. That many pass a pool of ten in a few round trips.
-	maxAlone = 64
+	// connection of its own. A pool's floor has spare connections for so few. More would have to be
+	// dialled just when connections break, so their second try is on a lane, and only the third alone.
+	maxAlone = 8
 	// maxLosses is how many connections the retries of one DoAll may lose: what it takes to find
 	// three calls among 512 that break theirs, and few enough that a server which closes every
 	// connection costs no storm of dials.
@@ -123,15 +123,18 @@ const (
 )
 
 // suspect remembers a call that may be what broke its connection. A read with company is retried
-// alone, which will tell; a write is not retried, so its next one is sent alone.
+// alone, which will tell; a write is not retried, so the next write of its key is sent alone, or the
+// one after that where many calls were lost with it.
 func (p *Pipeline) suspect(c *Call, lost *lostError) {
 	switch cause := lost.cause; {
 	case p.cfg.Lanes == 0, !lost.sent, lost.left, errors.Is(cause, errHeldUp), errors.Is(cause, errSuspended):
 	case errors.Is(cause, errStalled), errors.Is(cause, os.ErrDeadlineExceeded): // it was this side that ended it
 	case lost.alone():
 		p.hints.strike(c)
-	case c.write:
+	case c.write && lost.company <= maxAlone:
 		p.hints.remember(c)
+	case c.write:
+		p.hints.doubt(c)
 	}
 }
 
