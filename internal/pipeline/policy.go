@@ -99,10 +99,15 @@ func (l *lane) dueLocked(now int64) due {
 	return stays
 }
 
-// restLocked ends a lane without calls at once where others may wait for its
-// connection, so that a cache that is not in use holds none.
+// restLocked ends a lane without calls at once where others wait for its
+// connection, or may wait, so that a cache that is not in use holds none. Where
+// nothing can be seen of the pool the lane keeps the connection for a moment, as
+// the pool may have plenty.
 func (l *lane) restLocked() {
-	if l.scarce && l.life.Load() == open && l.load() == 0 && !l.writing && (l.p.cfg.Foreign || l.wire.wanted()) {
+	if !l.scarce || l.life.Load() != open || l.load() > 0 || l.writing {
+		return
+	}
+	if l.p.cfg.Foreign && l.p.cfg.Spare != nil || l.wire.wanted() {
 		l.ageLocked(finishing)
 	}
 }
