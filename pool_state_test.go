@@ -118,8 +118,12 @@ func TestNoReplyReachesAnothersCommandWhateverTheACL(t *testing.T) {
 		denied string
 		dirty  func(redis.Conn) error
 	}{
-		{"-punsubscribe", subscribe}, {"-unsubscribe", subscribe}, {"-echo", subscribe},
-		{"-punsubscribe", psubscribe}, {"-unsubscribe", psubscribe}, {"-echo", psubscribe},
+		{"-punsubscribe", subscribe},
+		{"-unsubscribe", subscribe},
+		{"-echo", subscribe},
+		{"-punsubscribe", psubscribe},
+		{"-unsubscribe", psubscribe},
+		{"-echo", psubscribe},
 		{"-unwatch", watch},
 		{"-unwatch", func(c redis.Conn) error { _, _ = watch(c), do(c, "UNWATCH"); return nil }},
 		{"-unwatch", func(c redis.Conn) error { return errors.Join(c.Send("WATCH", "watched"), c.Send("UNWATCH"), c.Flush()) }},

@@ -18,6 +18,7 @@ import (
 var onceFailed = []uint64{
 	940803002249009279, 8655057668922829166, // a grant that was passed on when the store had closed
 	16906943568208492433, // probes so slow that no sweep came between them
+	12588992901967812156, // a suspect that came back from its probe
 }
 
 func TestTheStoreKeepsItsInvariantsWhateverHappens(t *testing.T) {
@@ -269,6 +270,14 @@ func (m *model) suspend() {
 	time.Sleep(2 * peekAfter)
 }
 
+// rank is higher for a connection that is no suspect.
+func (m *model) rank(c *Conn) int {
+	if m.store.suspectLocked(c) {
+		return 0
+	}
+	return 1
+}
+
 // suspects counts them anew.
 func (m *model) suspects() (n int) {
 	for c := range m.store.all {
@@ -308,6 +317,8 @@ func (m *model) check() {
 		m.fatalf("%d connections, counted as %d", len(s.all), open-s.dialing)
 	case s.renewal.suspects != m.suspects():
 		m.fatalf("%d suspects, counted as %d", m.suspects(), s.renewal.suspects)
+	case !slices.IsSortedFunc(s.idle, func(a, b *Conn) int { return m.rank(a) - m.rank(b) }):
+		m.fatalf("a suspect is lent before another connection")
 	case slices.ContainsFunc(s.idle, s.unprovenLocked):
 		m.fatalf("one is idle of which nobody knows that it is alive")
 	case min(s.cutting, s.overdue-s.cutting, s.probing-s.overdue) < 0:

@@ -125,6 +125,7 @@ func New(cfg Config) *Store {
 	s := &Store{
 		cfg: cfg, base: time.Now(), stopDials: cancel,
 		stop: make(chan struct{}), all: make(map[*Conn]struct{}), turn: 1,
+		renewal: renewal{next: -renewBurst * renewEvery},
 	}
 	s.startDial = func(turn int64) { s.wg.Go(func() { s.dial(ctx, turn) }) }
 	s.pulse.beat(s.base)
