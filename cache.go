@@ -80,13 +80,15 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		return nil, err
 	}
 	p := pipeline.Config{
-		Lease:       pool.GetContext,
-		Lanes:       cfg.pipelineConns,
-		Timeout:     cfg.timeout,
-		ReadTimeout: DefaultReadTimeout,
+		Lease:        pool.GetContext,
+		Lanes:        cfg.pipelineConns,
+		Timeout:      cfg.timeout,
+		ReadTimeout:  DefaultReadTimeout,
+		WriteTimeout: DefaultWriteTimeout,
 	}
 	if w, ok := pool.(*WarmPool); ok {
-		p.Lease, p.Late, p.ReadTimeout = w.acquire, w.store.Late, w.readTimeout
+		p.Lease, p.Late = w.acquire, w.store.Late
+		p.ReadTimeout, p.WriteTimeout = w.readTimeout, w.writeTimeout
 	}
 	return &Cache{
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
@@ -169,6 +171,10 @@ func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
 
 // GetMany returns the values of those keys that hold one, in one round trip.
 // A key of another type counts as a miss, as it does for MGET.
+//
+// A proxy may answer for some of the keys with an error. GetMany then returns
+// the values of the others and the first such error; the map is nil if the
+// whole call failed.
 func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte, error) {
 	hits := make(map[string][]byte, len(keys))
 	if len(keys) == 0 {
@@ -179,16 +185,23 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	if err != nil {
 		return nil, c.fail(ctx, "get many", "", begin, err)
 	}
+	var failed error // of the first key that has one
 	for i, e := range reply.Elems {
-		if e.Kind == resp.Bulk {
+		switch e.Kind {
+		case resp.Bulk:
 			hits[keys[i]] = e.Bytes
 			c.hit(ctx, "get many", keys[i], begin)
-		} else {
+		case resp.Error:
+			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, refusal(e)))
+		default:
 			c.missed(ctx, "get many", keys[i], begin, nil)
 		}
 	}
-	return hits, nil
+	return hits, failed
 }
+
+// refusal is the error that a server or a proxy answered with.
+func refusal(r resp.Reply) error { return redis.Error(resp.Discreet(r.Text)) }
 
 // SetMany stores the items, each as Set does, in one pipeline. It is not one
 // transaction: after an error some may have been stored, and the error matches
@@ -286,7 +299,7 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 		if removed += n; err != nil {
 			return removed, c.fail(ctx, "clear", "", begin, err)
 		}
-		if cursor = string(reply.Elems[0].Bytes); cursor == "0" {
+		if cursor = reply.Elems[0].Word(); cursor == "0" {
 			return removed, nil
 		}
 	}

@@ -312,6 +312,8 @@ func storeProblem(err error) *problem {
 		return internalError
 	case errors.Is(err, ErrWrongType), meaning.Has(resp.WrongType):
 		return wrongType
+	case meaning.Has(resp.TooLarge):
+		return tooLarge
 	case errors.Is(err, ErrOutcomeUnknown) && timedOut:
 		return unknownTimeout
 	case errors.Is(err, ErrOutcomeUnknown):

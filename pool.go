@@ -50,9 +50,9 @@ type DialError = warm.DialError
 // SELECT, AUTH, HELLO, CLIENT, MONITOR or the like is closed then, so that
 // nobody inherits another's state.
 type WarmPool struct {
-	store       *warm.Store
-	lease       *redis.Pool // keeps nothing: each Close goes to the store
-	readTimeout time.Duration
+	store                     *warm.Store
+	lease                     *redis.Pool // keeps nothing: each Close goes to the store
+	readTimeout, writeTimeout time.Duration
 }
 
 // NewPool starts a pool, which fills to its floor in the background: [Ready]
@@ -79,7 +79,7 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &WarmPool{readTimeout: cfg.readTimeout, store: warm.New(warm.Config{
+	p := &WarmPool{readTimeout: cfg.readTimeout, writeTimeout: cfg.writeTimeout, store: warm.New(warm.Config{
 		MinIdle:          cfg.minIdle,
 		MaxActive:        cfg.maxActive,
 		IdleTimeout:      cfg.idleTimeout,

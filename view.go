@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,7 +150,8 @@ func (v *View[V]) dropLeases(keys []string) []*pipeline.Call {
 }
 
 // GetMany returns the values of those keys that hold one, as Get does, in one
-// round trip.
+// round trip. Where some of the keys could not be read it returns the values of
+// the others and the first error, as [Cache.GetMany] does.
 func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, error) {
 	values := make(map[string]V, len(keys))
 	if len(keys) == 0 {
@@ -160,6 +162,7 @@ func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, er
 	if err != nil {
 		return nil, v.c.fail(ctx, "get many", "", begin, err)
 	}
+	var failed error // of the first key that has one
 	for i, e := range entries {
 		switch e.state {
 		case fresh:
@@ -167,11 +170,13 @@ func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, er
 			v.c.hit(ctx, "get many", keys[i], begin)
 		case negative:
 			v.c.negative(ctx, "get many", keys[i], begin)
+		case unread:
+			failed = cmp.Or(failed, v.c.fail(ctx, "get many", keys[i], begin, e.err))
 		default:
 			v.c.missed(ctx, "get many", keys[i], begin, e.err)
 		}
 	}
-	return values, nil
+	return values, failed
 }
 
 // entry is what a key holds.
@@ -180,7 +185,7 @@ type entry[V any] struct {
 	value V             // of what is fresh or stale
 	held  []byte        // as stored; nil: nothing
 	left  time.Duration // to live, to the millisecond; forever where it does not end, or was not asked for
-	err   error         // of what is bad
+	err   error         // of a key that is bad, or that alone was unread
 }
 
 type state uint8
@@ -215,7 +220,9 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 	return v.entry(held, left), nil
 }
 
-// readMany is read for keys, in their order.
+// readMany is read for keys, in their order. A key that was answered with an
+// error is unread. Any other error is that of the whole call, and so is the first
+// one if no key could be read.
 func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
 	calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
 	if timed {
@@ -224,18 +231,32 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 		}
 	}
 	replies, errs := v.c.pipe.DoAll(ctx, calls...)
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
+	if errs[0] != nil {
+		return nil, errs[0]
 	}
 	entries := make([]entry[V], len(keys))
+	var failed error // of the first key that has one
+	some := false
 	for i, held := range replies[0].Elems {
 		var left resp.Reply
+		var err error
 		if timed {
-			left = replies[1+i]
+			left, err = replies[1+i], errs[1+i]
 		}
-		entries[i] = v.entry(held, left)
+		if held.Kind == resp.Error {
+			err = refusal(held)
+		}
+		if err == nil {
+			entries[i], some = v.entry(held, left), true
+			continue
+		}
+		if _, answered := meaningOf(err); !answered {
+			return nil, err
+		}
+		entries[i], failed = entry[V]{state: unread, err: err}, cmp.Or(failed, err)
+	}
+	if !some {
+		return nil, failed
 	}
 	return entries, nil
 }

@@ -6,81 +6,47 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
-
 	"github.com/rediscache/rediscache/internal/resp"
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
 // borrow sends a call on a connection of its own.
 func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
-	var reply resp.Reply // not to be read by one that has left
-	var err error
-	leftErr := p.borrowed(ctx, c, func(l loan) (spent bool, failed error) {
-		reply, err = fromRedigo(guard(func() (any, error) { return l.do(c) }))
-		if err == nil {
-			err = c.check(reply)
-		}
-		if err != nil {
-			err = l.lost(err)
-		}
-		return reply.Kind == resp.Error && p.farewells.Hear(reply.Text), err
-	})
-	if leftErr != nil {
-		return resp.Reply{}, leftErr
-	}
-	return reply, err
+	var reply [1]resp.Reply
+	var err [1]error
+	p.borrowAll(ctx, []*Call{c}, reply[:], err[:])
+	return reply[0], err[0]
 }
 
-// borrowAll sends calls together on a connection of their own, and returns
-// what tells the outcome of each, in their order.
-func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call) func(*Call) (resp.Reply, error) {
+// borrowAll sends calls together on a connection of their own.
+func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	now := time.Now()
 	for _, c := range calls {
 		c.ask(now)
 	}
-	replies := make([]resp.Reply, 0, len(calls))
-	var broken error
-	leftErr := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
-		w := &redigoWire{conn: l.conn}
-		for _, c := range calls {
-			if broken == nil {
-				broken = w.put(c)
-			}
+	var x exchange // still written to if the caller has left, so read only if it has not
+	left := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
+		x = l.exchange(calls)
+		for _, reply := range x.replies {
+			spent = spent || reply.Kind == resp.Error && p.ends(reply.Text)
 		}
-		if broken == nil {
-			_, broken = w.flush()
-		}
-		for _, c := range calls {
-			if broken != nil {
-				break
-			}
-			w.timeout = l.patience()
-			var reply resp.Reply
-			if reply, broken = w.receive(); broken == nil {
-				broken = c.check(reply)
-			}
-			if broken == nil {
-				replies = append(replies, reply)
-				spent = spent || reply.Kind == resp.Error && p.farewells.Hear(reply.Text)
-			}
-		}
-		if broken != nil {
-			broken = l.lost(broken)
-		}
-		return spent, broken
+		return spent || x.hungUp || l.link.extra(), x.err
 	})
-	next := 0
-	return func(*Call) (resp.Reply, error) {
-		next++
+	for i := range calls {
 		switch {
-		case leftErr != nil:
-			return resp.Reply{}, leftErr
-		case next > len(replies):
-			return resp.Reply{}, broken
+		case left != nil:
+			errs[i] = left
+		case i < len(x.replies):
+			replies[i], errs[i] = x.replies[i], nil
+		default:
+			errs[i] = x.lost(i)
 		}
-		return replies[next-1], nil
 	}
+}
+
+// ends reports whether a connection is of no use after an error reply.
+func (p *Pipeline) ends(answer string) bool {
+	return p.farewells.Hear(answer) || resp.MeaningOf(answer).Has(resp.Closes)
 }
 
 // borrowed lends a connection to use, under the timeout of c. An error means
@@ -108,7 +74,7 @@ func (p *Pipeline) borrowed(
 	defer cancel()
 	waits := context.AfterFunc(p.ctx, cancel) // Close ends the wait for a connection
 	conn, err := p.cfg.Lease(ctx)
-	closed, ended := !waits(), warm.Ended(ctx)
+	closed, ended := !waits(), ctx.Err()
 	if err == nil && (closed || ended != nil) {
 		conn.Close()
 	}
@@ -122,65 +88,127 @@ func (p *Pipeline) borrowed(
 	case err != nil:
 		return err
 	}
-	if ours, ok := conn.(*warm.Conn); ok { // its sockets know when this process stood still
+	if ours, ok := conn.(*warm.Conn); ok { // its sockets know how long this process was suspended
 		stop := context.AfterFunc(ctx, ours.Cut)
-		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, time.Time{}})
+		l := loan{ctx: ctx, link: newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, time.Time{})}
+		spent, failed := use(l)
 		spent = !stop() || spent
-		end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+		l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil)
 		return nil
 	}
-	// Nothing cuts another's, so the caller leaves it, and the call has it to its end.
+	// Nothing cuts the connection of a foreign pool, so a caller that leaves leaves the call behind.
 	done := make(chan struct{})
 	p.wg.Go(func() {
 		defer close(done)
-		spent, failed := use(loan{ctx, conn, p.cfg.ReadTimeout, until})
-		end(conn, failed != nil && ctx.Err() == nil, spent || failed != nil)
+		l := loan{ctx, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, until), until}
+		spent, failed := use(l)
+		l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil)
 	})
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return &lostError{cause: warm.Ended(ctx), sent: true, left: true}
+		return &lostError{cause: ctx.Err(), sent: true, left: true}
 	}
 }
 
 // loan is a connection that one caller has.
 type loan struct {
-	ctx         context.Context
-	conn        redis.Conn
-	readTimeout time.Duration
-	until       time.Time // when the caller has had enough, if nothing cuts the connection then
+	ctx   context.Context // of the caller; only its end is looked at
+	link  link
+	until time.Time // when the caller's time is over, if nothing cuts the connection then
 }
 
-// lost is a call whose connection failed, or whose context ended it.
-func (l loan) lost(err error) error {
-	left := warm.Ended(l.ctx)
-	if left == nil && !l.until.IsZero() && !time.Now().Before(l.until) {
-		left = context.DeadlineExceeded // the socket's timer was first
-	}
-	if left != nil {
-		err = fmt.Errorf("%w: %w", left, err)
-	}
-	return &lostError{cause: err, sent: true, left: left != nil}
+// exchange is what became of calls on a loan. Those without a reply failed with err.
+type exchange struct {
+	replies []resp.Reply // of the first calls
+	sent    int          // how many calls the server can have received as a whole
+	err     error
+	left    bool // err is the end of the caller's context
+	hungUp  bool // the server has closed the connection, whatever it has answered
 }
 
-// do reads the arguments of c no more once it has returned.
-func (l loan) do(c *Call) (any, error) {
-	args := c.args(nil)
-	if t, ok := l.conn.(redis.ConnWithTimeout); ok {
-		if reply, err := t.DoWithTimeout(l.patience(), c.name, args...); !unsupported(err) {
-			return reply, err
+// exchange writes calls and receives their replies. It reads no byte of a call after it has
+// returned.
+//
+// Where a write fails because the server has hung up, the server may have said why: Redis refuses a
+// value above proto-max-bulk-len when it has read the length, and closes the connection while the
+// value is still on its way. Linux keeps what had arrived before the reset. That answer is the
+// outcome of the call that was being written, and proves that it was not executed, as does every
+// byte of it that was not sent.
+func (l loan) exchange(calls []*Call) exchange {
+	x := exchange{replies: make([]resp.Reply, 0, len(calls)), sent: len(calls)}
+	unsent := l.send(calls)
+	if unsent != nil {
+		x.sent = received(calls, l.link.written())
+		var hungUp *hungUpError
+		x.hungUp = errors.As(unsent, &hungUp)
+	}
+	if unsent == nil || x.hungUp {
+		x.err = l.receive(calls, &x)
+	}
+	switch {
+	case len(x.replies) == len(calls):
+		x.err = nil
+		return x
+	case unsent != nil:
+		x.err = unsent
+	}
+	ended := l.ctx.Err()
+	if ended == nil && !l.until.IsZero() && !time.Now().Before(l.until) {
+		ended = context.DeadlineExceeded // the socket's timer was first
+	}
+	if x.left = ended != nil; x.left {
+		x.err = fmt.Errorf("%w: %w", ended, x.err)
+	}
+	return x
+}
+
+func (l loan) send(calls []*Call) error {
+	for _, c := range calls {
+		if err := l.link.put(c); err != nil {
+			return err
 		}
 	}
-	return l.conn.Do(c.name, args...)
+	_, err := l.link.flush()
+	return err
 }
 
-// patience is how long a reply may take.
-func (l loan) patience() time.Duration {
-	if l.until.IsZero() {
-		return l.readTimeout
+// receive takes the replies until one is missing. A call that the server has not received as a whole
+// has no reply but an error, which is the last.
+func (l loan) receive(calls []*Call, x *exchange) error {
+	for i, c := range calls {
+		reply, err := l.link.receive()
+		if err == nil {
+			err = c.check(reply)
+		}
+		switch {
+		case err != nil:
+			return err
+		case i < x.sent:
+			x.replies = append(x.replies, reply)
+			continue
+		case reply.Kind == resp.Error:
+			x.replies = append(x.replies, reply)
+		}
+		return errForm
 	}
-	return min(l.readTimeout, max(time.Until(l.until), 1))
+	return nil
+}
+
+// received counts the calls of which the server can have received the last byte.
+func received(calls []*Call, written int) int {
+	for i, c := range calls {
+		if written -= len(c.req); written < 0 {
+			return i
+		}
+	}
+	return len(calls)
+}
+
+// lost is the error of call i, which has no reply.
+func (x exchange) lost(i int) error {
+	return &lostError{cause: x.err, sent: i < x.sent, left: x.left, company: x.sent - len(x.replies)}
 }
 
 // enter has Close wait for a call, if it is not closed.

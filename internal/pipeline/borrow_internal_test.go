@@ -32,7 +32,12 @@ func TestTheTimeOfACallIsATimerOfTheSocketOnlyWhereNothingCutsIt(t *testing.T) {
 	patience := func(lease func(context.Context) (redis.Conn, error)) (d time.Duration) {
 		p := New(Config{Lease: lease, Timeout: time.Minute, ReadTimeout: time.Hour})
 		require.NoError(t, p.borrowed(t.Context(), Read("PING", 0, Status), func(l loan) (bool, error) {
-			d = l.patience()
+			switch link := l.link.(type) {
+			case *ownLink:
+				d = link.read
+			case *redigoWire:
+				d = link.patience()
+			}
 			return false, nil
 		}))
 		return d

@@ -21,6 +21,7 @@ type Call struct {
 	name  string
 	req   []byte // the command in RESP
 	value int    // which argument is a value, not a key or an option; 0: none
+	keyed int    // how much of req precedes the value
 	write bool   // whether a repetition could do harm
 	shape
 
@@ -31,9 +32,10 @@ type Call struct {
 	reply resp.Reply
 	err   error
 
-	unsent   int  // how often it was tried again because it had not been sent
-	heldUp   int  // how often it came behind a large reply
-	repeated bool // it was tried again although it had been sent
+	unsent int  // retries because it had not been sent as a whole
+	heldUp int  // how often it came behind a large reply
+	broke  int  // connections that broke while they owed it a reply
+	apart  bool // its next try is on a connection of its own, as it may be what broke the last one
 }
 
 const (
@@ -56,7 +58,7 @@ func Write(name string, n int, form Form) *Call { return begin(name, n, form, tr
 func begin(name string, n int, form Form, write bool) *Call {
 	c := calls.Get().(*Call)
 	c.name, c.write, c.value, c.shape = name, write, 0, shape{form: form}
-	c.since, c.began, c.unsent, c.heldUp, c.repeated = 0, time.Time{}, 0, 0, false
+	c.since, c.began, c.unsent, c.heldUp, c.broke, c.apart = 0, time.Time{}, 0, 0, 0, false
 	c.req = resp.AppendBulk(resp.AppendArray(c.req[:0], n+1), name)
 	return c
 }
@@ -74,7 +76,7 @@ func (c *Call) String(s string) *Call { return c.Key("", s) }
 // Value appends an argument. At most one of a call's arguments is a value.
 func (c *Call) Value(p []byte) *Call {
 	c.argc++
-	c.value = int(c.argc)
+	c.value, c.keyed = int(c.argc), len(c.req)
 	c.req = resp.AppendBulk(c.req, p)
 	return c
 }
@@ -84,6 +86,15 @@ func (c *Call) Int(n int64) *Call {
 	c.argc++
 	c.req = resp.AppendInt(c.req, n)
 	return c
+}
+
+// identity is what two calls that do the same to the same keys have in common: the command without
+// its value and what follows that.
+func (c *Call) identity() []byte {
+	if c.value > 0 {
+		return c.req[:c.keyed]
+	}
+	return c.req
 }
 
 // args splits the command again, for redigo. Strings are copied, the value is
@@ -163,12 +174,16 @@ func (c *Call) leave() bool {
 
 func (c *Call) in(state uint64) bool { return c.state.Load()&7 == state }
 
-// lostError is a call without a reply. If it was not sent it was not applied.
+// lostError is a call without a reply. If the server has not received all of it, it was not applied.
 type lostError struct {
-	cause error
-	sent  bool
-	left  bool // for the caller's reasons, not the connection's
+	cause   error
+	sent    bool
+	left    bool // for the caller's reasons, not the connection's
+	company int  // calls that the connection owed a reply when it broke, this one included
 }
+
+// alone reports whether no other call can have broken the connection.
+func (e *lostError) alone() bool { return e.company <= 1 }
 
 func (e *lostError) Error() string { return e.cause.Error() }
 func (e *lostError) Unwrap() error { return e.cause }

@@ -342,7 +342,7 @@ func (l *lane) fail(err error) {
 	}
 	l.p.forget(l)
 	for i, e := range flying {
-		e.end(claimed, resp.Reply{}, &lostError{cause: l.err, sent: i < sent})
+		e.end(claimed, resp.Reply{}, &lostError{cause: l.err, sent: i < sent, company: sent})
 	}
 	for _, e := range waiting {
 		e.end(queued, resp.Reply{}, err)

@@ -82,6 +82,7 @@ func TestWhatIsTriedAgain(t *testing.T) {
 	read := func() *Call { return Read("GET", 1, Value).String("k") }
 	write := func() *Call { return Write("DEL", 1, Count).String("k") }
 	unsent, sent := &lostError{cause: errQuiet}, &lostError{cause: errStalled, sent: true}
+	among := &lostError{cause: errStalled, sent: true, company: 2}
 	heldUp, left := &lostError{cause: errHeldUp, sent: true}, &lostError{cause: context.Canceled, sent: true, left: true}
 	for _, test := range []struct {
 		what string
@@ -90,9 +91,10 @@ func TestWhatIsTriedAgain(t *testing.T) {
 		want []fate
 	}{
 		{"what was not sent, a few times", write(), []error{unsent, unsent, unsent, unsent}, []fate{atOnce, atOnce, atOnce, settled}},
-		{"a read that was sent, once", read(), []error{sent, sent}, []fate{atOnce, settled}},
+		{"a read that was sent, once", read(), []error{sent, sent}, []fate{inDoubt, settled}},
+		{"a read among others, until it is alone", read(), []error{among, among, sent}, []fate{inDoubt, inDoubt, settled}},
 		{"no write that was sent", write(), []error{sent}, []fate{settled}},
-		{"a read behind large replies, which is no failure", read(), []error{heldUp, heldUp, sent, heldUp, unsent, sent}, []fate{atOnce, atOnce, atOnce, atOnce, atOnce, settled}},
+		{"a read behind large replies, which is no failure", read(), []error{heldUp, heldUp, sent, heldUp, unsent, sent}, []fate{atOnce, atOnce, inDoubt, atOnce, atOnce, settled}},
 		{"nothing whose caller has left", read(), []error{left}, []fate{settled}},
 		{"nothing that no connection was there for", read(), []error{errors.New("no connection")}, []fate{settled}},
 	} {
@@ -136,8 +138,9 @@ func TestTheTimeOfCallsThatWaitTogetherBeginsForAll(t *testing.T) {
 	calls = []*Call{Write("DEL", 1, Count).String("a"), Write("DEL", 1, Count).String("b")}
 	none := errors.New("no connection")
 	p.cfg.Lease = func(context.Context) (redis.Conn, error) { return nil, none }
-	_, err := p.borrowAll(t.Context(), calls)(calls[0])
-	require.ErrorIs(t, err, none)
+	errs := make([]error, len(calls))
+	p.borrowAll(t.Context(), calls, make([]resp.Reply, len(calls)), errs)
+	require.ErrorIs(t, errs[0], none)
 	require.False(t, calls[0].began.IsZero())
 	require.Equal(t, calls[0].began, calls[1].began)
 }
@@ -301,7 +304,8 @@ func TestACallWasSentIfItsLastByteWas(t *testing.T) {
 		{&socketWire{sent: size - 1}, 0},
 		{&socketWire{sent: size}, 1},
 		{&socketWire{sent: 3*size - 1}, 2},
-		{&redigoWire{}, 3}, // it cannot tell
+		{&redigoWire{size: 3 * size}, 2}, // it knows of the last byte only
+		{&redigoWire{size: 2 * size}, 1}, // the third was not put
 	} {
 		l := &lane{p: New(Config{Lanes: 1}), writing: true}
 		var calls []*Call

@@ -48,9 +48,11 @@ type Config struct {
 	// nil: for cause.
 	Late func(cause error) error
 
-	Lanes       int           // 0: each call borrows a connection of its own
-	Timeout     time.Duration // of a call; 0: its context's
-	ReadTimeout time.Duration // without any progress
+	Lanes   int           // 0: each call borrows a connection of its own
+	Timeout time.Duration // of a call; 0: its context's
+	// How long a connection that makes no progress is waited for. WriteTimeout is of a call that has
+	// a connection of its own: on a lane the clock sees to both.
+	ReadTimeout, WriteTimeout time.Duration
 }
 
 // Pipeline sends calls. All methods are safe for concurrent use.
@@ -117,15 +119,16 @@ func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
 	return p.settleOne(ctx, c, reply, err)
 }
 
-// DoAll sends calls together, at most 512 at once and the large ones apart, and
-// waits for all. They are sent in their order, and the outcomes are in it. After
-// a call that is too late those that are not sent yet are so, too.
+// DoAll sends calls together, at most 512 at once, and waits for all. A call that is large, or
+// whose reply was large or broke its connection the last time, is sent apart. They are sent in their
+// order, and the outcomes are in it. After a call that timed out the calls that are not sent yet
+// time out too.
 func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []error) {
 	replies, errs := make([]resp.Reply, len(calls)), make([]error, len(calls))
 	var late error
 	for at := 0; at < len(calls); {
 		next := at + 1
-		for small(calls[at]) && next < len(calls) && small(calls[next]) && next-at < maxTogether {
+		for p.joins(calls[at]) && next < len(calls) && p.joins(calls[next]) && next-at < maxTogether {
 			next++
 		}
 		run, replies, errs := calls[at:next], replies[at:next], errs[at:next]
@@ -150,6 +153,9 @@ func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []e
 
 func small(c *Call) bool { return len(c.req) < largeCall }
 
+// joins reports whether the call may be sent together with others.
+func (p *Pipeline) joins(c *Call) bool { return small(c) && !p.hints.apart(c) }
+
 // TooLate reports that a call ended with its time.
 func TooLate(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
 
@@ -159,28 +165,16 @@ func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply,
 		replies[0], errs[0] = p.once(ctx, calls[0])
 		return
 	}
-	collect := p.sendAll(ctx, calls)
-	for i, c := range calls {
-		replies[i], errs[i] = collect(c)
-	}
-}
-
-// sendAll sends calls together, and returns what waits for the outcome of each,
-// in their order.
-func (p *Pipeline) sendAll(ctx context.Context, calls []*Call) func(*Call) (resp.Reply, error) {
-	fail := func(err error) func(*Call) (resp.Reply, error) {
-		return func(*Call) (resp.Reply, error) { return resp.Reply{}, err }
-	}
-	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).bounced) {
-		return p.borrowAll(ctx, calls)
+	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustPart) {
+		if p.borrowAll(ctx, calls, replies, errs); !p.turnedAway(errs[0]) {
+			return
+		}
 	}
 	l, answered, err := p.send(ctx, calls)
-	if err != nil {
-		return fail(err)
-	}
-	return func(c *Call) (resp.Reply, error) {
-		answered--
-		return p.wait(ctx, l, c, answered >= 0)
+	for i, c := range calls {
+		if replies[i], errs[i] = (resp.Reply{}), err; err == nil {
+			replies[i], errs[i] = p.wait(ctx, l, c, i < answered)
+		}
 	}
 }
 
@@ -189,12 +183,14 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	if p.cfg.Lanes == 0 || !small(c) {
 		return p.borrow(ctx, c)
 	}
-	if p.hints.large(c) || p.heldUp() || c.bounced() {
+	if p.heldUp() || c.mustPart() || p.hints.apart(c) {
 		reply, err := p.borrow(ctx, c)
-		if err == nil && reply.Kind != resp.Error {
+		if err == nil {
 			p.hints.forget(c, reply)
 		}
-		return reply, err
+		if !p.turnedAway(err) {
+			return reply, err
+		}
 	}
 	one := [1]*Call{c}
 	l, answered, err := p.send(ctx, one[:])
@@ -202,6 +198,12 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 		return resp.Reply{}, err
 	}
 	return p.wait(ctx, l, c, answered > 0)
+}
+
+// turnedAway reports that a pool which makes nobody wait has no connection to spare. A call can
+// then share one.
+func (p *Pipeline) turnedAway(err error) bool {
+	return p.cfg.Lanes > 0 && errors.Is(err, redis.ErrPoolExhausted)
 }
 
 // heldUp reports that a large reply is arriving in every lane that there may be.
@@ -214,6 +216,9 @@ func (p *Pipeline) heldUp() bool {
 	}
 	return len(lanes) >= p.cfg.Lanes
 }
+
+// mustPart reports that this try must be on a connection of its own.
+func (c *Call) mustPart() bool { return c.apart || c.bounced() }
 
 // bounced reports that the call came behind a large reply on one lane and on the
 // next. It has a connection of its own then, as its replies on those are read
@@ -239,7 +244,7 @@ func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (r
 		p.hints.learn(c, c.reply)
 		return c.reply, c.err
 	}
-	cause := warm.Ended(ctx)
+	cause := ctx.Err()
 	if cause == nil {
 		cause = context.DeadlineExceeded
 	}
@@ -403,7 +408,7 @@ func (p *Pipeline) await(ctx context.Context, changed <-chan struct{}, calls []*
 	case <-changed:
 		return nil
 	case <-ctx.Done():
-		return warm.Ended(ctx)
+		return ctx.Err()
 	}
 }
 

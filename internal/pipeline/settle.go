@@ -5,16 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/rediscache/rediscache/internal/resp"
-	"github.com/rediscache/rediscache/internal/warm"
 )
 
 const (
-	maxRepeats = 3 // of a call that was not sent
+	maxRepeats = 3  // of a call that was not sent
+	maxBroken  = 12 // connections that may break under a read: two lanes, and its share of DoAll's halves
 	minBackoff = 2 * time.Millisecond
 	maxBackoff = 100 * time.Millisecond
 )
@@ -26,18 +27,32 @@ func (p *Pipeline) settleOne(ctx context.Context, c *Call, reply resp.Reply, err
 	return replies[0], errs[0]
 }
 
-// settle tries again, together, what may be tried again, and says what came of
-// each call. A call's timeout bounds all its tries.
+// settle retries what may be retried, and puts the outcome of each call in its place. A call's
+// timeout bounds all its tries.
+//
+// Where a connection broke, any call that it owed a reply may be the reason, as the reply to one
+// command can make a server or a proxy hang up. Such reads are retried on connections of their own:
+// first together, in half as many each time that breaks, so that in the end only the one that breaks
+// its connection fails.
 func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	var again []int
-	refused := false
+	refused, broke := false, false
+	settle := func(i int) { replies[i], errs[i] = calls[i].outcome(ctx, replies[i], errs[i]) }
 	judge := func(i int) {
-		switch calls[i].fate(ctx, replies[i], errs[i]) {
+		c := calls[i]
+		var lost *lostError
+		if errors.As(errs[i], &lost) {
+			p.suspect(c, lost)
+		}
+		switch c.fate(ctx, replies[i], errs[i]) {
 		case settled:
-			replies[i], errs[i] = calls[i].outcome(ctx, replies[i], errs[i])
+			settle(i)
 			return
 		case later:
 			refused = true
+		case inDoubt:
+			c.apart = c.broke > 1 || lost.company-len(calls) <= maxAlone
+			broke = broke || c.apart
 		}
 		again = append(again, i)
 	}
@@ -48,25 +63,78 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 		return
 	}
 	give := p.deadline(ctx, calls[again[0]])
+	together, losses := len(calls), 0
 	for round := 1; len(again) > 0; round++ {
 		rest := again
 		if refused && !p.pause(ctx, give, round) {
-			for _, i := range rest {
-				replies[i], errs[i] = calls[i].outcome(ctx, replies[i], errs[i])
+			losses = maxLosses
+		}
+		if broke {
+			together = (together + 1) / 2
+		}
+		again, refused, broke = nil, false, false
+		for len(rest) > 0 {
+			if losses >= maxLosses {
+				for _, i := range rest {
+					settle(i)
+				}
+				break
 			}
-			return
+			part := rest[:1]
+			for len(part) < min(together, len(rest)) && calls[rest[len(part)]].apart == calls[part[0]].apart {
+				part = rest[:len(part)+1]
+			}
+			rest = rest[len(part):]
+			if p.retry(ctx, part, calls, replies, errs) {
+				losses++
+			}
+			for _, i := range part {
+				judge(i)
+			}
 		}
-		again, refused = nil, false
-		some := make([]*Call, len(rest))
-		for n, i := range rest {
-			some[n] = calls[i]
-		}
-		r, e := make([]resp.Reply, len(rest)), make([]error, len(rest))
-		p.try(ctx, some, r, e)
-		for n, i := range rest {
-			replies[i], errs[i] = r[n], e[n]
-			judge(i)
-		}
+	}
+}
+
+// retry tries the calls of a part together, and reports whether their connection broke.
+func (p *Pipeline) retry(ctx context.Context, part []int, calls []*Call, replies []resp.Reply, errs []error) (broke bool) {
+	some := make([]*Call, len(part))
+	for n, i := range part {
+		some[n] = calls[i]
+	}
+	r, e := make([]resp.Reply, len(part)), make([]error, len(part))
+	p.try(ctx, some, r, e)
+	for n, i := range part {
+		replies[i], errs[i] = r[n], e[n]
+		var lost *lostError
+		broke = broke || errors.As(e[n], &lost) && !errors.Is(lost.cause, errHeldUp)
+	}
+	return broke
+}
+
+const (
+	// maxAlone is how many calls of others may be lost with a read whose second try is on a
+	// connection of its own. A pool's floor has spare connections for so few. More would have to be
+	// dialled just when connections break, so their second try is on a lane, and only the third alone.
+	maxAlone = 8
+	// maxLosses is how many connections the retries of one DoAll may lose: what it takes to find
+	// three calls among 512 that break theirs, and few enough that a server which closes every
+	// connection costs no storm of dials.
+	maxLosses = 32
+)
+
+// suspect remembers a call that may be what broke its connection. A read with company is retried
+// alone, which will tell; a write is not retried, so the next write of its key is sent alone, or the
+// one after that where many calls were lost with it.
+func (p *Pipeline) suspect(c *Call, lost *lostError) {
+	switch cause := lost.cause; {
+	case p.cfg.Lanes == 0, !lost.sent, lost.left, errors.Is(cause, errHeldUp):
+	case errors.Is(cause, errStalled), errors.Is(cause, os.ErrDeadlineExceeded): // it was this side that ended it
+	case lost.alone():
+		p.hints.strike(c)
+	case c.write && lost.company <= maxAlone:
+		p.hints.remember(c)
+	case c.write:
+		p.hints.doubt(c)
 	}
 }
 
@@ -75,11 +143,12 @@ type fate uint8
 
 const (
 	settled fate = iota
-	atOnce       // tried again
-	later        // likewise
+	atOnce       // retried
+	later        // retried after a pause
+	inDoubt      // retried, and may be what broke its connection
 )
 
-// fate counts what it lets be tried again.
+// fate counts the retries that it lets be made.
 func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	var lost *lostError
 	switch {
@@ -90,17 +159,30 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	case errors.Is(lost.cause, errHeldUp): // nothing failed
 		c.heldUp++
 		return atOnce
-	case !lost.sent && c.unsent < maxRepeats:
+	case !lost.sent && c.unsent < c.maxUnsent():
 		c.unsent++
 		return atOnce
-	case lost.sent && !c.write && !c.repeated:
-		c.repeated = true
-		return atOnce
+	case lost.sent && !c.write:
+		c.broke++
+		if lost.alone() && c.broke > 1 || c.broke > maxBroken {
+			return settled
+		}
+		return inDoubt
 	}
 	return settled
 }
 
-// outcome is what a caller hears of a call that is not tried again.
+// maxUnsent is how often a call may be retried because it was not sent as a whole. A large one may
+// be why: the server hangs up when it has read the length.
+func (c *Call) maxUnsent() int {
+	if small(c) {
+		return maxRepeats
+	}
+	return 1
+}
+
+// outcome is the result of a call that is not retried. The error of a call whose context has ended
+// matches the context's.
 func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.Reply, error) {
 	var lost *lostError
 	switch {
@@ -119,20 +201,19 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 	case errors.As(err, &lost):
-		if err = lost.cause; !lost.left {
-			err = besides(ctx, err)
-		}
+		err = besides(ctx, lost.cause)
 		if lost.sent && c.write {
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
+	default:
+		err = besides(ctx, err)
 	}
 	return resp.Reply{}, err
 }
 
-// besides is err, for a caller that would have tried again had its context not
-// ended.
+// besides returns err so that it matches the error of ctx, too, once that has ended.
 func besides(ctx context.Context, err error) error {
-	if ended := warm.Ended(ctx); ended != nil {
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%w: %w", ended, err)
 	}
 	return err

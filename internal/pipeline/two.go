@@ -16,7 +16,7 @@ func (p *Pipeline) DoTwo(ctx context.Context, a, b *Call) (first, second resp.Re
 		}
 		return replies[0], replies[1], err
 	}
-	if ctx.Err() != nil || p.hints.large(a) || p.heldUp() {
+	if ctx.Err() != nil || p.hints.apart(a) || p.hints.apart(b) || p.heldUp() {
 		if first, err = p.Do(ctx, a); err == nil {
 			second, err = p.Do(ctx, b)
 		}

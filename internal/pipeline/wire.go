@@ -11,46 +11,60 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// A wire is what a lane writes commands to and reads replies from: one
-// goroutine may put and flush while another receives.
-type wire interface {
-	// put buffers a claimed command.
+// A link carries the calls of one borrower, who writes first and receives then.
+type link interface {
+	// put buffers a command, which stays as it is until flush has returned.
 	put(c *Call) error
-	// waits tells that put and flush wait for a server that does not read.
-	waits() bool
-	// flush writes what was put, as much as goes without waiting. It returns
-	// false when bytes are left for flushRest, which waits.
+	// flush writes what was put. A wire's writes as much as goes without waiting, and returns false
+	// when bytes are left for flushRest.
 	flush() (bool, error)
-	flushRest() error
-	// written tells how many bytes of what was put since the last flush the
-	// server can have received.
+	// written returns how many bytes of what was put since the last flush the server can have
+	// received, at most. It is asked after put or a flush has failed.
 	written() int
-
+	// receive reads the next reply.
 	receive() (resp.Reply, error)
-	// progress changes while something arrives.
-	progress() int64
-	// extra tells that more arrived than was asked for.
+	// extra reports whether more has arrived than was received.
 	extra() bool
-
-	// quiet looks at a wire that was not in use for a while: false means that
-	// the server has closed it or sent what nobody asked for.
-	quiet() bool
-	// wanted says that the pool wants the connection back.
-	wanted() bool
-	// cut makes flush and receive return.
-	cut()
-	// giveBack ends the loan; nobody uses the wire any more. One that broke by
-	// itself takes the like with it, one that is spent is lent no more.
+	// giveBack ends the loan, after which nobody uses the link. broken also makes the pool recheck
+	// older idle connections; spent closes this one.
 	giveBack(broken, spent bool)
 }
 
-// newWire chooses the maker. slow is told when the reply that is arriving turns
-// out to be large, where that can be seen, and when that one is over.
+// A wire is a link that callers share: one goroutine may put and flush while another receives.
+type wire interface {
+	link
+	// waits reports whether put and flush wait for a server that does not read.
+	waits() bool
+	// flushRest writes what flush has left, and waits.
+	flushRest() error
+
+	// progress changes while something arrives.
+	progress() int64
+	// quiet looks at a wire that was not in use for a while: false means that
+	// the server has closed it or sent what nobody asked for.
+	quiet() bool
+	// wanted reports whether the pool wants the connection back.
+	wanted() bool
+	// cut makes flush and receive return.
+	cut()
+}
+
+// newWire chooses the maker. slow is called when the reply that is arriving turns out to be large,
+// where that can be seen, and when that reply has arrived.
 func newWire(c redis.Conn, timeout time.Duration, slow func(bool)) wire {
 	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
 		return newSocketWire(l, slow)
 	}
 	return &redigoWire{conn: c, timeout: timeout}
+}
+
+// newLink is newWire for one borrower. until bounds the wait for a reply where nothing cuts the
+// connection when the borrower's time is over.
+func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
+	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
+		return newOwnLink(l, read, write)
+	}
+	return &redigoWire{conn: c, timeout: read, until: until}
 }
 
 // redigoWire goes through redigo's Send, Flush and Receive, which any pool's
@@ -59,24 +73,45 @@ func newWire(c redis.Conn, timeout time.Duration, slow func(bool)) wire {
 type redigoWire struct {
 	conn    redis.Conn
 	timeout time.Duration
+	until   time.Time // if not zero, no reply is waited for longer
 	scratch []any
+	size    int   // of what was put since the last flush
 	looks   int64 // at the progress
 }
 
 func (w *redigoWire) put(c *Call) error {
+	w.size += len(c.req)
 	w.scratch = c.args(w.scratch[:0])
-	return w.conn.Send(c.name, w.scratch...)
+	_, err := guard(func() (any, error) { return nil, w.conn.Send(c.name, w.scratch...) })
+	return err
 }
 
-func (w *redigoWire) waits() bool          { return true }
-func (w *redigoWire) flush() (bool, error) { return true, w.conn.Flush() }
-func (w *redigoWire) flushRest() error     { return nil }
+func (w *redigoWire) waits() bool { return true }
 
-// written cannot tell, and says all.
-func (w *redigoWire) written() int { return 1 << 62 }
+func (w *redigoWire) flush() (bool, error) {
+	_, err := guard(func() (any, error) { return nil, w.conn.Flush() })
+	if err != nil {
+		return false, err
+	}
+	w.size = 0
+	return true, nil
+}
+
+func (w *redigoWire) flushRest() error { return nil }
+
+// written knows that a socket whose write failed has not taken the last byte.
+func (w *redigoWire) written() int { return w.size - 1 }
 
 func (w *redigoWire) receive() (resp.Reply, error) {
-	return fromRedigo(guard(func() (any, error) { return receiveWithTimeout(w.conn, w.timeout) }))
+	return fromRedigo(guard(func() (any, error) { return receiveWithTimeout(w.conn, w.patience()) }))
+}
+
+// patience is how long a reply may take.
+func (w *redigoWire) patience() time.Duration {
+	if w.until.IsZero() {
+		return w.timeout
+	}
+	return min(w.timeout, max(time.Until(w.until), 1))
 }
 
 func receiveWithTimeout(c redis.Conn, timeout time.Duration) (any, error) {
@@ -149,14 +184,14 @@ func spoil(c redis.Conn) {
 	}
 }
 
-// guard makes an error of the panic of redigo on a length that no memory holds.
-func guard(receive func() (any, error)) (_ any, err error) {
+// guard returns a panic of redigo as an error: redigo panics on a length that no memory holds.
+func guard(use func() (any, error)) (_ any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("redigo panicked on a reply: %v", r)
+			err = fmt.Errorf("redigo panicked: %v", r)
 		}
 	}()
-	return receive()
+	return use()
 }
 
 // fromRedigo turns a reply of redigo's into ours.

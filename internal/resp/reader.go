@@ -68,8 +68,8 @@ func (l Limits) withDefaults() Limits {
 // What it allocates is bounded by a constant and by a multiple of the bytes that really came,
 // whatever lengths the peer claims.
 type Reader struct {
-	src io.Reader // immutable
-	lim Limits    // immutable
+	src io.Reader
+	lim Limits // immutable
 
 	buf        []byte // never shorter than MaxLine, so that a line always fits
 	start, end int    // buf[start:end] is read and not yet parsed
@@ -88,6 +88,11 @@ type Reader struct {
 func NewReader(src io.Reader, lim Limits) *Reader {
 	lim = lim.withDefaults()
 	return &Reader{src: src, lim: lim, buf: make([]byte, max(bufferSize, lim.MaxLine))}
+}
+
+// Reset makes r read from src as a new Reader would. It drops what is buffered.
+func (r *Reader) Reset(src io.Reader) {
+	*r = Reader{src: src, lim: r.lim, buf: r.buf}
 }
 
 // Read returns the next reply and waits for it as long as the source does.

@@ -6,7 +6,10 @@
 // its value; +OK, integers and nil cost none.
 package resp
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // Kind says what a [Reply] is. Zero is no kind, so that a reply which was never read is not taken
 // for a nil one.
@@ -36,13 +39,29 @@ type Reply struct {
 	Elems []Reply
 }
 
-// Size is how many bytes of values there are in the reply.
+// Size returns about how many bytes the reply takes on the wire, with all that it holds.
 func (r Reply) Size() int {
-	n := len(r.Bytes)
-	for _, e := range r.Elems {
-		n += e.Size()
+	n := framing + len(r.Text) + len(r.Bytes)
+	for i := range r.Elems {
+		n += r.Elems[i].Size()
 	}
 	return n
+}
+
+// framing is what RESP adds to a short value: its type, its length and two CRLFs.
+const framing = 8
+
+// Word returns the text of a status or a bulk string, or an integer in decimal.
+func (r Reply) Word() string {
+	switch r.Kind {
+	case Status:
+		return r.Text
+	case Bulk:
+		return string(r.Bytes)
+	case Int:
+		return strconv.FormatInt(r.Int, 10)
+	}
+	return ""
 }
 
 // Discreet is the text of an error without what servers repeat of a command that they do not know,

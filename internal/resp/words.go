@@ -27,6 +27,10 @@ const (
 	NoScript
 	// WrongType: the key holds another type than the command expects.
 	WrongType
+	// Closes: the server closes the connection after this error.
+	Closes
+	// TooLarge: the value is longer than the server takes.
+	TooLarge
 )
 
 // Has reports whether m has any of the parts.
@@ -50,7 +54,9 @@ var words = []struct {
 	{"MISCONF", Unavailable},
 	{"NOREPLICAS", Unavailable},
 	{"OOM", Unavailable},
-	{"ERR max number of clients", Unavailable | Condemns}, // Redis then closes the connection
+	{"ERR max number of clients", Unavailable | Condemns},          // Redis then closes the connection
+	{"ERR Protocol error: invalid bulk length", Closes | TooLarge}, // above proto-max-bulk-len
+	{"ERR Protocol error", Closes},
 
 	{"NOAUTH", Denied | Condemns},
 	{"DENIED", Denied | Condemns}, // protected mode: Redis then closes the connection
@@ -67,6 +73,7 @@ var words = []struct {
 	{"no upstream host", Unavailable},
 	{"upstream failure", Unavailable | Unproven},
 	{"upstream protocol error", Unavailable | Unproven},
+	{"finished with", Unavailable | Unproven}, // Envoy: the servers of some of the keys failed
 	{"ERR Host is down", Unavailable},
 	{"ERR No route to host", Unavailable},
 	{"ERR Connection refused", Unavailable},

@@ -33,12 +33,15 @@ func TestMeaningOf(t *testing.T) {
 		"NOSCRIPT No matching script. Please use EVAL.":                     resp.NoScript,
 		"WRONGTYPE Operation against a key holding the wrong kind of value": resp.WrongType,
 
-		"upstream failure":                        resp.Unavailable | resp.Unproven,
-		"no upstream host":                        resp.Unavailable,
-		"ERR Host is down":                        resp.Unavailable,
-		"ERR Connection timed out":                resp.Unavailable | resp.Unproven,
-		"ERR no server connection avaliable":      resp.Unavailable,
-		"ERR max concurrent connections exceeded": resp.Unavailable,
+		"upstream failure":                                 resp.Unavailable | resp.Unproven,
+		"no upstream host":                                 resp.Unavailable,
+		"finished with 2 error(s)":                         resp.Unavailable | resp.Unproven,
+		"ERR Protocol error: invalid bulk length":          resp.Closes | resp.TooLarge,
+		"ERR Protocol error: unbalanced quotes in request": resp.Closes,
+		"ERR Host is down":                                 resp.Unavailable,
+		"ERR Connection timed out":                         resp.Unavailable | resp.Unproven,
+		"ERR no server connection avaliable":               resp.Unavailable,
+		"ERR max concurrent connections exceeded":          resp.Unavailable,
 
 		// Within scripts.
 		"ERR Error running script (call to f_6b1b): @user_script:10: -READONLY You can't write against a read only replica.":                             refused,

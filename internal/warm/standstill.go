@@ -20,10 +20,11 @@ func lost(due time.Time, d time.Duration) time.Duration {
 	return 0
 }
 
-// Within returns a context that ends once the process has run for d, for which
-// Ended has a name. It has no deadline of its own, as that may move.
+// Within returns a context that ends with ctx, or with context.DeadlineExceeded once the process has
+// run for d. The context reports no deadline of its own, because a suspension moves it.
 func Within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	expired := &expiry{context.DeadlineExceeded}
 	var arm func(time.Duration) *time.Timer
 	arm = func(d time.Duration) *time.Timer {
 		due := time.Now().Add(d)
@@ -32,25 +33,36 @@ func Within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 				arm(more)
 				return
 			}
-			cancel(context.DeadlineExceeded)
+			cancel(expired)
 		})
 	}
 	if d <= 0 {
-		cancel(context.DeadlineExceeded)
+		cancel(expired)
 	}
 	first := arm(d)
-	return ctx, func() {
+	return &within{ctx, expired}, func() {
 		first.Stop()
 		cancel(nil)
 	}
 }
 
-// Ended is the error of a context, and for the own end of one of Within
-// context.DeadlineExceeded.
-func Ended(ctx context.Context) error {
-	err := ctx.Err()
-	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+// within returns context.DeadlineExceeded from Err where its own time ran out. It tells that by a
+// cause that no other context has: a caller's context may be cancelled with a cause that matches
+// context.DeadlineExceeded too, and then Err returns context.Canceled, as the caller's does.
+type within struct {
+	context.Context // cancelled with expired when the time runs out
+	expired         *expiry
+}
+
+func (w *within) Err() error {
+	err := w.Context.Err()
+	if err != nil && errors.Is(context.Cause(w.Context), w.expired) {
 		return context.DeadlineExceeded
 	}
 	return err
 }
+
+// expiry is the cause of one context's end. It matches context.DeadlineExceeded.
+type expiry struct{ error }
+
+func (e *expiry) Unwrap() error { return e.error }

@@ -3,6 +3,7 @@ package warm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"testing"
@@ -34,14 +35,14 @@ func TestWithinEndsOnTime(t *testing.T) {
 		defer cancel()
 		time.Sleep(time.Second - 1)
 		synctest.Wait()
-		require.NoError(t, Ended(ctx))
+		require.NoError(t, ctx.Err())
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		require.Equal(t, context.DeadlineExceeded, Ended(ctx))
+		require.Equal(t, context.DeadlineExceeded, ctx.Err())
 
 		ctx, cancel = Within(t.Context(), 0)
 		defer cancel()
-		require.Equal(t, context.DeadlineExceeded, Ended(ctx), "at once")
+		require.Equal(t, context.DeadlineExceeded, ctx.Err(), "at once")
 	})
 }
 
@@ -51,19 +52,33 @@ func TestWithinEndsAsItsParentDoes(t *testing.T) {
 	ctx, cancel := Within(parent, time.Hour)
 	defer cancel()
 	stop(other)
-	require.Equal(t, context.Canceled, Ended(ctx))
+	require.Equal(t, context.Canceled, ctx.Err())
 
-	parent, end := context.WithTimeout(t.Context(), 1)
+	parent, stop = context.WithCancelCause(t.Context())
+	ctx, cancel = Within(parent, time.Hour)
+	defer cancel()
+	stop(fmt.Errorf("a budget: %w", context.DeadlineExceeded))
+	require.Equal(t, context.Canceled, ctx.Err(), "whatever the cause matches")
+
+	outer, cancel := Within(t.Context(), 0)
+	defer cancel()
+	parent, end := context.WithCancel(outer)
+	defer end()
+	ctx, cancel = Within(parent, time.Hour)
+	defer cancel()
+	require.Equal(t, parent.Err(), ctx.Err(), "the time of another")
+
+	parent, end = context.WithTimeout(t.Context(), 1)
 	defer end()
 	ctx, cancel = Within(parent, time.Hour)
 	defer cancel()
 	<-ctx.Done()
-	require.Equal(t, context.DeadlineExceeded, Ended(ctx))
+	require.Equal(t, context.DeadlineExceeded, ctx.Err())
 
 	ctx, cancel = Within(t.Context(), time.Hour)
 	cancel()
 	cancel()
-	require.Equal(t, context.Canceled, Ended(ctx))
+	require.Equal(t, context.Canceled, ctx.Err())
 }
 
 func TestAReadWhoseDeadlineComesLateLooksAgain(t *testing.T) {

@@ -1,0 +1,111 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/warm"
+)
+
+// ownLink speaks RESP on the socket of a connection that one borrower has. Each read and each piece
+// of a write has a deadline of its own, so what makes progress may take as long as it needs. A
+// context that ends cuts the connection.
+type ownLink struct {
+	conn        *warm.Conn
+	socket      net.Conn
+	read, write time.Duration // timeouts
+
+	in   *resp.Reader
+	out  []byte
+	sent int // of out
+}
+
+// links keeps the readers' buffers of 64 KiB from loan to loan.
+var links = sync.Pool{New: func() any {
+	w := new(ownLink)
+	w.in = resp.NewReader(w, resp.Limits{})
+	return w
+}}
+
+func newOwnLink(c *warm.Conn, read, write time.Duration) *ownLink {
+	w := links.Get().(*ownLink)
+	w.conn, w.socket, w.read, w.write = c, c.Socket(), read, write
+	w.in.Reset(w)
+	return w
+}
+
+// Read feeds the reader.
+func (w *ownLink) Read(p []byte) (int, error) {
+	if err := w.socket.SetReadDeadline(after(w.read)); err != nil {
+		return 0, err
+	}
+	return w.socket.Read(p)
+}
+
+// after is a deadline, or none if d is zero.
+func after(d time.Duration) time.Time {
+	if d == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(d)
+}
+
+// put borrows the bytes of the first command, and copies only to append another.
+func (w *ownLink) put(c *Call) error {
+	if w.out == nil {
+		w.out = c.req[:len(c.req):len(c.req)]
+	} else {
+		w.out = append(w.out, c.req...)
+	}
+	return nil
+}
+
+// maxPiece is what a slow network must take within the write timeout.
+const maxPiece = 1 << 20
+
+func (w *ownLink) flush() (bool, error) {
+	for w.sent < len(w.out) {
+		if err := w.socket.SetWriteDeadline(after(w.write)); err != nil {
+			return false, err
+		}
+		n, err := w.socket.Write(w.out[w.sent:min(w.sent+maxPiece, len(w.out))])
+		w.sent += n
+		if err != nil {
+			return false, w.answered(err)
+		}
+	}
+	w.out, w.sent = nil, 0
+	_ = w.socket.SetWriteDeadline(time.Time{}) // for redigo, which may set none. If it fails, so does receive.
+	return true, nil
+}
+
+// answered marks the error of a write to a server that has hung up: its last replies can be read
+// still. A server that merely does not read has sent none.
+func (w *ownLink) answered(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return &hungUpError{fmt.Errorf("the connection broke when %d of %d bytes were sent: %w", w.sent, len(w.out), err)}
+}
+
+func (w *ownLink) written() int                 { return w.sent }
+func (w *ownLink) receive() (resp.Reply, error) { return w.in.Read() }
+func (w *ownLink) extra() bool                  { return w.in.Buffered() > 0 }
+
+func (w *ownLink) giveBack(broken, spent bool) {
+	end(w.conn, broken, spent)
+	in := w.in
+	*w = ownLink{in: in}
+	links.Put(w)
+}
+
+// hungUpError is the error of a write that failed as the server closed the connection, whose last
+// replies may be readable.
+type hungUpError struct{ error }
+
+func (e *hungUpError) Unwrap() error { return e.error }
