@@ -61,6 +61,10 @@ func (p *Pipeline) mayOpenLocked() bool {
 			return false
 		case open:
 			taking++
+		case broken:
+			if !p.cfg.Foreign { // the store hears in a moment that it broke, and then doubts what it would lend
+				return false
+			}
 		}
 	}
 	now := p.clock.Load()
