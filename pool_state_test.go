@@ -224,3 +224,29 @@ func TestACleanUpThatTheServerRefusesClosesTheConnection(t *testing.T) {
 	}
 	require.EqualValues(t, 3, p.Stats().Closed.State)
 }
+
+// As redigo allows, one goroutine sends while another receives, errors too: the race detector watches.
+func TestASenderAndAReceiverMayShareABorrowedConnection(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(1, 1)...)
+	conn := borrowOne(t, p)
+	const n = 200
+	received := make(chan error)
+	require.NoError(t, do(conn, "WATCH", "watched"))
+	go func() {
+		for range n {
+			if _, err := conn.Receive(); err != nil && !strings.HasPrefix(err.Error(), "ERR") {
+				received <- err
+				return
+			}
+		}
+		received <- nil
+	}()
+	for range n / 2 {
+		require.NoError(t, errors.Join(conn.Send("GET"), conn.Send("CLIENT", "ID"), conn.Flush()))
+	}
+	require.NoError(t, <-received)
+	giveBack(t, conn)
+	require.EqualValues(t, 1, p.Stats().Closed.State, "an error while a key was watched")
+	requireSimultaneous(t, p, 1)
+}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -25,8 +26,8 @@ type Conn struct {
 	ends   time.Duration // of its lifetime, on the store's clock; zero: never
 
 	// Written by the borrower, read by the store when it is back.
-	writing bool // a command; where that panicked, half of it may be in the buffer
-	session session
+	writing bool          // a command; where that panicked, half of it may be in the buffer
+	session atomic.Uint32 // the sender and the receiver may write it at once
 	verdict verdict
 	lentAt  time.Duration // when it was last lent, at first when it was dialled
 	soundAt time.Duration // when a look, an answer or a loan last showed that it is alive
@@ -54,14 +55,12 @@ const (
 	closing
 )
 
-// session says what a borrower did to the state that the server keeps for the
-// connection. Each loan begins anew.
-type session uint8
-
+// A Conn's session is what its borrower did to the state that the server keeps
+// for the connection. Each loan begins anew.
 const (
-	asNew       session = iota
-	transaction         // WATCH or MULTI, which redigo undoes; after an error nobody knows
-	changed             // differs from that of a new connection, or may
+	asNew       uint32 = iota
+	transaction        // WATCH or MULTI, which redigo undoes; after an error nobody knows
+	changed            // differs from that of a new connection, or may
 )
 
 // verdict says what the borrower found out about the connection.
@@ -129,7 +128,8 @@ func discreet(err error) error {
 	return err
 }
 
-// ping wants an answer, see Answered. A reply on which redigo panics is none.
+// ping sends a PING and returns nil for every reply that Answered accepts. A reply
+// on which redigo panics is an error.
 func (c *Conn) ping(timeout time.Duration) (err error) {
 	if timeout <= 0 {
 		return context.DeadlineExceeded
@@ -214,10 +214,10 @@ func (c *Conn) Err() (err error) {
 	return err
 }
 
-// survive calls what redigo's pool calls when a connection is returned. Where the
-// connection, which may not be ours, panics or ends the goroutine, redigo would
-// lose it. A panic becomes an error. After runtime.Goexit nobody else will return
-// the connection.
+// survive calls f, which redigo's pool needs for the return of a connection. The
+// connection may be the user's: if f panics or calls runtime.Goexit, redigo's pool
+// loses the connection. So a panic becomes an error, and after runtime.Goexit the
+// store takes the connection back here.
 func (c *Conn) survive(f func(), err *error) {
 	ended := false
 	defer func() {
@@ -246,9 +246,9 @@ func (c *Conn) Do(cmd string, args ...any) (any, error) {
 	return reply, c.noteError(err)
 }
 
-// LastUsed returns when a borrower last had the connection, or when it was
-// dialled. The janitor watches that, so it may be up to a quarter of a second
-// late.
+// LastUsed returns when the last borrower returned the connection, or when it was
+// dialled. The time may be up to a quarter of a second late, as the janitor sets
+// it.
 func (c *Conn) LastUsed() time.Time {
 	s := c.store
 	s.mu.Lock()
@@ -263,14 +263,14 @@ func (c *Conn) LastUsed() time.Time {
 // connection is returned, after the commands that undo what the borrower did. So
 // an error among the replies may mean that the server refused to undo it.
 func (c *Conn) drain() (reply any, err error) {
-	if c.session == changed {
+	if c.session.Load() == changed {
 		return nil, nil // it will be closed
 	}
 	c.survive(func() { reply, err = c.Conn.Do("") }, &err)
-	if replies, ok := reply.([]any); ok && c.session == transaction {
+	if replies, ok := reply.([]any); ok && c.session.Load() == transaction {
 		for _, r := range replies {
 			if _, refused := r.(redis.Error); refused {
-				c.session = changed
+				c.session.Store(changed)
 			}
 		}
 	}
@@ -374,19 +374,19 @@ func (c *Conn) noteCommand(cmd string, args []any) {
 	}
 	switch strings.ToUpper(cmd) {
 	case "WATCH", "MULTI":
-		c.session = max(c.session, transaction)
+		c.session.CompareAndSwap(asNew, transaction)
 	case "SELECT":
 		if !c.selectsOwn(args) {
-			c.session = changed
+			c.session.Store(changed)
 		}
 	case "SCRIPT":
 		if len(args) > 0 && strings.EqualFold(fmt.Sprint(args[0]), "DEBUG") {
-			c.session = changed
+			c.session.Store(changed)
 		}
 	case "AUTH", "HELLO", "CLIENT", "MONITOR", "QUIT", "RESET", "READONLY", "READWRITE", "ASKING",
 		"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE",
 		"SYNC", "PSYNC", "REPLCONF", "SHUTDOWN":
-		c.session = changed
+		c.session.Store(changed)
 	}
 }
 
@@ -406,8 +406,8 @@ func (c *Conn) noteError(err error) error {
 	case isBroken(err):
 		c.Fail()
 		return err
-	case c.session == transaction && !errors.Is(err, redis.ErrNil):
-		c.session = changed
+	case c.session.Load() == transaction && !errors.Is(err, redis.ErrNil):
+		c.session.Store(changed)
 	}
 	if c.Condemn(err.Error()) {
 		c.Retire()
@@ -468,8 +468,8 @@ func (c *Conn) shut() {
 	c.end()
 }
 
-// end calls the Close of the connection below, which may not be ours, and must
-// not end the process: nobody who could recover is above.
+// end calls the Close of the connection below. The connection may be the user's,
+// and no caller of end could recover from its panic.
 func (c *Conn) end() {
 	defer func() { _ = recover() }() // the connection is given up anyway
 	c.Conn.Close()

@@ -135,8 +135,8 @@ func (s *Store) probeIsLate(c *Conn, since int64) {
 
 // probe sends a PING, which may take as long as a dial: that is what a
 // connection without an answer costs. Its place among the idle ones stays: only
-// borrowers make it warmer. The connection may not be ours: it may end the
-// goroutine.
+// borrowers make it warmer. The connection may be the user's, and call
+// runtime.Goexit.
 func (s *Store) probe(c *Conn) {
 	timer := time.AfterFunc(s.cfg.DialTimeout, c.Cut) // for those who know no timeouts
 	err := errExited
@@ -156,7 +156,7 @@ func (s *Store) probe(c *Conn) {
 func (s *Store) endProbe(c *Conn) {
 	now := s.now()
 	if c.blind() {
-		c.soundAt = now // else a look is cheap, and tells what came after the answer
+		c.soundAt = now // else the borrower looks, which is cheap and sees what came after the answer
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,9 +176,9 @@ func (s *Store) endProbe(c *Conn) {
 	s.fillLocked() // a suspect that is idle again is no spare connection
 }
 
-// resumeLocked is called when the process was seen to have been suspended. A NAT
-// or a server may have forgotten its connections meanwhile, without a word that
-// a look at the sockets would find.
+// resumeLocked puts all idle connections in doubt after a suspension of the
+// process. A NAT or a server may have forgotten the connections meanwhile, and a
+// look at the sockets does not show that.
 func (s *Store) resumeLocked(now time.Time) {
 	s.pulse.beat(now)
 	s.doubted = s.turn

@@ -123,7 +123,7 @@ func (m *model) acquire() {
 // fault says why c should not have been lent, empty if it should.
 func (m *model) fault(c *Conn) string {
 	switch fake := c.Conn.(*fakeConn); {
-	case c.session == changed || c.verdict == useless:
+	case c.session.Load() == changed || c.verdict == useless:
 		return "was handed back as unfit"
 	case !fake.hidden && !fake.quiet():
 		return "was closed by the server"
@@ -167,7 +167,7 @@ func (m *model) releaseBad() {
 		defer m.checkDropped(c.failed)
 	case 1:
 		m.did("release tainted")
-		c.session = changed
+		c.session.Store(changed)
 	case 2:
 		m.did("release retired")
 		c.Retire()

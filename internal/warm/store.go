@@ -15,10 +15,9 @@
 //     passes its grant on under the lock.
 //  4. Nobody passes a waiter: what comes free goes to the head of the queue and
 //     is idle only where nobody waits, so who finds one idle passes nobody.
-//  5. What may be dead is not idle: an idle connection has proved that it is
-//     alive since the last connection broke and since the process was last
-//     suspended. Connections to a condemned server are the last to be lent, see
-//     suspect.go.
+//  5. Every idle connection has proved that it is alive since the last
+//     connection broke and since the process was last suspended. Connections to a
+//     condemned server are lent last, see suspect.go.
 //
 // Neither a dial nor a read, a write or a close happens under the lock, and
 // no borrower dials.
@@ -83,8 +82,8 @@ type Store struct {
 	idle     []*Conn            // least recently lent first; the last is lent first
 	inUse    int
 	probing  int // counts as idle for the floor: it will be back in a moment
-	overdue  int // of probing: nobody who waits counts on these any more
-	cutting  int // of overdue: given up, for the slot
+	overdue  int // of probing: without an answer within patience; waiters do not count on these
+	cutting  int // of overdue: cut because a dial needs the slot
 	dialing  int
 	closing  int
 	turn     int64 // counts what is handed back, dialled, probed or condemned; starts above zero
@@ -109,7 +108,7 @@ type Store struct {
 type waiter struct {
 	grant   chan grant    // holds one
 	since   time.Duration // when it was queued
-	arrival int64         // its place in the order of those who came
+	arrival int64         // orders the borrowers by their calls of Acquire
 	place   *list.Element // in the queue; nil once it has left
 }
 
@@ -210,9 +209,9 @@ func (s *Store) sound(c *Conn) bool {
 	return true
 }
 
-// swap takes back a connection that is not sound, which the store closes or has
-// answer a PING, and serves the borrower anew, as who came at arrival. A PING
-// without an answer holds nobody up for longer than patience.
+// swap takes back a connection that is not sound, and serves its borrower again in
+// the order of arrival. The store closes the connection or has it answer a PING.
+// A PING without an answer delays the borrower by patience at most.
 func (s *Store) swap(c *Conn, arrival int64) (*Conn, *waiter, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,8 +219,8 @@ func (s *Store) swap(c *Conn, arrival int64) (*Conn, *waiter, error) {
 	return s.takeLocked(arrival)
 }
 
-// takeLocked lends an idle connection or queues a waiter. A borrower whose
-// connection was not sound comes a second time, and goes where it was.
+// takeLocked lends an idle connection or queues a waiter. The queue is in the
+// order of arrival, also for a borrower whose connection was not sound.
 func (s *Store) takeLocked(arrival int64) (*Conn, *waiter, error) {
 	if s.closed {
 		return nil, nil, ErrClosed
@@ -304,8 +303,8 @@ func (s *Store) waitErrorLocked(cause error) error {
 	return err
 }
 
-// put takes a lent connection back from its borrower. A connection that its
-// borrower had through a suspension of the process has proved nothing by that.
+// put takes a lent connection back from its borrower. A connection that was lent
+// before the process was suspended is not proven by its return.
 func (s *Store) put(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -368,7 +367,7 @@ func (s *Store) unfitLocked(c *Conn) *int64 {
 		s.cfg.HealthCheckAfter == 0 && s.unprovenLocked(c),
 		s.suspectLocked(c) && s.replaceableLocked():
 		return &s.stats.Closed.Broken
-	case c.session == changed:
+	case c.session.Load() == changed:
 		return &s.stats.Closed.State
 	case c.expired(c.lentAt):
 		return &s.stats.Closed.Lifetime
@@ -402,7 +401,7 @@ func (s *Store) giveLocked(c *Conn) {
 func (s *Store) lendLocked(c *Conn) {
 	s.inUse++
 	c.phase = lent
-	c.session = asNew
+	c.session.Store(asNew)
 }
 
 func (s *Store) openLocked() int {
@@ -419,7 +418,8 @@ func (s *Store) fillLocked() {
 	}
 	waiters := s.waiters.Len()
 	want := waiters + s.cfg.MinIdle - s.trustedLocked() - s.probing
-	want = max(want, waiters-(s.probing-s.overdue)) - s.dialing // the floor is patient
+	// A waiter does not wait for overdue probes. The floor does, or a slow link would churn.
+	want = max(want, waiters-(s.probing-s.overdue)) - s.dialing
 	limit := maxDials
 	if s.fails > 0 { // one probe at a time, wanted or not: nobody else finds out that Redis is back
 		want, limit = max(want, 1), 1
@@ -459,8 +459,8 @@ func (s *Store) cutOverdueLocked(n int) {
 
 var errExited = errors.New("the dialer ended its goroutine")
 
-// dial is the whole of a dial that was begun at turn. The dialer is not ours:
-// it may panic, or end the goroutine.
+// dial runs a dial that was begun at turn. The dialer may be the user's code, so
+// it may panic or call runtime.Goexit.
 func (s *Store) dial(ctx context.Context, turn int64) {
 	var c *Conn
 	err := errExited
@@ -546,8 +546,8 @@ func (s *Store) failWaitersLocked(err error) {
 }
 
 // discardLocked closes a connection that is counted nowhere else. The slot is
-// free when the socket is gone. The connection may not be ours: its Close may
-// panic, or end the goroutine.
+// free when the socket is gone. The connection may be the user's: its Close may
+// panic or call runtime.Goexit.
 func (s *Store) discardLocked(c *Conn, reason *int64) {
 	*reason++
 	if s.suspectLocked(c) {

@@ -22,7 +22,7 @@ import (
 //     the name has not moved. A write on one of them then condemns the server
 //     again.
 const (
-	condemnEvery = 100 * time.Millisecond // new connections are given as long before they are condemned
+	condemnEvery = 100 * time.Millisecond // so that a new connection serves reads for a moment at least
 	renewEvery   = time.Second / 16       // with the burst at most 20 dials a second
 	renewBurst   = 4
 	paceFor      = time.Second // after the last answer that condemned the server
@@ -34,7 +34,7 @@ type renewal struct {
 	at        time.Duration // when that came
 	suspects  int           // open connections whose dial was begun before; none of these is closing
 	next      time.Duration // when the pace allows the next dial
-	timer     *time.Timer   // fires then; nil: nobody waits for it
+	timer     *time.Timer   // calls fillLocked then; nil if no dial waits
 }
 
 // Condemn takes an error that the server answered on a borrowed connection. It
@@ -52,8 +52,8 @@ func (c *Conn) Condemn(answer string) bool {
 	return !means.Has(resp.Retry) || s.suspectLocked(c) && s.replaceableLocked()
 }
 
-// pass has test judge a borrowed connection, and returns the connection to the
-// store if it fails. The test is not ours: it may panic, or end the goroutine.
+// pass runs test on a borrowed connection, and returns the connection to the
+// store if it fails. The test is the user's: it may panic or call runtime.Goexit.
 func (c *Conn) pass(test func(*Conn) error) (err error) {
 	err = errExited
 	defer func() {
@@ -68,8 +68,9 @@ func (c *Conn) pass(test func(*Conn) error) (err error) {
 	return test(c)
 }
 
-// condemnLocked makes suspects of c and of all connections that are as old,
-// unless they are already or c is too new.
+// condemnLocked makes suspects of c and of all other connections, which are as old
+// or older than the answer. It does nothing if c is a suspect already, or if the
+// last answer that condemned the server is younger than condemnEvery.
 func (s *Store) condemnLocked(c *Conn) {
 	r, now := &s.renewal, s.now()
 	if s.closed || s.suspectLocked(c) || r.condemned != 0 && now-r.at < condemnEvery {
