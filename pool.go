@@ -37,11 +37,12 @@ import (
 // connection for half a second at most. While the pool has no other to lend, it
 // returns the connection within about 20 ms, so that others who wait are served,
 // and it opens no connection that leaves none for others. It never fails for
-// connections that it holds itself. All that can be seen of a *redis.Pool; of
-// any other pool the cache takes it that none is left. A *redis.Pool needs
-// MaxIdle, or each connection that is returned is dialled anew, and a
-// TestOnBorrow, or reads fail for as long as it lends connections that the
-// server has closed.
+// connections that it holds itself, and it asks a pool that refuses at once for
+// 100 ms before it returns [ErrPoolExhausted]. Of a *redis.Pool the cache sees
+// how many connections are left; of any other pool it assumes that none is. A
+// *redis.Pool needs MaxIdle, or each connection that is returned is dialled
+// anew, and a TestOnBorrow, or reads fail for as long as it lends connections
+// that the server has closed.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)
 	Close() error

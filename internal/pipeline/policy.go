@@ -8,12 +8,24 @@ import (
 // When a lane is opened, and when it returns its connection. A pool is shared
 // with others, and so is each of its connections in turn.
 const (
-	quietTicks   = 2   // without a call: a look at the socket is worth it, and who needs the connection more gets it
-	idleTicks    = 100 // a lane without calls ends
-	heldTicks    = 500 // a lane ends, so that the pool's rules reach its connection
-	foreignTicks = 50  // likewise where the connection does not say that its lifetime is over: a second is what it may outlive that
-	briefTicks   = 2   // a lane ends where somebody may wait whom nobody sees: within 50 ms with what is in flight and the next in the pool's queue
-	tightTicks   = 100 // no lane is opened beside another after the pool had no connection to spare, and calls are gathered
+	// A lane had no call for so long: its socket is worth a look before the next
+	// call, and a pool that has no other connection gets this one.
+	quietTicks = 2
+	// A lane had no call for a second: it ends, so that an idle cache holds nothing.
+	idleTicks = 100
+	// A lane ends after five seconds, so that the pool's rules reach its
+	// connection: those that the connection does not report.
+	heldTicks = 500
+	// The connection of a foreign pool reports nothing. It may outlive its lifetime
+	// by a second, so a lane ends after half of one.
+	foreignTicks = 50
+	// A lane ends where somebody may wait whom nobody sees. Others are to be served
+	// within 50 ms: that is this time, twice where a lane was first in the pool's
+	// queue, and the calls that are in flight then.
+	briefTicks = 2
+	// After the pool had no connection to spare, no lane is opened beside another
+	// for a second, and calls are gathered.
+	tightTicks = 100
 
 	// gap is how long a lane leaves a connection to others that nobody can wait
 	// for: those ask again and again, once in a few milliseconds.
@@ -49,6 +61,10 @@ func (p *Pipeline) mayOpenLocked() bool {
 			return false
 		case open:
 			taking++
+		case broken:
+			if !p.cfg.Foreign { // the store hears in a moment that it broke, and then doubts what it would lend
+				return false
+			}
 		}
 	}
 	now := p.clock.Load()
@@ -99,10 +115,15 @@ func (l *lane) dueLocked(now int64) due {
 	return stays
 }
 
-// restLocked ends a lane without calls at once where others may wait for its
-// connection, so that a cache that is not in use holds none.
+// restLocked ends a lane without calls at once where others wait for its
+// connection, or may wait, so that a cache that is not in use holds none. Where
+// nothing can be seen of the pool the lane keeps the connection for a moment, as
+// the pool may have plenty.
 func (l *lane) restLocked() {
-	if l.scarce && l.life.Load() == open && l.load() == 0 && !l.writing && (l.p.cfg.Foreign || l.wire.wanted()) {
+	if !l.scarce || l.life.Load() != open || l.load() > 0 || l.writing {
+		return
+	}
+	if l.p.cfg.Foreign && l.p.cfg.Spare != nil || l.wire.wanted() {
 		l.ageLocked(finishing)
 	}
 }
