@@ -58,10 +58,10 @@ type Policy struct {
 	//
 	// A lease is a key of its own, in the slot of its key: the name of the key
 	// and then five letters, such as in user:1:klnhj:rediscache-lease. No key
-	// that a cache stores is named so, see [Cache]. A process that waits looks at
-	// leases with one MGET every 5 ms at most, whatever the number of its loads
-	// and keys, and looks less often at those that it has waited longer for: the
-	// wait ends within 5 ms, and after a long load within 100 ms.
+	// that a cache stores is named so, see [Cache]. All waits of a
+	// cache share their looks at leases: one MGET every 5 ms at most, and one for
+	// each 512 keys of a load that has ended. Looks at one load become rarer the
+	// longer it takes, from every 5 ms to every 100 ms.
 	//
 	// Leases are ended by scripts, or by WATCH and MULTI where Redis refuses
 	// scripts. Where it refuses both, or the keys of leases, no lease is taken for
