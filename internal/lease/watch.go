@@ -11,8 +11,9 @@ import (
 // How often a process looks at leases that others hold. All loads of a cache that wait share one
 // [Watch], so the bounds are those of a cache, whatever the number of loads and of keys.
 const (
-	// A round looks at what is due, with one command. So there are at most 200 commands a second,
-	// and a lone key is looked at 5 ms after the wait for it began.
+	// A round looks at what is due, with one command. So rounds are at most 200 commands a second,
+	// and a lone key is looked at 5 ms after the wait for it began. What a call looks at by itself, when
+	// its wait begins and when a holder has moved, is on top of that, and at the pace of looks.
 	betweenRounds = 5 * time.Millisecond
 
 	// The wait between two looks at a holder is half of the time that it has been waited for, up to
