@@ -81,3 +81,20 @@ func TestACallerThatEndsGetsTheErrorOfItsContext(t *testing.T) {
 		}
 	})
 }
+
+// The context ends after Redis could not be asked, and before the load begins.
+func TestTheErrorOfALoadMatchesAContextThatEndsMeanwhile(t *testing.T) {
+	s := redistest.Start(t)
+	p := newPool(t, s.URL())
+	s.Kill()
+	ctx, cancel := context.WithCancel(t.Context())
+	c := newCache(t, p, rediscache.WithObserver(rediscache.ObserverFunc(func(context.Context, rediscache.Event) { cancel() })))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{})
+	ends := func(ctx context.Context) error { <-ctx.Done(); return errDatabase }
+	_, err := v.GetOrLoad(ctx, "k", func(ctx context.Context) (int, error) { return 0, ends(ctx) })
+	require.ErrorIs(t, err, context.Canceled)
+
+	ctx, cancel = context.WithCancel(t.Context())
+	_, err = v.GetOrLoadMany(ctx, []string{"k"}, func(ctx context.Context, _ []string) (map[string]int, error) { return nil, ends(ctx) })
+	require.ErrorIs(t, err, context.Canceled)
+}
