@@ -98,9 +98,9 @@ func (e *RefusedError) Error() string { return "rediscache: request refused" }
 // reads any other body must put a new reader into r.Body; one that decodes it
 // must set r.ContentLength to the new length or to -1. Otherwise fewer bytes
 // arrive than Content-Length promises: 400, and a line at level Error. Where the
-// length is unknown (chunked, or HTTP/2 without a Content-Length), an empty body
-// that has a type is refused, as a middleware may have read it; the handler cannot
-// notice that a middleware has read a part of such a body.
+// length is unknown (chunked, or HTTP/2 or HTTP/1.0 without a Content-Length), an
+// empty body that has a type is refused, as a middleware may have read it; the handler
+// cannot notice that a middleware has read a part of such a body.
 //
 // A value that is not UTF-8 appears in JSON as base64 with "encoding":"base64",
 // in what GET returns and in what POST repeats.

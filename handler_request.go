@@ -207,8 +207,8 @@ func (h *handler) bodyLimit(mediaType string) int64 {
 
 // readBody reads the body, and refuses one that is not whole. Once a middleware
 // has read it, reads return io.EOF: fewer bytes arrive than Content-Length
-// promises or, where the length is unknown (chunked, HTTP/2), none. An empty body
-// of unknown length may also be what the client sent. With a type it could replace
+// promises or, where the length is unknown (chunked, HTTP/2, HTTP/1.0 without a
+// Content-Length, of which net/http reads nothing), none. An empty body of unknown length may also be what the client sent. With a type it could replace
 // a value by the empty one, so it is refused: a client that means that sends a
 // Content-Length. Without a type it counts as no body.
 func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType string, limit int64) ([]byte, *problem) {
@@ -228,10 +228,16 @@ func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType str
 		h.failures.log(r, slog.LevelError, bodyLost.code,
 			errors.New("the body is shorter than Content-Length: a middleware has read it before the handler"))
 		return nil, bodyLost
-	case len(body) == 0 && r.ContentLength < 0 && mediaType != "":
+	case len(body) == 0 && !knowsLength(r) && mediaType != "":
 		return nil, bodyLost
 	}
 	return body, nil
+}
+
+// knowsLength reports whether the head of a request says how long its body is. Since HTTP/1.1 a
+// request without a length has no body.
+func knowsLength(r *http.Request) bool {
+	return r.ContentLength > 0 || r.ContentLength == 0 && (r.ProtoAtLeast(1, 1) || r.Header.Get("Content-Length") != "")
 }
 
 func (f *fields) addForm(form url.Values) {

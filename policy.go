@@ -59,9 +59,11 @@ type Policy struct {
 	// A lease is a key of its own, in the slot of its key: the name of the key
 	// and then five letters, such as in user:1:klnhj:rediscache-lease. No key
 	// that a cache stores is named so, see [Cache]. All waits of a
-	// cache share their looks at leases: one MGET every 5 ms at most, and one for
-	// each 512 keys of a load that has ended. Looks at one load become rarer the
-	// longer it takes, from every 5 ms to every 100 ms.
+	// cache share their looks at leases: one MGET every 5 ms at most. Each call has
+	// one more for each 512 of its keys when it begins to wait, and when what it
+	// waits for has ended. Looks at one load become rarer the longer it takes, from
+	// every 5 ms to every 100 ms. A call that cannot look, or finds a lease free and
+	// does not get it, tries again as rarely.
 	//
 	// Leases are ended by scripts, or by WATCH and MULTI where Redis refuses
 	// scripts. Where it refuses both, or the keys of leases, no lease is taken for

@@ -11,8 +11,9 @@ import (
 // How often a process looks at leases that others hold. All loads of a cache that wait share one
 // [Watch], so the bounds are those of a cache, whatever the number of loads and of keys.
 const (
-	// A round looks at what is due, with one command. So there are at most 200 commands a second,
-	// and a lone key is looked at 5 ms after the wait for it began.
+	// A round looks at what is due, with one command. So rounds are at most 200 commands a second,
+	// and a lone key is looked at 5 ms after the wait for it began. What a call looks at by itself, when
+	// its wait begins and when a holder has moved, is on top of that, and at the pace of looks.
 	betweenRounds = 5 * time.Millisecond
 
 	// The wait between two looks at a holder is half of the time that it has been waited for, up to
@@ -94,6 +95,11 @@ func NewWatch(cfg Config) *Watch {
 // Wait waits until the lease of an item is free, or its key holds another value than before, and
 // returns those items. If it cannot look it returns all items, after a pause. It returns none if ctx
 // ends or Done is closed. The wait for these items began at since, maybe in an earlier call.
+//
+// The caller has just failed to get the lease of an item without a Token. If Wait finds that lease free
+// or the value changed, it pauses too before it returns: the item may look so each time although
+// nobody can have the lease, where a proxy asks a replica that is behind or answers with an error, or
+// where the key of the lease holds something else than a string.
 func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (changed []*Item) {
 	var look []*Item
 	for _, it := range items {
@@ -101,7 +107,7 @@ func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (chang
 			look = append(look, it)
 		}
 	}
-	for {
+	for first := true; ; first = false {
 		for part := range slices.Chunk(look, perLook) {
 			seen, err := w.cfg.Look(ctx, part)
 			if err != nil {
@@ -115,6 +121,9 @@ func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (chang
 			}
 		}
 		if len(changed) > 0 {
+			if first {
+				w.pause(ctx, interval(time.Since(since)))
+			}
 			return changed
 		}
 		if look = w.park(ctx, since, items); len(look) == 0 {
@@ -197,8 +206,17 @@ func (w *Watch) leaveLocked(p *party, token string) {
 	}
 }
 
-// rounds looks while somebody waits. It is the goroutine of the watch.
+// rounds looks while somebody waits. It is the goroutine of the watch. Another one takes over if Look
+// ends it, which the code of a pool can do by runtime.Goexit.
 func (w *Watch) rounds(ctx context.Context) {
+	done := false
+	defer func() {
+		if !done {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.looking = w.cfg.Go(w.rounds)
+		}
+	}()
 	t := time.NewTicker(betweenRounds)
 	defer t.Stop()
 	for {
@@ -207,7 +225,7 @@ func (w *Watch) rounds(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		due, ok := w.due(ctx, time.Now())
-		if !ok {
+		if done = !ok; done {
 			return
 		}
 		if len(due) == 0 {
