@@ -240,7 +240,10 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 		}
 		return nil
 	})
-	if err = cmp.Or(err, neither); err != nil {
+	if err == nil { // else the talk may still write to neither
+		err = neither
+	}
+	if err != nil {
 		return false, err
 	}
 	for i, t := range all {

@@ -77,11 +77,13 @@ type redigoWire struct {
 	until   time.Time     // if not zero, no reply is waited for longer
 	scratch []any
 	size    int          // of what was put since the last flush
+	taken   int          // how much of that the server can have received
 	got     atomic.Int64 // replies
 }
 
 func (w *redigoWire) put(c *Call) error {
 	w.size += len(c.req)
+	w.taken = w.size - 1 // the last bytes stay in the buffer
 	for at := 0; at < len(c.req); {
 		var name string
 		name, w.scratch, at = c.split(at, w.scratch[:0])
@@ -99,10 +101,12 @@ func (w *redigoWire) put(c *Call) error {
 func (w *redigoWire) waits() bool { return true }
 
 func (w *redigoWire) flush() (whole bool, err error) {
+	w.taken = w.size // unless Flush returns
 	if panicked := foreign(func() { err = w.conn.Flush() }); panicked != nil {
 		return false, panicked
 	}
 	if err != nil {
+		w.taken = w.size - 1 // a socket whose write failed has not taken the last byte
 		return false, err
 	}
 	w.size = 0
@@ -110,9 +114,7 @@ func (w *redigoWire) flush() (whole bool, err error) {
 }
 
 func (w *redigoWire) flushRest() error { return nil }
-
-// written knows that a socket whose write failed has not taken the last byte.
-func (w *redigoWire) written() int { return w.size - 1 }
+func (w *redigoWire) written() int     { return w.taken }
 
 func (w *redigoWire) receive() (resp.Reply, error) {
 	defer w.got.Add(1)
@@ -150,7 +152,11 @@ func (w *redigoWire) extra() bool { return false }
 
 func (w *redigoWire) quiet() bool {
 	l, ours := w.conn.(*warm.Conn)
-	return w.conn.Err() == nil && (!ours || !l.Dead())
+	err := errExited
+	if panicked := foreign(func() { err = w.conn.Err() }); panicked != nil {
+		return false
+	}
+	return err == nil && (!ours || !l.Dead())
 }
 
 func (w *redigoWire) progress() int64 { return w.got.Load() }

@@ -193,7 +193,7 @@ func (c *Conn) Wanted() bool {
 	if first := s.waiters.Front(); first != nil && (s.dialing == 0 || s.now()-first.Value.(*waiter).since > patience) {
 		return true
 	}
-	return s.closed || s.suspectLocked(c) && s.replaceableLocked()
+	return s.closed || s.suspectLocked(c) && s.replaceableLocked(0)
 }
 
 // Close hands the connection back to the store.
