@@ -72,18 +72,17 @@ func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
 // connections have. They may wait, for as long as the connection's own
 // timeouts let them.
 type redigoWire struct {
-	conn    redis.Conn
-	timeout time.Duration // of a reply; 0: the connection's own
-	until   time.Time     // if not zero, no reply is waited for longer
-	scratch []any
-	size    int          // of what was put since the last flush
-	taken   int          // how much of that the server can have received
-	got     atomic.Int64 // replies
+	conn     redis.Conn
+	timeout  time.Duration // of a reply; 0: the connection's own
+	until    time.Time     // if not zero, no reply is waited for longer
+	scratch  []any
+	size     int          // of what was put since the last flush
+	flushing bool         // Flush has not returned; where it panicked, it may have written all
+	got      atomic.Int64 // replies
 }
 
 func (w *redigoWire) put(c *Call) error {
 	w.size += len(c.req)
-	w.taken = w.size - 1 // the last bytes stay in the buffer
 	for at := 0; at < len(c.req); {
 		var name string
 		name, w.scratch, at = c.split(at, w.scratch[:0])
@@ -101,12 +100,12 @@ func (w *redigoWire) put(c *Call) error {
 func (w *redigoWire) waits() bool { return true }
 
 func (w *redigoWire) flush() (whole bool, err error) {
-	w.taken = w.size // unless Flush returns
+	w.flushing = true
 	if panicked := foreign(func() { err = w.conn.Flush() }); panicked != nil {
 		return false, panicked
 	}
+	w.flushing = false
 	if err != nil {
-		w.taken = w.size - 1 // a socket whose write failed has not taken the last byte
 		return false, err
 	}
 	w.size = 0
@@ -114,7 +113,14 @@ func (w *redigoWire) flush() (whole bool, err error) {
 }
 
 func (w *redigoWire) flushRest() error { return nil }
-func (w *redigoWire) written() int     { return w.taken }
+
+// written knows that a socket whose write failed has not taken the last byte.
+func (w *redigoWire) written() int {
+	if w.flushing {
+		return w.size
+	}
+	return w.size - 1
+}
 
 func (w *redigoWire) receive() (resp.Reply, error) {
 	defer w.got.Add(1)
