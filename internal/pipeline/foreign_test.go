@@ -16,6 +16,7 @@ import (
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/redistest"
 	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/warm"
 )
 
 // hooked is a connection of another maker, whose code runs before or after that of redigo.
@@ -24,6 +25,15 @@ type hooked struct {
 	send    func(args []any) // before
 	flushed func()           // after
 	err     func()           // before
+	closed  func()           // after
+}
+
+func (c *hooked) Close() error {
+	err := c.Conn.Close()
+	if c.closed != nil {
+		c.closed()
+	}
+	return err
 }
 
 func (c *hooked) Send(name string, args ...any) error {
@@ -230,4 +240,38 @@ func TestAReplyThatNobodyAskedForEndsATalk(t *testing.T) {
 	reply, err := get(t.Context(), p, "b")
 	require.NoError(t, err)
 	require.Equal(t, "b", string(reply.Bytes))
+}
+
+// The clock cuts a connection on which nothing comes. Calls have a timeout after that, too.
+func TestAConnectionThatEndsTheGoroutineOfItsCloseStopsNoClock(t *testing.T) {
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		if c.Name() == "GET" {
+			return nil, false
+		}
+		return redistest.Default(c), false
+	})
+	store := warm.New(warm.Config{MaxActive: 10, DialTimeout: time.Second, ReadTimeout: time.Minute,
+		Dial: func(context.Context) (warm.Dialed, error) {
+			c, err := redis.Dial("tcp", s.Addr)
+			return warm.Dialed{Conn: &hooked{Conn: c, closed: runtime.Goexit}}, err
+		}})
+	t.Cleanup(store.Close)
+	p := pipeline.New(pipeline.Config{
+		Lease: func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) },
+		Lanes: 1, Timeout: 300 * time.Millisecond, ReadTimeout: 100 * time.Millisecond,
+	})
+	t.Cleanup(p.Close)
+	for range 2 {
+		over := make(chan error, 1)
+		go func() {
+			_, err := get(t.Context(), p, "k")
+			over <- err
+		}()
+		select {
+		case err := <-over:
+			require.Error(t, err)
+		case <-time.After(10 * time.Second):
+			t.Fatal("the call has no end")
+		}
+	}
 }

@@ -172,10 +172,11 @@ func (w *redigoWire) wanted() bool {
 	return ok && l.Wanted()
 }
 
-// cut can only wait for redigo's own timeouts where the pool hides the socket.
+// cut can only wait for redigo's own timeouts where the pool hides the socket. The Close of a
+// connection of another maker may take its time, or end the goroutine, and that is the clock's.
 func (w *redigoWire) cut() {
 	if l, ok := w.conn.(*warm.Conn); ok {
-		l.Cut()
+		go l.Cut()
 	}
 }
 
