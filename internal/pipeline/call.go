@@ -117,13 +117,7 @@ func (c *Call) identity() []byte {
 	return c.req
 }
 
-// args splits the command again, for redigo.
-func (c *Call) args(into []any) []any {
-	_, args, _ := c.split(0, into)
-	return args
-}
-
-// split returns the command that begins at some place of the request, and where the next one begins.
+// split returns, for redigo, the command that begins at some place of the request, and where the next one begins.
 // Strings are copied, the value is part of the call.
 func (c *Call) split(at int, into []any) (name string, args []any, next int) {
 	n, at := length(c.req, at)

@@ -250,11 +250,13 @@ func TestAConnectionThatEndsTheGoroutineOfItsCloseStopsNoClock(t *testing.T) {
 		}
 		return redistest.Default(c), false
 	})
-	store := warm.New(warm.Config{MaxActive: 10, DialTimeout: time.Second, ReadTimeout: time.Minute,
+	store := warm.New(warm.Config{
+		MaxActive: 10, DialTimeout: time.Second, ReadTimeout: time.Minute,
 		Dial: func(context.Context) (warm.Dialed, error) {
 			c, err := redis.Dial("tcp", s.Addr)
 			return warm.Dialed{Conn: &hooked{Conn: c, closed: runtime.Goexit}}, err
-		}})
+		},
+	})
 	t.Cleanup(store.Close)
 	p := pipeline.New(pipeline.Config{
 		Lease: func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) },
