@@ -257,3 +257,19 @@ func TestASenderAndAReceiverMayShareABorrowedConnection(t *testing.T) {
 	require.EqualValues(t, 1, p.Stats().Closed.State, "an error while a key was watched")
 	requireSimultaneous(t, p, 1)
 }
+
+// Do("") sends what is buffered and returns the replies, whatever the borrower did before.
+func TestABorrowerGetsTheRepliesToAllThatItSent(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(1, 1)...)
+	requireReady(t, p)
+	for _, cmd := range [][]any{{"SELECT", 1}, {"CLIENT", "SETNAME", "other"}, {"MULTI"}} {
+		conn := borrowOne(t, p)
+		require.NoError(t, conn.Send(cmd[0].(string), cmd[1:]...))
+		require.NoError(t, conn.Send("SET", "k", "v"))
+		replies, err := redis.Values(conn.Do(""))
+		require.NoError(t, err, cmd)
+		require.Len(t, replies, 2, cmd)
+		giveBack(t, conn)
+	}
+}

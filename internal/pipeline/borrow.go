@@ -20,7 +20,8 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 	return reply[0], err[0]
 }
 
-// borrowAll sends calls together on a connection of their own.
+// borrowAll sends calls together on a connection of their own. The slice of calls is its own from here
+// on: the exchange goes on if the caller has left.
 func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	now := time.Now()
 	for _, c := range calls {

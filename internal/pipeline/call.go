@@ -13,8 +13,9 @@ import (
 //
 // Its state word holds a generation and one of the states below. Whoever moves
 // it on by compare-and-swap owns what follows, so a call has one outcome: the
-// lane's, by queued -> claimed -> ended, or its caller's or the clock's, by
-// queued -> unlinked or claimed -> abandoned. A call that was left so is never
+// lane's, by queued -> claimed -> ending -> ended, or its caller's or the clock's,
+// by queued -> unlinked or claimed -> abandoned. Of the lane both the reader and
+// the clock may end a call: the reader with its reply, the clock after a suspension. A call that was left so is never
 // used again. The generation lets the clock look at one that may have been
 // answered and used anew meanwhile.
 type Call struct {
@@ -43,6 +44,7 @@ const (
 	ended            // reply and err are set
 	unlinked         // left while queued: never sent
 	abandoned        // left while claimed: its reply is read and dropped
+	ending           // reply and err are being set
 )
 
 var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
@@ -115,13 +117,7 @@ func (c *Call) identity() []byte {
 	return c.req
 }
 
-// args splits the command again, for redigo.
-func (c *Call) args(into []any) []any {
-	_, args, _ := c.split(0, into)
-	return args
-}
-
-// split returns the command that begins at some place of the request, and where the next one begins.
+// split returns, for redigo, the command that begins at some place of the request, and where the next one begins.
 // Strings are copied, the value is part of the call.
 func (c *Call) split(at int, into []any) (name string, args []any, next int) {
 	n, at := length(c.req, at)
@@ -229,15 +225,13 @@ func (e entry) move(from, to uint64) bool {
 
 // end gives a call its outcome, unless it was left.
 func (e entry) end(from uint64, reply resp.Reply, err error) {
-	c := e.call
-	if c.state.Load() != e.gen<<3|from {
+	if !e.move(from, ending) {
 		return
 	}
-	// Only a leaver can come between, and one that leaves reads neither.
+	c := e.call
 	c.reply, c.err = reply, err
-	if e.move(from, ended) {
-		c.done <- struct{}{}
-	}
+	c.state.Store(e.gen<<3 | ended)
+	c.done <- struct{}{}
 }
 
 // expire leaves a call in its caller's stead.

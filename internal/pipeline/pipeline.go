@@ -176,7 +176,7 @@ func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply,
 		return
 	}
 	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustPart) {
-		if p.borrowAll(ctx, calls, replies, errs); !p.turnedAway(errs[0]) {
+		if p.borrowAll(ctx, slices.Clone(calls), replies, errs); !p.turnedAway(errs[0]) {
 			return
 		}
 	}
@@ -211,9 +211,10 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 }
 
 // turnedAway reports that a pool which makes nobody wait has no connection to spare. A call can
-// then share one.
+// then share one, if it has time left.
 func (p *Pipeline) turnedAway(err error) bool {
-	return p.cfg.Lanes > 0 && errors.Is(err, redis.ErrPoolExhausted)
+	return p.cfg.Lanes > 0 && errors.Is(err, redis.ErrPoolExhausted) &&
+		!TooLate(err) && !errors.Is(err, context.Canceled)
 }
 
 // heldUp reports that a large reply is arriving in every lane that there may be.
@@ -381,8 +382,10 @@ func (p *Pipeline) open() (opened bool, err error) {
 	return true, nil
 }
 
+// tickLocked starts the clock, if it is to run. Once the pipeline is closed Close
+// may be waiting for wg, or have returned.
 func (p *Pipeline) tickLocked() {
-	if !p.ticking {
+	if !p.ticking && !p.closed {
 		p.ticking = true
 		now := time.Now()
 		p.beat.Store(&now)

@@ -50,17 +50,20 @@ func (p *Pipeline) await(ctx context.Context, calls []*Call) (seat, error) {
 }
 
 // arrive gives the calls of a waiter that was woken to a lane. If another had
-// the room the waiter is the first in the queue again.
-func (p *Pipeline) arrive(w *waiter, calls []*Call) (seat, error) {
-	s, err := p.offer(calls)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.coming -= w.calls
-	if s.lane == nil && err == nil {
-		w.place = p.queue.PushFront(w)
-	}
-	p.wakeLocked() // what it did not take, or what it was thought to take
-	return s, err
+// the room the waiter is the first in the queue again. A lane looks at its
+// connection, whose code may end the goroutine.
+func (p *Pipeline) arrive(w *waiter, calls []*Call) (s seat, err error) {
+	err = errExited
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.coming -= w.calls
+		if s.lane == nil && err == nil {
+			w.place = p.queue.PushFront(w)
+		}
+		p.wakeLocked() // what it did not take, or what it was thought to take
+	}()
+	return p.offer(calls)
 }
 
 // leave takes a waiter out. If it was woken its room is the next one's.

@@ -72,12 +72,13 @@ func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
 // connections have. They may wait, for as long as the connection's own
 // timeouts let them.
 type redigoWire struct {
-	conn    redis.Conn
-	timeout time.Duration // of a reply; 0: the connection's own
-	until   time.Time     // if not zero, no reply is waited for longer
-	scratch []any
-	size    int          // of what was put since the last flush
-	got     atomic.Int64 // replies
+	conn     redis.Conn
+	timeout  time.Duration // of a reply; 0: the connection's own
+	until    time.Time     // if not zero, no reply is waited for longer
+	scratch  []any
+	size     int          // of what was put since the last flush
+	flushing bool         // Flush has not returned; where it panicked, it may have written all
+	got      atomic.Int64 // replies
 }
 
 func (w *redigoWire) put(c *Call) error {
@@ -99,9 +100,11 @@ func (w *redigoWire) put(c *Call) error {
 func (w *redigoWire) waits() bool { return true }
 
 func (w *redigoWire) flush() (whole bool, err error) {
+	w.flushing = true
 	if panicked := foreign(func() { err = w.conn.Flush() }); panicked != nil {
 		return false, panicked
 	}
+	w.flushing = false
 	if err != nil {
 		return false, err
 	}
@@ -112,7 +115,12 @@ func (w *redigoWire) flush() (whole bool, err error) {
 func (w *redigoWire) flushRest() error { return nil }
 
 // written knows that a socket whose write failed has not taken the last byte.
-func (w *redigoWire) written() int { return w.size - 1 }
+func (w *redigoWire) written() int {
+	if w.flushing {
+		return w.size
+	}
+	return w.size - 1
+}
 
 func (w *redigoWire) receive() (resp.Reply, error) {
 	defer w.got.Add(1)
@@ -150,7 +158,11 @@ func (w *redigoWire) extra() bool { return false }
 
 func (w *redigoWire) quiet() bool {
 	l, ours := w.conn.(*warm.Conn)
-	return w.conn.Err() == nil && (!ours || !l.Dead())
+	err := errExited
+	if panicked := foreign(func() { err = w.conn.Err() }); panicked != nil {
+		return false
+	}
+	return err == nil && (!ours || !l.Dead())
 }
 
 func (w *redigoWire) progress() int64 { return w.got.Load() }
@@ -160,10 +172,11 @@ func (w *redigoWire) wanted() bool {
 	return ok && l.Wanted()
 }
 
-// cut can only wait for redigo's own timeouts where the pool hides the socket.
+// cut can only wait for redigo's own timeouts where the pool hides the socket. The Close of a
+// connection of another maker may take its time, or end the goroutine, and that is the clock's.
 func (w *redigoWire) cut() {
 	if l, ok := w.conn.(*warm.Conn); ok {
-		l.Cut()
+		go l.Cut()
 	}
 }
 

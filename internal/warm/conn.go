@@ -61,6 +61,7 @@ const (
 	asNew       uint32 = iota
 	transaction        // WATCH or MULTI, which redigo undoes; after an error nobody knows
 	changed            // differs from that of a new connection, or may
+	unpaired           // likewise, and a command may have no reply, or several
 )
 
 // verdict says what the borrower found out about the connection.
@@ -193,7 +194,7 @@ func (c *Conn) Wanted() bool {
 	if first := s.waiters.Front(); first != nil && (s.dialing == 0 || s.now()-first.Value.(*waiter).since > patience) {
 		return true
 	}
-	return s.closed || s.suspectLocked(c) && s.replaceableLocked()
+	return s.closed || s.suspectLocked(c) && s.replaceableLocked(0)
 }
 
 // Close hands the connection back to the store.
@@ -259,18 +260,18 @@ func (c *Conn) LastUsed() time.Time {
 	return s.base.Add(c.idleSince)
 }
 
-// drain reads the replies that nobody has read. redigo's pool does so when a
-// connection is returned, after the commands that undo what the borrower did. So
+// drain sends what is buffered and reads the replies that nobody has read. A
+// borrower may ask for that, and redigo's pool does when a connection is returned, after the commands that undo what the borrower did. So
 // an error among the replies may mean that the server refused to undo it.
 func (c *Conn) drain() (reply any, err error) {
-	if c.session.Load() == changed {
-		return nil, nil // it will be closed
+	if c.session.Load() == unpaired {
+		return nil, nil // it will be closed, and what is waited for here may never come
 	}
 	c.survive(func() { reply, err = c.Conn.Do("") }, &err)
 	if replies, ok := reply.([]any); ok && c.session.Load() == transaction {
 		for _, r := range replies {
 			if _, refused := r.(redis.Error); refused {
-				c.session.Store(changed)
+				c.raise(changed)
 			}
 		}
 	}
@@ -377,16 +378,33 @@ func (c *Conn) noteCommand(cmd string, args []any) {
 		c.session.CompareAndSwap(asNew, transaction)
 	case "SELECT":
 		if !c.selectsOwn(args) {
-			c.session.Store(changed)
+			c.raise(changed)
 		}
 	case "SCRIPT":
-		if len(args) > 0 && strings.EqualFold(fmt.Sprint(args[0]), "DEBUG") {
-			c.session.Store(changed)
+		if isFirst(args, "DEBUG") {
+			c.raise(changed)
 		}
-	case "AUTH", "HELLO", "CLIENT", "MONITOR", "QUIT", "RESET", "READONLY", "READWRITE", "ASKING",
-		"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE",
-		"SYNC", "PSYNC", "REPLCONF", "SHUTDOWN":
-		c.session.Store(changed)
+	case "CLIENT":
+		if isFirst(args, "REPLY") {
+			c.raise(unpaired)
+		}
+		c.raise(changed)
+	case "AUTH", "HELLO", "RESET", "READONLY", "READWRITE", "ASKING", "REPLCONF":
+		c.raise(changed)
+	case "MONITOR", "QUIT", "SHUTDOWN", "SYNC", "PSYNC",
+		"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE":
+		c.raise(unpaired)
+	}
+}
+
+func isFirst(args []any, word string) bool {
+	return len(args) > 0 && strings.EqualFold(fmt.Sprint(args[0]), word)
+}
+
+// raise moves the session on, never back.
+func (c *Conn) raise(to uint32) {
+	for was := c.session.Load(); was < to && !c.session.CompareAndSwap(was, to); {
+		was = c.session.Load()
 	}
 }
 
@@ -407,7 +425,7 @@ func (c *Conn) noteError(err error) error {
 		c.Fail()
 		return err
 	case c.session.Load() == transaction && !errors.Is(err, redis.ErrNil):
-		c.session.Store(changed)
+		c.raise(changed)
 	}
 	if c.Condemn(err.Error()) {
 		c.Retire()

@@ -49,7 +49,7 @@ func (c *Conn) Condemn(answer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.condemnLocked(c)
-	return !means.Has(resp.Retry) || s.suspectLocked(c) && s.replaceableLocked()
+	return !means.Has(resp.Retry) || s.suspectLocked(c) && s.replaceableLocked(0)
 }
 
 // pass runs test on a borrowed connection, and returns the connection to the
@@ -116,15 +116,16 @@ func (s *Store) trustedLocked() int {
 }
 
 // replaceableLocked reports that a borrowed suspect should be closed: a newer
-// connection is idle, or there is no slot for the dial of one.
-func (s *Store) replaceableLocked() bool {
-	return s.trustedLocked() > 0 || len(s.idle) == 0 && s.fullLocked()
+// connection is idle, or there is no slot for the dial of one. One that is just
+// being returned is counted by uncounted, and by nothing else.
+func (s *Store) replaceableLocked(uncounted int) bool {
+	return s.trustedLocked() > 0 || len(s.idle) == 0 && s.fullLocked(uncounted)
 }
 
 // fullLocked reports that only the end of a suspect makes room for a dial that
 // may begin now.
-func (s *Store) fullLocked() bool {
-	return s.openLocked() >= s.cfg.MaxActive && s.dialing == 0 && s.closing == 0 &&
+func (s *Store) fullLocked(uncounted int) bool {
+	return s.openLocked()+uncounted >= s.cfg.MaxActive && s.dialing == 0 && s.closing == 0 &&
 		!s.backingOff && s.renewal.next <= s.now()
 }
 
@@ -137,7 +138,7 @@ func (s *Store) renewLocked(want int) int {
 	if want <= 0 || len(s.idle) == 0 || !s.suspectLocked(s.idle[0]) {
 		return want
 	}
-	if s.fullLocked() {
+	if s.fullLocked(0) {
 		s.discardLocked(s.takeIdleLocked(0), &s.stats.Closed.Broken)
 	} else if wait := s.renewal.next - s.now(); wait > 0 {
 		s.fillAfterLocked(wait)
