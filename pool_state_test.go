@@ -142,8 +142,9 @@ func TestNoReplyReachesAnothersCommandWhateverTheACL(t *testing.T) {
 			_, _ = redis.DoContext(c, context.Background(), "EXEC")
 			return nil
 		}},
-		{"-get", func(c redis.Conn) error { return do(c, "UNSUBSCRIBE", "a", "b", "c") }}, // three replies
-		{"-get", func(c redis.Conn) error { return do(c, "PUNSUBSCRIBE", "a", "b", "c") }},
+		// Three replies each, or from Valkey 8.0 an error.
+		{"-get", func(c redis.Conn) error { _ = do(c, "UNSUBSCRIBE", "a", "b", "c"); return nil }},
+		{"-get", func(c redis.Conn) error { _ = do(c, "PUNSUBSCRIBE", "a", "b", "c"); return nil }},
 	} {
 		t.Run(of.denied, func(t *testing.T) {
 			s := poolServer(t, "--user", "limited", "on", ">pw", "~*", "&*", "+@all", of.denied)
