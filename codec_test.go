@@ -55,9 +55,9 @@ func (d *digits) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// TestTheJSONCodecTakesOnlyWhatItCouldHaveWritten: what another program stored
+// TestTheJSONCodecAcceptsOnlyWhatItCouldHaveWritten: what another program stored
 // is a miss, not a zero value.
-func TestTheJSONCodecTakesOnlyWhatItCouldHaveWritten(t *testing.T) {
+func TestTheJSONCodecAcceptsOnlyWhatItCouldHaveWritten(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		c := newCache(t, newPool(t, s.URL()))
 		const null, spaced = "null", " null\n"

@@ -47,7 +47,7 @@ func TestALoadInTheBackgroundHasTheValuesOfItsRequest(t *testing.T) {
 }
 
 // As errgroup-like packages do: the cause says why, and matches another error than the context's.
-func TestACallerThatEndsGetsTheErrorOfItsContext(t *testing.T) {
+func TestACancelledCallerGetsTheErrorOfItsContext(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {TTL: time.Hour, Stale: time.Hour, Lease: time.Hour, Hard: time.Hour}} {

@@ -21,7 +21,7 @@ import (
 
 // Another process has the lease of b. The value of a is loaded, and is there for its callers
 // and for a caller that gives up waiting for b, in whichever order that caller asked for them.
-func TestNoKeyWaitsForAnothersLease(t *testing.T) {
+func TestNoKeyWaitsForTheLeaseOfAnotherKey(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		for _, keys := range [][]string{{"a", "b"}, {"b", "a"}} {
@@ -60,8 +60,8 @@ func TestNoKeyWaitsForAnothersLease(t *testing.T) {
 	})
 }
 
-// As TestNoKeyWaitsForAnothersLease, but another caller of this process loads b.
-func TestACallerThatEndsHasTheValuesThatCouldBeHad(t *testing.T) {
+// As TestNoKeyWaitsForTheLeaseOfAnotherKey, but another caller of this process loads b.
+func TestACancelledCallerGetsTheValuesThatAreReady(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {Lease: time.Hour}} {

@@ -271,7 +271,7 @@ func TestAForeignPoolThatReturnsNothingIsAnError(t *testing.T) {
 	}
 }
 
-func TestRedigosPoolThatWasClosedIsClosed(t *testing.T) {
+func TestAClosedRedigoPoolIsErrClosed(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.StartMini(t)
 	for _, waits := range []bool{true, false} {
@@ -288,7 +288,7 @@ func TestRedigosPoolThatWasClosedIsClosed(t *testing.T) {
 }
 
 // redigo's pool panics in whoever waits for a connection as both happen.
-func TestRedigosPoolIsClosedBeforeItsCacheWhileACallWaits(t *testing.T) {
+func TestARedigoPoolMayBeClosedWhileACallWaits(t *testing.T) {
 	s := redistest.StartMini(t)
 	for _, lanes := range []int{1, 0} {
 		redistest.NoLeaks(t)
@@ -393,7 +393,7 @@ func TestALaneThatIsAlwaysBusyKeepsTheLifetimeOfItsConnection(t *testing.T) {
 	})
 }
 
-func TestCachesThatAreNotInUseHoldNothing(t *testing.T) {
+func TestIdleCachesHoldNoConnection(t *testing.T) {
 	s := redistest.Start(t)
 	const size, callers, perTick = 5, 40, 100 // a connection that is returned by the clock alone serves so many a second
 	for name, pool := range map[string]rediscache.Pool{

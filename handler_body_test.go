@@ -120,7 +120,7 @@ func postTo(t *testing.T, server *httptest.Server, middleware, mediaType, body s
 	return resp.StatusCode
 }
 
-func TestABodyThatAMiddlewareHasReadIsSaidToTheOperator(t *testing.T) {
+func TestABodyThatAMiddlewareHasReadIsLogged(t *testing.T) {
 	var logged bytes.Buffer
 	h := rediscache.NewHandler(newFakeStore(), rediscache.WithLogger(debugLogger(&logged)))
 	r := httptest.NewRequest("POST", "/cache/k", strings.NewReader("hello world"))

@@ -135,7 +135,7 @@ func (c *countingHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-func TestNoFailureOfManyAtOnceIsLostFromTheCount(t *testing.T) {
+func TestConcurrentFailuresAreAllCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		counted := &countingHandler{Handler: slog.NewTextHandler(io.Discard, nil)}
 		h := rediscache.NewHandler(&fakeStore{err: rediscache.ErrUnavailable}, rediscache.WithLogger(slog.New(counted)))

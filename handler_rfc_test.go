@@ -41,7 +41,7 @@ func TestStripPrefixMayEndWithASlash(t *testing.T) {
 	}
 }
 
-func TestABodyIsTakenInEverySpellingOfItsType(t *testing.T) {
+func TestABodyIsAcceptedInEverySpellingOfItsType(t *testing.T) {
 	const form, raw, text, jsn = "application/x-www-form-urlencoded", "application/octet-stream", "text/plain", "application/json"
 	const bom = "\ufeff"
 	for _, c := range []struct {
@@ -194,7 +194,7 @@ func TestConditionsOfAReadAreThoseOfRFC9110(t *testing.T) {
 
 // A condition does not count where the request fails without it (RFC 9110,
 // 13.2.1), as far as that can be known before the body is read.
-func TestConditionsOfAWriteDoNotHideWhatElseIsWrong(t *testing.T) {
+func TestConditionsOfAWriteDoNotHideOtherErrors(t *testing.T) {
 	const jsn = "application/json"
 	for _, c := range []struct {
 		name, method, target string

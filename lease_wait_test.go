@@ -133,7 +133,7 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 }
 
 // The key holds a value while it is waited for, which is no news.
-func TestWaitingWhileAKeyHoldsSomethingIsCheap(t *testing.T) {
+func TestWaitingWhileAKeyHasAnOldValueIsCheap(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	v, _ := process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Soft: time.Minute, Lease: time.Hour})
@@ -195,7 +195,7 @@ func TestTheWaitForOneLeaseIsShort(t *testing.T) {
 }
 
 // A process that dies leaves leases, of which one ends before the others.
-func TestAWaiterForManyLeasesLoadsWhatComesFree(t *testing.T) {
+func TestAWaiterForManyLeasesLoadsTheKeysOfFreeLeases(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
@@ -245,7 +245,7 @@ func TestAWaiterWhoseRedisGoesAwayLoadsItself(t *testing.T) {
 }
 
 // A user may not MGET: the wait does without.
-func TestAWaiterThatMayNotLookTriesToGetTheLease(t *testing.T) {
+func TestAWaiterThatMayNotReadLeasesTriesToTakeThem(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-mget")
@@ -268,7 +268,7 @@ func TestAWaiterThatMayNotLookTriesToGetTheLease(t *testing.T) {
 	<-done
 }
 
-func TestCloseEndsTheWaitForAnothersLease(t *testing.T) {
+func TestCloseEndsTheWaitForALease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, c := process(t, s, rediscache.Policy{Lease: time.Hour, TTL: time.Hour, Stale: time.Hour, Soft: time.Hour - time.Minute})

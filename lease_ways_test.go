@@ -138,7 +138,7 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 	})
 }
 
-func TestNobodyWaitsForALeaseThatCannotWork(t *testing.T) {
+func TestNoCallerWaitsForALeaseThatCannotWork(t *testing.T) {
 	eachWayOfLeases(t, func(t *testing.T, s *redistest.Server, url, way string, _ []string) {
 		if way != "none" {
 			t.Skip("it works")
@@ -156,7 +156,7 @@ func TestNobodyWaitsForALeaseThatCannotWork(t *testing.T) {
 }
 
 // The ways to end a lease are to be the same in what they refuse.
-func TestAFillByTransactionIsRefusedAfterWhatCameBetween(t *testing.T) {
+func TestAFillByTransactionIsRefusedAfterAChange(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
 	url := "redis://app:" + secret + "@" + s.Addr
@@ -268,7 +268,7 @@ func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 }
 
 // What Redis refused is asked for again when some time has passed, as an ACL may change.
-func TestWhatRedisRefusesIsAskedForAgain(t *testing.T) {
+func TestARefusedWayIsRetriedLater(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting", "-@transaction")
 	var heard errorsOf
@@ -303,7 +303,7 @@ func TestWhatRedisRefusesIsAskedForAgain(t *testing.T) {
 }
 
 // A way that works does not put off the next try of one that was refused before.
-func TestScriptsAreTriedAgainWhileTransactionsWork(t *testing.T) {
+func TestScriptsAreRetriedWhileTransactionsWork(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
 	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))

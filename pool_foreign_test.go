@@ -19,7 +19,7 @@ import (
 )
 
 // Any answer to a PING will do, and the client name is cosmetic: a proxy or an ACL may refuse both.
-func TestAnAnswerIsAnAnswer(t *testing.T) {
+func TestAnyReplyToAPINGIsAccepted(t *testing.T) {
 	for name, refusal := range map[string]string{
 		"unknown": "ERR unknown command 'PING', with args beginning with:", "proxy": "unsupported command",
 		"denied":    "NOPERM this user has no permissions to run the 'ping' command",
@@ -260,7 +260,7 @@ func TestABusyConnectionWhoseSocketIsHiddenCostsNoPING(t *testing.T) {
 	require.Less(t, script.Count("PING"), 100)
 }
 
-func TestAnExhaustedPoolIsExhaustedForRedigoToo(t *testing.T) {
+func TestErrPoolExhaustedMatchesThatOfRedigo(t *testing.T) {
 	s := poolServer(t)
 	p := startPool(t, s, sizes(1, 1)...)
 	conn := borrowOne(t, p)

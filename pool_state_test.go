@@ -114,7 +114,7 @@ func TestAnOrdinaryCommandCostsNoConnection(t *testing.T) {
 
 // The server refuses a command with which redigo would undo what a borrower did. The next borrower, and
 // the caches on the pool, get their own replies all the same.
-func TestNoReplyReachesAnothersCommandWhateverTheACL(t *testing.T) {
+func TestNoReplyReachesAnotherBorrowerUnderAnyACL(t *testing.T) {
 	subscribe := func(c redis.Conn) error { return errors.Join(c.Send("SUBSCRIBE", "a", "b"), c.Flush()) }
 	psubscribe := func(c redis.Conn) error { return errors.Join(c.Send("PSUBSCRIBE", "a*", "b*"), c.Flush()) }
 	watch := func(c redis.Conn) error { return do(c, "WATCH", "watched") }

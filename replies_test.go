@@ -86,7 +86,7 @@ func TestACommandWhoseReplyEndsItsConnectionHurtsNobodyElse(t *testing.T) {
 }
 
 // Redis refuses the length, and closes the connection while the value is still on its way.
-func TestAValueThatRedisRefusesForItsLengthIsNotStoredAndThatIsKnown(t *testing.T) {
+func TestAValueThatIsTooLongForRedisIsKnownNotToBeStored(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	s.ConfigSet("proto-max-bulk-len", "1mb")
@@ -125,7 +125,7 @@ func TestAValueThatRedisRefusesForItsLengthIsNotStoredAndThatIsKnown(t *testing.
 }
 
 // A proxy that splits MGET over several servers answers for each of them.
-func TestAnErrorAmongTheElementsIsThatKeysError(t *testing.T) {
+func TestAnErrorAmongTheElementsIsTheErrorOfItsKey(t *testing.T) {
 	redistest.NoLeaks(t)
 	for name, way := range pools {
 		s := newLiar(t)
@@ -197,7 +197,7 @@ func TestRepliesThatOnlyLookStrangeBreakNothing(t *testing.T) {
 }
 
 // A budget of an errgroup is a cause that matches DeadlineExceeded, and no deadline.
-func TestAnErrorMatchesThatOfItsContextWhateverTheCause(t *testing.T) {
+func TestAnErrorMatchesThatOfItsContextForAnyCause(t *testing.T) {
 	redistest.NoLeaks(t)
 	for name, way := range pools {
 		silent := make(chan struct{})

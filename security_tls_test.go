@@ -236,7 +236,7 @@ func TestClientCertificatesAreAskedForAtEachDial(t *testing.T) {
 }
 
 // Whoever dials with TLS where there is none, or the other way round, reads so in the error.
-func TestADialThatTheOtherSideDoesNotUnderstandNamesTLS(t *testing.T) {
+func TestTheErrorOfADialNamesATLSMismatch(t *testing.T) {
 	redistest.NoLeaks(t)
 	certs := redistest.NewCerts(t)
 	s := redistest.StartTLS(t, certs, certs.Server)

@@ -442,7 +442,7 @@ func result(ctx context.Context, ticket flight.Ticket[string]) (got string) {
 	return fmt.Sprint(got, err)
 }
 
-func TestEachKeysResultIsThereAsSoonAsItIs(t *testing.T) {
+func TestEachKeysResultIsDeliveredAtOnce(t *testing.T) {
 	for name, end := range map[string]struct {
 		way  func(b *flight.Call[string])
 		want string
@@ -531,7 +531,7 @@ func TestTheContextEndsWhenNobodyWaitsForAKeyWithoutAResult(t *testing.T) {
 	})
 }
 
-func TestAResultThatIsThereIsReturnedAlthoughTheContextHasEnded(t *testing.T) {
+func TestAReadyResultIsReturnedAfterTheContextEnded(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -544,7 +544,7 @@ func TestAResultThatIsThereIsReturnedAlthoughTheContextHasEnded(t *testing.T) {
 }
 
 // As errgroup and some frameworks do: the cause says why, and matches another error.
-func TestACallersCauseIsNotTakenForTheEndOfTheWork(t *testing.T) {
+func TestTheCauseOfACallersContextIsNotTakenForExpiry(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		caller, cancel := context.WithCancelCause(t.Context())
 		expired := make(chan bool, 1)
@@ -569,7 +569,7 @@ func TestACallersCauseIsNotTakenForTheEndOfTheWork(t *testing.T) {
 }
 
 // Nobody is there in whom it could come up, and it must not end the process.
-func TestAPanicOfWorkThatNobodyWaitsForEndsNothing(t *testing.T) {
+func TestAPanicOfWorkWithoutWaitersIsRecovered(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		for _, way := range []func(){func() { panic("boom") }, runtime.Goexit} {
 			join(t.Context(), g, "k", flight.Options{Keep: time.Hour}, func(context.Context) string { way(); return "" }).Leave()

@@ -15,7 +15,7 @@ import (
 )
 
 // What follows a reply on a connection of its own is not left for the next borrower.
-func TestAReplyThatNobodyAskedForEndsAConnectionOfItsOwn(t *testing.T) {
+func TestAnExtraReplyClosesABorrowedConnection(t *testing.T) {
 	redistest.NoLeaks(t)
 	var last atomic.Int64
 	var extra atomic.Bool
@@ -48,7 +48,7 @@ func TestAReplyThatNobodyAskedForEndsAConnectionOfItsOwn(t *testing.T) {
 
 // The server has answered one of two and hangs up without reading the rest: the first has its
 // reply, the second was not sent as a whole, so it was not executed.
-func TestWhatAServerSaidBeforeItHungUpIsRead(t *testing.T) {
+func TestRepliesBeforeAHangUpAreRead(t *testing.T) {
 	redistest.NoLeaks(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -14,7 +14,7 @@ import (
 )
 
 // Ten values of 50 kB hold up a lane as one of 500 kB does.
-func TestAnArrayIsAsLargeAsAllThatItHolds(t *testing.T) {
+func TestTheSizeOfAnArrayIncludesItsElements(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := newPoisoned(t, func(redistest.Call) bool { return false })
 	s.answers = func(c redistest.Call) []byte {

@@ -129,7 +129,7 @@ func TestAReadThatEndsItsConnectionFailsAloneAmongMany(t *testing.T) {
 	wg.Wait()
 }
 
-func TestAReadThatEndsItsConnectionFailsAloneOfOneCallersCalls(t *testing.T) {
+func TestAReadThatEndsItsConnectionFailsAloneInOneDoAll(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := newPoisoned(t, getsPoison)
 	p := openOn(t, storeOf(t, s.Addr, 10, 10, true), 1, 10*time.Second)
@@ -166,7 +166,7 @@ func TestAReadThatEndsItsConnectionFailsAloneOfOneCallersCalls(t *testing.T) {
 	require.Equal(t, 1, s.times("GET 1"))
 }
 
-func TestACommandThatEndsItsConnectionIsRememberedUntilItDoesNot(t *testing.T) {
+func TestACommandThatEndsItsConnectionIsRememberedUntilItSucceeds(t *testing.T) {
 	redistest.NoLeaks(t)
 	value := 0
 	for name, call := range map[string]func() *pipeline.Call{
@@ -229,7 +229,7 @@ func TestACommandThatAProxyDoesNotKnowIsKnownByItsName(t *testing.T) {
 }
 
 // A server that closes every connection is no reason to dial hundreds of them for one call.
-func TestTheRetriesOfOneCallerBreakNoMoreThanSoManyConnections(t *testing.T) {
+func TestTheRetriesOfOneCallerBreakALimitedNumberOfConnections(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := newPoisoned(t, func(c redistest.Call) bool { return c.Name() == "GET" })
 	p := openWarm(t, s.Addr, 20*time.Second)

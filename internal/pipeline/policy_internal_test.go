@@ -49,7 +49,7 @@ func (p *Pipeline) queued() int {
 	return p.queue.Len()
 }
 
-func TestRoomIsForThoseThatWaitInTheirOrder(t *testing.T) {
+func TestWaitersGetRoomInTheirOrder(t *testing.T) {
 	const callers = 20
 	p, l, came, outcomes := fullHouse(t, callers)
 	for i := range callers {
@@ -68,7 +68,7 @@ func TestRoomIsForThoseThatWaitInTheirOrder(t *testing.T) {
 	require.NoError(t, err, "nobody waits where there is room")
 }
 
-func TestACallerDoesNotPassThoseThatWaitForRoom(t *testing.T) {
+func TestACallerDoesNotOvertakeWaiters(t *testing.T) {
 	p, l, came, outcomes := fullHouse(t, 1)
 	l.out.Add(1) // there is room, which nobody has been told
 	last := make(chan error, 1)
@@ -95,7 +95,7 @@ func TestRoomForManyWakesMany(t *testing.T) {
 	require.ElementsMatch(t, []int{0, 1, 2, 3, 4, 5, 6}, came())
 }
 
-func TestTheRoomOfACallerThatLeavesIsTheNextOnes(t *testing.T) {
+func TestTheRoomOfACancelledWaiterGoesToTheNext(t *testing.T) {
 	p, l, came, outcomes := fullHouse(t, 1)
 	w := &waiter{calls: 1, woken: make(chan error, 1)}
 	p.mu.Lock()
@@ -119,7 +119,7 @@ func TestCloseEndsTheWaitForRoom(t *testing.T) {
 	}
 }
 
-func TestTheTimeOfThoseThatWaitForRoomIsCounted(t *testing.T) {
+func TestTheWaitForRoomCountsForTheTimeout(t *testing.T) {
 	p, _, _, outcomes := fullHouse(t, 3)
 	p.timeoutTicks = 10
 	p.expireWaiters(p.clock.Load() + 9)
@@ -171,7 +171,7 @@ func TestWhenALaneReturnsItsConnection(t *testing.T) {
 	}
 }
 
-func TestALaneWithoutCallsReturnsAConnectionThatOthersWaitForAtOnce(t *testing.T) {
+func TestALaneWithoutCallsReturnsAWantedConnectionAtOnce(t *testing.T) {
 	for _, wanted := range []bool{true, false} {
 		l := &lane{p: New(Config{Lanes: 1}), wire: wantedWire{wantedNow: wanted}, scarce: true}
 		l.ageLocked(open)

@@ -162,7 +162,7 @@ func TestATalkIsSeveralRoundTripsOnOneConnection(t *testing.T) {
 }
 
 // A talk that fails leaves its connection as no other has it.
-func TestAConnectionOfATalkThatFailedIsLentToNobody(t *testing.T) {
+func TestTheConnectionOfAFailedTalkIsNotLentAgain(t *testing.T) {
 	s := redistest.Start(t)
 	eachOfDo(t, s.Addr, time.Second, func(t *testing.T, p *pipeline.Pipeline) {
 		err := p.Talk(t.Context(), func(ask pipeline.Ask) error {
@@ -186,7 +186,7 @@ func TestAConnectionOfATalkThatFailedIsLentToNobody(t *testing.T) {
 	})
 }
 
-func TestATalkEndsWithItsTime(t *testing.T) {
+func TestATalkTimesOut(t *testing.T) {
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "GET" {
 			return nil, false

@@ -108,7 +108,7 @@ func TestSuspectsServeReadsWhileNoDialSucceeds(t *testing.T) {
 
 // A connection that was borrowed through a suspension, or that its borrower doubts, answers before it is
 // lent again.
-func TestWhatWasBorrowedThroughASuspensionProvesItself(t *testing.T) {
+func TestAConnectionBorrowedDuringASuspensionIsProbed(t *testing.T) {
 	for name, doubt := range map[string]func(s *Store, c *Conn){
 		"suspended": func(s *Store, _ *Conn) {
 			s.mu.Lock()
@@ -158,7 +158,7 @@ func TestASuspendedMachineIsNoticed(t *testing.T) {
 }
 
 // Borrowers whose connections were not sound keep their places.
-func TestABorrowerWhoComesASecondTimeGoesWhereItWas(t *testing.T) {
+func TestABorrowerKeepsItsPlaceAfterADeadConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newPrompt(t, 0, 1)
 		defer s.Close()
