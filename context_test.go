@@ -81,3 +81,29 @@ func TestACancelledCallerGetsTheErrorOfItsContext(t *testing.T) {
 		}
 	})
 }
+
+// The context ends after Redis could not be asked, and before the load begins.
+func TestTheErrorOfALoadMatchesAContextThatEndsMeanwhile(t *testing.T) {
+	s := redistest.Start(t)
+	p := newPool(t, s.URL())
+	s.Kill()
+	for _, many := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		c := newCache(t, p, rediscache.WithObserver(rediscache.ObserverFunc(func(context.Context, rediscache.Event) { cancel() })))
+		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{})
+		var err error
+		if many {
+			_, err = v.GetOrLoadMany(ctx, []string{"k"}, func(ctx context.Context, _ []string) (map[string]int, error) {
+				<-ctx.Done()
+				return nil, errDatabase
+			})
+		} else {
+			_, err = v.GetOrLoad(ctx, "k", func(ctx context.Context) (int, error) {
+				<-ctx.Done()
+				return 0, errDatabase
+			})
+		}
+		require.ErrorIs(t, err, context.Canceled)
+	}
+}

@@ -99,10 +99,10 @@ func (e *RefusedError) Error() string { return "rediscache: request refused" }
 // reads any other body must put a new reader into r.Body; a middleware that
 // decodes the body must set r.ContentLength to the new length or to -1. Otherwise
 // the body is shorter than its Content-Length, and the handler answers 400 and
-// logs a line at level Error. If the length is unknown (chunked, or HTTP/2 without
-// a Content-Length), the handler refuses an empty body that has a type, because a
-// middleware may have read it. It cannot detect that a middleware has read only a
-// part of such a body.
+// logs a line at level Error. If the length is unknown (chunked, or HTTP/2 or HTTP/1.0
+// without a Content-Length), the handler refuses an empty body that has a type,
+// because a middleware may have read it. It cannot detect that a middleware has read
+// only a part of such a body.
 //
 // In the JSON of GET and POST, a value that is not UTF-8 appears as base64 with
 // "encoding":"base64".

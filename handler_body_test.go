@@ -229,3 +229,37 @@ func TestABodyIsWholeOverHTTP2(t *testing.T) {
 		require.Equal(t, "v", string(s.do("GET", "k").([]byte)))
 	}
 }
+
+// A client that leaves in the middle of a body, and one that speaks HTTP/1.0 and names no length.
+func TestAPartialBodyIsNotStored(t *testing.T) {
+	s := newFakeStore()
+	server := httptest.NewServer(rediscache.NewHandler(s))
+	t.Cleanup(server.Close)
+	const text = "Content-Type: text/plain\r\n"
+	for _, c := range []struct {
+		version, rest string
+		status        int
+	}{
+		{"1.1", text + "Content-Length: 9\r\n\r\nhalf", 400},
+		{"1.1", text + "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", 400},
+		{"1.1", "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{\"value\":\"half\"}", 400},
+		{"1.0", text + "Content-Length: 9\r\n\r\nhalf", 400},
+		{"1.0", text + "\r\nunread", 400},
+		{"1.0", "\r\nunread", 422},
+		{"1.0", text + "Content-Length: 0\r\n\r\n", 200},
+		{"1.0", text + "Content-Length: 5\r\n\r\nwhole", 200},
+	} {
+		s.do("SET", "k", "old")
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		require.NoError(t, err)
+		_, err = fmt.Fprintf(conn, "POST /cache/k HTTP/%s\r\nHost: x\r\n%s", c.version, c.rest)
+		require.NoError(t, err)
+		require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.NoError(t, conn.Close())
+		require.Equal(t, c.status, resp.StatusCode, "%s %q", c.version, c.rest)
+		require.Equal(t, c.status != 200, string(s.do("GET", "k").([]byte)) == "old", "%s %q", c.version, c.rest)
+	}
+}

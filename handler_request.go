@@ -208,10 +208,11 @@ func (h *handler) bodyLimit(mediaType string) int64 {
 
 // readBody reads the body, and refuses a body that a middleware may have read. After
 // that, reads return io.EOF: the body is shorter than its Content-Length or, if the
-// length is unknown (chunked, HTTP/2), empty. A client may also have sent an empty
-// body of unknown length. If that body has a type, readBody refuses it, because POST
-// would store the empty value; a client that wants this must send a Content-Length.
-// Without a type the body counts as absent.
+// length is unknown (chunked, HTTP/2, HTTP/1.0), empty. A client may also have sent an
+// empty body of unknown length, and net/http reads no body of an HTTP/1.0 request
+// without a Content-Length. If the empty body has a type, readBody refuses it, because
+// POST would store the empty value; a client that wants this must send a
+// Content-Length. Without a type the body counts as absent.
 func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType string, limit int64) ([]byte, *problem) {
 	var body []byte
 	if r.Body != nil {
@@ -229,10 +230,16 @@ func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType str
 		h.failures.log(r, slog.LevelError, bodyLost.code,
 			errors.New("the body is shorter than Content-Length: a middleware has read it before the handler"))
 		return nil, bodyLost
-	case len(body) == 0 && r.ContentLength < 0 && mediaType != "":
+	case len(body) == 0 && !knowsLength(r) && mediaType != "":
 		return nil, bodyLost
 	}
 	return body, nil
+}
+
+// knowsLength reports whether the header of a request gives the length of its body. In
+// HTTP/1.1 a request without a length has no body.
+func knowsLength(r *http.Request) bool {
+	return r.ContentLength > 0 || r.ContentLength == 0 && (r.ProtoAtLeast(1, 1) || r.Header.Get("Content-Length") != "")
 }
 
 func (f *fields) addForm(form url.Values) {

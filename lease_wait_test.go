@@ -28,6 +28,29 @@ func commandsOf(t *testing.T, s *redistest.Server) (n int) {
 	return n
 }
 
+// settlesAt waits until all waits have begun and looks have become rare: until count, which counts
+// since the server forgot, is at most limit a second. A slow machine needs some seconds for that, and
+// what repeats itself never becomes rare.
+func settlesAt(t *testing.T, s *redistest.Server, limit int, count func() int) (perSecond int) {
+	t.Helper()
+	redistest.Eventually(t, func() bool {
+		s.Do("CONFIG", "RESETSTAT")
+		since := time.Now()
+		eventuallyAfter(t, time.Second)
+		perSecond = int(float64(count()) / time.Since(since).Seconds())
+		return perSecond <= limit
+	}, "at most %d commands a second", limit)
+	return perSecond
+}
+
+// missed returns how many keys the caches missed.
+func missed(caches []*rediscache.Cache) (n int64) {
+	for _, c := range caches {
+		n += c.Stats().Misses
+	}
+	return n
+}
+
 // eventuallyAfter waits until d has passed.
 func eventuallyAfter(t *testing.T, d time.Duration) {
 	t.Helper()
@@ -51,10 +74,12 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 			var wg sync.WaitGroup
 			var ended time.Time
 			var delays [processes]time.Duration
+			var waiting []*rediscache.Cache
 			perSecond := 0
 			values, err := holder.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
 				for i := range processes {
-					v, _ := process(t, s, p)
+					v, c := process(t, s, p)
+					waiting = append(waiting, c)
 					wg.Go(func() {
 						together(each, func(n int) {
 							mine := keys
@@ -69,17 +94,13 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 						delays[i] = time.Since(ended)
 					})
 				}
-				// SET NX, GET and PTTL for each key once
-				want := processes * each * 3
-				if each == 1 {
-					want = processes * len(keys) * 3
+				all := int64(processes * len(keys))
+				if each > 1 {
+					all = int64(processes * each)
 				}
-				redistest.Eventually(t, func() bool { return commandsOf(t, s) >= want }, "they wait")
-				eventuallyAfter(t, 300*time.Millisecond) // then each waits as long as it will
-				s.Do("CONFIG", "RESETSTAT")
-				since := time.Now()
-				eventuallyAfter(t, time.Second)
-				perSecond = int(float64(commandsOf(t, s)) / time.Since(since).Seconds())
+				redistest.Eventually(t, func() bool { return missed(waiting) == all }, "they wait")
+				// A round every 50 to 100 ms, when each has waited as long as it will between two looks.
+				perSecond = settlesAt(t, s, processes*50, func() int { return commandsOf(t, s) })
 				values, err := loadTwos(ctx, keys)
 				ended = time.Now()
 				return values, err
@@ -88,7 +109,6 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 			require.Len(t, values, len(keys))
 			wg.Wait()
 			t.Logf("%d commands a second while they wait, values after %v", perSecond, delays)
-			require.LessOrEqual(t, perSecond, processes*50, "a round every 50 to 100 ms")
 			require.LessOrEqual(t, commandsOf(t, s), len(keys)*15, "each key is filled, and looked at by few commands")
 		})
 	}
@@ -115,13 +135,8 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 		})
 	}
 	redistest.Eventually(t, func() bool { return c.Stats().Misses == waiters }, "they wait")
-	eventuallyAfter(t, 300*time.Millisecond)
-	s.Do("CONFIG", "RESETSTAT")
-	since := time.Now()
-	eventuallyAfter(t, time.Second)
-	stats := commandStats(t, s)
-	require.LessOrEqual(t, stats["mget"].calls, int(200*time.Since(since).Seconds())+1)
-	require.LessOrEqual(t, stats["set"].calls, 1, "nobody tries to get what another has")
+	settlesAt(t, s, 200, func() int { return commandStats(t, s)["mget"].calls })
+	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 1, "nobody tries to get what another has")
 	for i := range waiters { // by a Set, which leaves the lease
 		if i%2 == 0 {
 			s.Do("DEL", rediscache.LeaseKey("", fmt.Sprint("k", i)))
@@ -150,10 +165,7 @@ func TestWaitingWhileAKeyHasAnOldValueIsCheap(t *testing.T) {
 		})
 	}
 	redistest.Eventually(t, func() bool { return commandStats(t, s)["mget"].calls > 0 }, "they wait")
-	eventuallyAfter(t, 300*time.Millisecond)
-	s.Do("CONFIG", "RESETSTAT")
-	eventuallyAfter(t, time.Second)
-	require.LessOrEqual(t, commandsOf(t, s), 100)
+	settlesAt(t, s, 100, func() int { return commandsOf(t, s) })
 	for _, key := range []string{"stale", "undecodable"} {
 		s.Do("SET", key, "2", "PX", (2 * time.Hour).Milliseconds())
 	}
@@ -277,21 +289,23 @@ func TestCloseEndsTheWaitForALease(t *testing.T) {
 		for _, key := range []string{"k", "m", "stale"} {
 			s.Do("SET", rediscache.LeaseKey("", key), "another's")
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // so that a Close that does not end the wait fails the test
+		defer cancel()
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			_, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+			_, err := v.GetOrLoad(ctx, "k", never[int](t))
 			if !isClosedError(err) {
 				t.Error(err)
 			}
 		})
 		wg.Go(func() {
-			values, err := v.GetOrLoadMany(t.Context(), []string{"m", "free"}, loadTwos)
+			values, err := v.GetOrLoadMany(ctx, []string{"m", "free"}, loadTwos)
 			if !isClosedError(err) || values["free"] != 2 {
 				t.Errorf("%v, %v", values, err)
 			}
 		})
 		wg.Go(func() {
-			got, err := v.GetOrLoad(t.Context(), "stale", never[int](t))
+			got, err := v.GetOrLoad(ctx, "stale", never[int](t))
 			if got != 1 || err != nil {
 				t.Errorf("%d, %v", got, err)
 			}
@@ -304,3 +318,26 @@ func TestCloseEndsTheWaitForALease(t *testing.T) {
 }
 
 func isClosedError(err error) bool { return errors.Is(err, rediscache.ErrClosed) }
+
+// A lease looks free and cannot be had: here its key holds a list, which MGET takes for nothing. Behind
+// a proxy MGET may ask a replica that is behind, or hold an error in its place.
+func TestALeaseThatOnlyLooksFreeIsRetriedRarely(t *testing.T) {
+	s := redistest.Start(t)
+	redistest.NoLeaks(t)
+	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+	s.Do("RPUSH", rediscache.LeaseKey("", "k"), "a list")
+	s.Do("CONFIG", "RESETSTAT")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+		if got != 7 || err != nil {
+			t.Errorf("%d, %v", got, err)
+		}
+	}()
+	redistest.Eventually(t, func() bool { return c.Stats().Misses == 1 }, "it waits")
+	eventuallyAfter(t, time.Second)
+	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 60, "it does not spin")
+	s.Do("SET", "k", "7")
+	<-done
+}

@@ -171,7 +171,7 @@ func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], cam
 	e, err := v.read(ctx, key, v.timed)
 	if err != nil {
 		err = v.c.fail(ctx, opGetOrLoad, key, begin, err)
-		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+		if errors.Is(err, ctx.Err()) || errors.Is(err, ErrClosed) {
 			return none, err
 		}
 		e.state = unread

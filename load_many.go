@@ -49,7 +49,7 @@ func (v *View[V]) getOrLoadMany(
 	entries, err := v.readMany(ctx, keys, v.timed)
 	if err != nil {
 		err = v.c.fail(ctx, opGetOrLoadMany, "", begin, err)
-		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+		if errors.Is(err, ctx.Err()) || errors.Is(err, ErrClosed) {
 			return err
 		}
 		entries = make([]entry[V], len(keys))

@@ -60,9 +60,11 @@ type Policy struct {
 	// A lease is a Redis key in the same cluster slot as its key. Its name is the
 	// key, five letters and a suffix, as in user:1:klnhj:rediscache-lease. A [Cache]
 	// stores no value under such a name. All waits of a cache share their reads of
-	// leases: at most one MGET every 5 ms, and one more for each 512 keys of a load
-	// that has ended. A cache checks a lease every 5 ms at first, and every 100 ms
-	// if the load takes long.
+	// leases: at most one MGET every 5 ms. Each call adds one MGET for each 512 of
+	// its keys when it begins to wait, and when a load that it waits for has ended.
+	// A cache checks a lease every 5 ms at first, and every 100 ms if the load takes
+	// long. A call that cannot read leases, or finds a lease free but cannot take
+	// it, retries at the same rate.
 	//
 	// A cache ends leases with scripts, or with WATCH and MULTI if Redis refuses
 	// scripts. If Redis refuses both, or refuses access to the keys of leases, the

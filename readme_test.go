@@ -37,7 +37,7 @@ func TestTheProgramsOfTheManualAreInExamples(t *testing.T) {
 
 func TestTheReadmeIsShortAndItsLinksLeadSomewhere(t *testing.T) {
 	readme := readFile(t, "README.md")
-	require.LessOrEqual(t, strings.Count(readme, "\n"), 150)
+	require.LessOrEqual(t, strings.Count(readme, "\n"), 200)
 	for _, command := range []string{"go run ./examples/server", "go test ./..."} {
 		require.Contains(t, readme, "\n    "+command+"\n")
 	}

@@ -392,6 +392,7 @@ func TestACallThatFailsIsOneErrorAndAStaleValueThatIsReplacedAMiss(t *testing.T)
 		})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.LessOrEqual(t, c.Stats().Errors, int64(1), "none where the load's own error is served")
+		require.NoError(t, c.Close()) // after which no load has an event
 
 		c = newCache(t, pool, rediscache.WithObserver(&log), rediscache.WithTimeout(500*time.Millisecond))
 		require.NoError(t, c.Ping(t.Context()))

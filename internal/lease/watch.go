@@ -11,8 +11,9 @@ import (
 // How often a process reads the leases that other loads hold. All waiting loads of a cache share one
 // [Watch], so these are the bounds of a cache for any number of loads and keys.
 const (
-	// A round reads the leases that are due, with one command. So there are at most 200 commands a
-	// second, and the first read of a single key comes 5 ms after its wait began.
+	// A round reads the leases that are due, with one command. So there are at most 200 rounds a second,
+	// and the first round for a single key comes 5 ms after its wait began. In addition each Wait reads
+	// its own items when it begins and when a holder has moved, as rarely as rounds read one holder.
 	betweenRounds = 5 * time.Millisecond
 
 	// The time between two reads for a holder is at most half of the time since the first wait for it,
@@ -95,6 +96,11 @@ func NewWatch(cfg Config) *Watch {
 // returns the items for which that is so. If Look returns an error, Wait returns all items after a
 // pause. It returns none if ctx ends or Done is closed. since is when the wait for these items began,
 // perhaps in an earlier call.
+//
+// For an item without a Token the caller has just failed to take the lease. If Wait then finds the
+// lease free or the value changed, it also pauses before it returns. Otherwise the caller could retry
+// all the time while it cannot take the lease: a proxy may read from a replica that is behind or return
+// an error for the key, or the key of the lease may hold another type than a string.
 func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (changed []*Item) {
 	var look []*Item
 	for _, it := range items {
@@ -102,7 +108,7 @@ func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (chang
 			look = append(look, it)
 		}
 	}
-	for {
+	for first := true; ; first = false {
 		for part := range slices.Chunk(look, perLook) {
 			seen, err := w.cfg.Look(ctx, part)
 			if err != nil {
@@ -116,6 +122,9 @@ func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (chang
 			}
 		}
 		if len(changed) > 0 {
+			if first {
+				w.pause(ctx, interval(time.Since(since)))
+			}
 			return changed
 		}
 		if look = w.park(ctx, since, items); len(look) == 0 {
@@ -199,8 +208,17 @@ func (w *Watch) leaveLocked(p *party, token string) {
 	}
 }
 
-// rounds is the goroutine of the watch. It reads what is due until no party waits.
+// rounds is the goroutine of the watch. It reads what is due until no party waits. If code of a pool
+// calls runtime.Goexit in Look, another goroutine takes over.
 func (w *Watch) rounds(ctx context.Context) {
+	done := false
+	defer func() {
+		if !done {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.looking = w.cfg.Go(w.rounds)
+		}
+	}()
 	t := time.NewTicker(betweenRounds)
 	defer t.Stop()
 	for {
@@ -209,7 +227,7 @@ func (w *Watch) rounds(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		due, ok := w.due(ctx, time.Now())
-		if !ok {
+		if done = !ok; done {
 			return
 		}
 		if len(due) == 0 {

@@ -28,6 +28,7 @@ type Socket struct {
 	terse  atomic.Bool
 	sealed bool // the reader's: it carries TLS, so lines are not seen
 	inLine bool // the reader's while terse
+	inPONG int  // as inLine: how much of bulkPONG was read
 	heard  int  // as inLine
 
 	mu       sync.Mutex // guards what follows, and that no deadline is set after ended
@@ -38,7 +39,8 @@ type Socket struct {
 }
 
 const (
-	maxTerse = 64 << 10 // bytes of all that is said in a dial or a probe
+	maxTerse = 64 << 10         // bytes of all that is said in a dial or a probe
+	bulkPONG = "$4\r\nPONG\r\n" // the one reply besides lines: some proxies answer PING so
 
 	tlsAlert, tlsHandshake = 0x15, 0x16 // how what a TLS server says may begin
 )
@@ -54,7 +56,7 @@ func NewSocket(c net.Conn) *Socket {
 
 // setTerse begins or ends a dial or a probe, while nobody reads.
 func (s *Socket) setTerse(on bool) {
-	s.inLine, s.heard = false, 0
+	s.inLine, s.inPONG, s.heard = false, 0, 0
 	s.terse.Store(on)
 }
 
@@ -103,10 +105,17 @@ func (s *Socket) isTerse(p []byte) bool {
 		return true
 	}
 	for _, b := range p {
-		if !s.inLine && b != '+' && b != '-' {
+		switch {
+		case s.inPONG > 0 || !s.inLine && b == '$':
+			if b != bulkPONG[s.inPONG] {
+				return false
+			}
+			s.inPONG = (s.inPONG + 1) % len(bulkPONG)
+		case !s.inLine && b != '+' && b != '-':
 			return false
+		default:
+			s.inLine = b != '\n'
 		}
-		s.inLine = b != '\n'
 	}
 	s.heard += len(p)
 	return s.heard <= maxTerse

@@ -1,0 +1,96 @@
+package lease_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rediscache/rediscache/internal/flight"
+	"github.com/rediscache/rediscache/internal/lease"
+)
+
+type looks = func(context.Context, []*lease.Item) ([]lease.Seen, error)
+
+// watching runs f in a bubble with a watch that looks by look.
+func watching(t *testing.T, look looks, f func(t *testing.T, w *lease.Watch, owner *flight.Owner)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		owner := flight.NewOwner()
+		defer owner.Close()
+		f(t, lease.NewWatch(lease.Config{
+			Look: look, Digest: func(value []byte) string { return string(value) }, Go: owner.Go, Done: owner.Done(),
+		}), owner)
+	})
+}
+
+// However often a caller fails to get a lease that looks free, it comes to look no more often than for
+// a lease that another load holds.
+func TestALeaseThatLooksFreeIsNotReadMoreOften(t *testing.T) {
+	n := 0
+	for name, look := range map[string]looks{
+		"free":     func(context.Context, []*lease.Item) ([]lease.Seen, error) { n++; return make([]lease.Seen, 1), nil },
+		"an error": func(context.Context, []*lease.Item) ([]lease.Seen, error) { n++; return nil, errors.New("refused") },
+		"new value": func(context.Context, []*lease.Item) ([]lease.Seen, error) {
+			n++
+			return []lease.Seen{{"a", fmt.Append(nil, n)}}, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n = 0
+			watching(t, look, func(t *testing.T, w *lease.Watch, _ *flight.Owner) {
+				for since := time.Now(); time.Since(since) < 10*time.Second; {
+					require.Len(t, w.Wait(t.Context(), since, []*lease.Item{{Name: "l", Key: "k"}}), 1)
+				}
+			})
+			require.Less(t, n, 10_000/50+100, "one every 50 ms at most, but in the first tenths of a second")
+		})
+	}
+}
+
+// Code of a pool can end the goroutine that looks.
+func TestALookThatCallsGoexitEndsNoOtherWait(t *testing.T) {
+	n := 0
+	watching(t, func(_ context.Context, items []*lease.Item) ([]lease.Seen, error) {
+		switch n++; n {
+		case 1:
+			return []lease.Seen{{Token: "a"}}, nil
+		case 2:
+			runtime.Goexit()
+		}
+		return make([]lease.Seen, len(items)), nil
+	}, func(t *testing.T, w *lease.Watch, _ *flight.Owner) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		require.Len(t, w.Wait(ctx, time.Now(), []*lease.Item{{Name: "l", Key: "k"}}), 1)
+		require.NoError(t, ctx.Err())
+	})
+}
+
+func TestAWaitEndsWithItsContextAndWithTheOwner(t *testing.T) {
+	held := func(_ context.Context, items []*lease.Item) ([]lease.Seen, error) {
+		seen := make([]lease.Seen, len(items))
+		for i := range seen {
+			seen[i].Token = "a"
+		}
+		return seen, nil
+	}
+	watching(t, held, func(t *testing.T, w *lease.Watch, owner *flight.Owner) {
+		since := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.Empty(t, w.Wait(ctx, since, []*lease.Item{{Name: "l", Key: "k"}}))
+		require.Equal(t, time.Minute, time.Since(since))
+
+		time.AfterFunc(time.Minute, owner.Close)
+		require.Empty(t, w.Wait(t.Context(), since, []*lease.Item{{Name: "l", Key: "k"}}))
+		require.Equal(t, 2*time.Minute, time.Since(since))
+		require.Empty(t, w.Wait(t.Context(), since, []*lease.Item{{Name: "l", Key: "k"}}))
+		require.Equal(t, 2*time.Minute, time.Since(since))
+	})
+}
