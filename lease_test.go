@@ -573,7 +573,7 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
-// A try sends the leases and then the keys, so the keys are never deleted before their leases.
+// Each retry deletes the leases and then the keys, so a key is never deleted before its lease.
 func TestADeleteIsRetriedTogetherWithItsLeases(t *testing.T) {
 	const later, never, done = "-LOADING wait", "-NOPERM No permissions to access a key", ":1"
 	lease := rediscache.LeaseKey("", "k")

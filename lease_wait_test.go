@@ -15,7 +15,8 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// commandsOf returns how many commands the server has done since it forgot, but for the tests' own.
+// commandsOf returns how many commands the server has executed since its counts were reset, without
+// those of the test.
 func commandsOf(t *testing.T, s *redistest.Server) (n int) {
 	t.Helper()
 	for name, stat := range commandStats(t, s) {
@@ -58,7 +59,7 @@ func eventuallyAfter(t *testing.T, d time.Duration) {
 	redistest.Eventually(t, func() bool { return time.Since(since) >= d }, "%v pass", d)
 }
 
-// Three processes wait for the leases of one load, each with one call for all keys or many for a key each.
+// Three processes wait for the leases of one load, each with one call for all keys or one call a key.
 func TestWaitingForLeasesIsCheap(t *testing.T) {
 	for name, each := range map[string]int{"one call for all keys": 1, "a call for each key": 100} {
 		t.Run(name, func(t *testing.T) {
@@ -114,7 +115,7 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 	}
 }
 
-// Each waits for a load of its own process' own.
+// Each caller waits for another load, each in a process of its own.
 func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
@@ -147,7 +148,7 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	t.Logf("%d commands a second for %d waiters", commandsOf(t, s), waiters)
 }
 
-// The key holds a value while it is waited for, which is no news.
+// The key holds an old value during the wait, which does not end the wait.
 func TestWaitingWhileAKeyHasAnOldValueIsCheap(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
@@ -206,7 +207,7 @@ func TestTheWaitForOneLeaseIsShort(t *testing.T) {
 	})
 }
 
-// A process that dies leaves leases, of which one ends before the others.
+// A process that died has left leases, and one lease expires before the others.
 func TestAWaiterForManyLeasesLoadsTheKeysOfFreeLeases(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
@@ -256,7 +257,7 @@ func TestAWaiterWhoseRedisGoesAwayLoadsItself(t *testing.T) {
 	<-done
 }
 
-// A user may not MGET: the wait does without.
+// The Redis user may not run MGET, so the waiter cannot read leases.
 func TestAWaiterThatMayNotReadLeasesTriesToTakeThem(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
@@ -319,8 +320,8 @@ func TestCloseEndsTheWaitForALease(t *testing.T) {
 
 func isClosedError(err error) bool { return errors.Is(err, rediscache.ErrClosed) }
 
-// A lease looks free and cannot be had: here its key holds a list, which MGET takes for nothing. Behind
-// a proxy MGET may ask a replica that is behind, or hold an error in its place.
+// A lease looks free but cannot be taken: here its key holds a list, for which MGET returns nil. Behind
+// a proxy MGET may read from a replica that is behind, or return an error for the key.
 func TestALeaseThatOnlyLooksFreeIsRetriedRarely(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)

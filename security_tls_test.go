@@ -235,7 +235,7 @@ func TestClientCertificatesAreAskedForAtEachDial(t *testing.T) {
 	requireSimultaneous(t, p, 4)
 }
 
-// Whoever dials with TLS where there is none, or the other way round, reads so in the error.
+// If only one side uses TLS, the error of the dial names TLS.
 func TestTheErrorOfADialNamesATLSMismatch(t *testing.T) {
 	redistest.NoLeaks(t)
 	certs := redistest.NewCerts(t)

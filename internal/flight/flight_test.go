@@ -431,7 +431,7 @@ func TestNoCallerGetsCancelledWork(t *testing.T) {
 	owner.Close()
 }
 
-// result is what a caller of Wait sees.
+// result returns the outcome of Wait as text.
 func result(ctx context.Context, ticket flight.Ticket[string]) (got string) {
 	defer func() {
 		if p, ok := recover().(*flight.PanicError); ok {
@@ -543,7 +543,7 @@ func TestAReadyResultIsReturnedAfterTheContextEnded(t *testing.T) {
 	})
 }
 
-// As errgroup and some frameworks do: the cause says why, and matches another error.
+// errgroup and some frameworks cancel a context with a cause that matches another error.
 func TestTheCauseOfACallersContextIsNotTakenForExpiry(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		caller, cancel := context.WithCancelCause(t.Context())
@@ -568,7 +568,7 @@ func TestTheCauseOfACallersContextIsNotTakenForExpiry(t *testing.T) {
 	})
 }
 
-// Nobody is there in whom it could come up, and it must not end the process.
+// There is no caller to panic, and the panic must not end the process.
 func TestAPanicOfWorkWithoutWaitersIsRecovered(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		for _, way := range []func(){func() { panic("boom") }, runtime.Goexit} {

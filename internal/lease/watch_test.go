@@ -17,7 +17,7 @@ import (
 
 type looks = func(context.Context, []*lease.Item) ([]lease.Seen, error)
 
-// watching runs f in a bubble with a watch that looks by look.
+// watching runs f in a synctest bubble, with a watch whose Look is look.
 func watching(t *testing.T, look looks, f func(t *testing.T, w *lease.Watch, owner *flight.Owner)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -29,8 +29,8 @@ func watching(t *testing.T, look looks, f func(t *testing.T, w *lease.Watch, own
 	})
 }
 
-// However often a caller fails to get a lease that looks free, it comes to look no more often than for
-// a lease that another load holds.
+// A caller that fails to take a lease that looks free reads it no more often than a lease that another
+// load holds.
 func TestALeaseThatLooksFreeIsNotReadMoreOften(t *testing.T) {
 	n := 0
 	for name, look := range map[string]looks{
@@ -53,7 +53,7 @@ func TestALeaseThatLooksFreeIsNotReadMoreOften(t *testing.T) {
 	}
 }
 
-// Code of a pool can end the goroutine that looks.
+// Code of a pool can call runtime.Goexit in Look.
 func TestALookThatCallsGoexitEndsNoOtherWait(t *testing.T) {
 	n := 0
 	watching(t, func(_ context.Context, items []*lease.Item) ([]lease.Seen, error) {

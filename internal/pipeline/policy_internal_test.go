@@ -15,8 +15,8 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// fullHouse is a pipeline of one lane, which has all the calls that it takes, and callers that wait
-// behind these: each sends a call of its own, and they come one after another.
+// fullHouse makes a pipeline with one full lane, and callers that wait for room in the order in which
+// they came. Each caller sends one call.
 func fullHouse(t *testing.T, callers int) (p *Pipeline, l *lane, came func() []int, outcome <-chan error) {
 	p, give := crowd(t, 1, true)
 	give(maxQueued)
@@ -130,7 +130,7 @@ func TestTheWaitForRoomCountsForTheTimeout(t *testing.T) {
 	}
 }
 
-// wantedWire is wanted by others, or is not.
+// wantedWire is a wire whose connection other borrowers want, or not.
 type wantedWire struct {
 	scripted
 	wantedNow bool
@@ -197,8 +197,8 @@ func TestALaneBesideAnotherLeavesThePoolAConnection(t *testing.T) {
 	require.Equal(t, []int64{16, 8}, give(8))
 }
 
-// forgetful is a server whose first connection is forgotten when the test says so, and whose replies
-// to a command arrive there all the same when release is called.
+// forgetful is a server that forgets its first connection when the test says so. When release is
+// called, its replies on that connection still arrive.
 func forgetful(t *testing.T) (p *Pipeline, forget, release func(), count func(name string) int) {
 	forgotten, goOn := make(chan struct{}), make(chan struct{})
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {

@@ -31,7 +31,7 @@ func suspectsLeft(s *Store) int {
 	return s.renewal.suspects
 }
 
-// The answer comes on one connection; none that is as old is lent once another can be had.
+// The error comes on one connection. No connection as old is lent while a newer one is idle.
 func TestAnAnswerThatCondemnsReplacesAllOlderConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newPrompt(t, 5, 20)
@@ -66,7 +66,7 @@ func TestAnAnswerThatCondemnsReplacesAllOlderConnections(t *testing.T) {
 	})
 }
 
-// New connections are condemned as well: the pace holds, in any second.
+// The server is condemned on the new connections too, and the pace holds in any second.
 func TestDialsKeepThePaceWhileTheServerIsCondemned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newPrompt(t, 10, 50)
@@ -106,8 +106,8 @@ func TestSuspectsServeReadsWhileNoDialSucceeds(t *testing.T) {
 	})
 }
 
-// A connection that was borrowed through a suspension, or that its borrower doubts, answers before it is
-// lent again.
+// A connection that was borrowed during a suspension, or that its borrower doubts, must answer a PING
+// before it is lent again.
 func TestAConnectionBorrowedDuringASuspensionIsProbed(t *testing.T) {
 	for name, doubt := range map[string]func(s *Store, c *Conn){
 		"suspended": func(s *Store, _ *Conn) {
@@ -144,7 +144,7 @@ func TestAConnectionBorrowedDuringASuspensionIsProbed(t *testing.T) {
 	}
 }
 
-// The wall clock alone shows that a machine was suspended whose monotonic clock stopped.
+// If the monotonic clock stops while the machine is suspended, only the wall clock shows the suspension.
 func TestASuspendedMachineIsNoticed(t *testing.T) {
 	var p pulse
 	now := time.Now()
@@ -157,7 +157,7 @@ func TestASuspendedMachineIsNoticed(t *testing.T) {
 	require.False(t, p.missed(now), "the clock was set back")
 }
 
-// Borrowers whose connections were not sound keep their places.
+// A borrower whose connection was not sound keeps its place in the queue.
 func TestABorrowerKeepsItsPlaceAfterADeadConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newPrompt(t, 0, 1)
