@@ -253,7 +253,7 @@ func refusal(r resp.Reply) error { return redis.Error(resp.Discreet(r.Text)) }
 // SetMany stores the items, each as Set does, in one pipeline. It is not a
 // transaction: after an error some items may be stored, and the error matches
 // [ErrOutcomeUnknown] if the outcome of any item is unknown. [WithTimeout] bounds
-// each 512 items and each large value; after the first time out SetMany sends no
+// each 512 items and each large value; after the first timeout SetMany sends no
 // more. ctx bounds the whole call.
 func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.Duration) error {
 	ttl, err := c.lifetime(ttl)

@@ -328,8 +328,8 @@ func (h *handler) storeFailed(w http.ResponseWriter, r *http.Request, err error)
 //   - Denied first: wrong credentials are a misconfiguration, whatever error the
 //     pool made of them.
 //   - ErrOutcomeUnknown before the errors of a write that was not applied.
-//   - ErrPoolExhausted and Unavailable before a time out, because they name the
-//     cause of the time out.
+//   - ErrPoolExhausted and Unavailable before a timeout, because they name the cause
+//     of the timeout.
 func storeProblem(err error) *problem {
 	meaning, _ := meaningOf(err)
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)

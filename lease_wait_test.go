@@ -137,7 +137,7 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	}
 	redistest.Eventually(t, func() bool { return c.Stats().Misses == waiters }, "they wait")
 	settlesAt(t, s, 200, func() int { return commandStats(t, s)["mget"].calls })
-	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 1, "nobody tries to get what another has")
+	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 1, "no caller tries to take a lease that another holds")
 	for i := range waiters { // by a Set, which leaves the lease
 		if i%2 == 0 {
 			s.Do("DEL", rediscache.LeaseKey("", fmt.Sprint("k", i)))

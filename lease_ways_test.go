@@ -111,7 +111,7 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 				got, err = v.GetOrLoad(t.Context(), key, returns(i+10))
 				require.NoError(t, err)
 				require.Equal(t, i+10, got)
-				require.Equal(t, strconv.Itoa(i+10), string(s.Do("GET", key).([]byte)), "it is stored anew")
+				require.Equal(t, strconv.Itoa(i+10), string(s.Do("GET", key).([]byte)), "it is stored again")
 
 				makeStale()
 				_, err = v.GetOrLoad(t.Context(), key, fails[int](rediscache.ErrNotFound))

@@ -11,7 +11,7 @@ type Observer interface {
 	Observe(ctx context.Context, e Event)
 }
 
-// ObserverFunc is an adapter for a function as an [Observer].
+// ObserverFunc adapts a function to an [Observer].
 type ObserverFunc func(ctx context.Context, e Event)
 
 // Observe calls f.
@@ -77,7 +77,7 @@ func (c *Cache) Stats() Stats {
 	}
 }
 
-// begin is when a call began, if anybody wants to know.
+// begin returns when a call began, or the zero time without an observer.
 func (c *Cache) begin() time.Time {
 	if c.observer == nil {
 		return time.Time{}
@@ -91,8 +91,7 @@ func (c *Cache) observe(ctx context.Context, op, key string, o Outcome, begin ti
 	}
 }
 
-// fail counts an error, tells of it, and says which of the sentinels it
-// amounts to.
+// fail counts and observes an error, and returns it with its sentinel.
 func (c *Cache) fail(ctx context.Context, op, key string, begin time.Time, err error) error {
 	c.counts.errs.Add(1)
 	fault := &opError{op: op, is: sentinel(err), cause: err}

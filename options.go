@@ -153,7 +153,7 @@ func WithDialTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.dialTimeout = d }}
 }
 
-// WithReadTimeout bounds the wait for a reply. It must be positive. After a time out
+// WithReadTimeout bounds the wait for a reply. It must be positive. After a timeout
 // the connection is closed. A redis.DialReadTimeout in [WithDialOptions] overrides it.
 func WithReadTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.readTimeout = d }}
@@ -244,8 +244,8 @@ func WithPrefix(prefix string) Option {
 
 // WithTTL sets the TTL of values that are stored with [DefaultTTL]: at least a
 // millisecond, or [NoExpiry]. Any other d, zero included, is an error. Without this
-// option such a value does not expire, and a [Policy] with a zero TTL is an error of
-// [Of].
+// option such a value does not expire, and [Of] returns an error for a [Policy] with a
+// zero TTL.
 func WithTTL(d time.Duration) Option {
 	return Option{func(c *cacheConfig) { c.ttl, c.ttlGiven = d, true }}
 }
@@ -253,7 +253,7 @@ func WithTTL(d time.Duration) Option {
 // WithTimeout bounds each operation, including the wait for a connection, as a
 // deadline of the caller's context would. The earlier of the two applies. In an
 // operation for many keys it bounds each 512 commands and each large command, and
-// after a time out no more are sent. With zero only the context and the timeouts of
+// after a timeout no more are sent. With zero only the context and the timeouts of
 // the connection apply, such as [WithReadTimeout] or redis.DialReadTimeout. Negative
 // is an error. The default is [DefaultTimeout].
 func WithTimeout(d time.Duration) Option {

@@ -159,7 +159,7 @@ func TestAnErrorAmongTheElementsIsTheErrorOfItsKey(t *testing.T) {
 	}
 }
 
-// without returns a copy of m without key, for which the load has no value.
+// without deletes key from m, as for a load that has no value for key, and returns m.
 func without(m map[string]int, key string) map[string]int {
 	delete(m, key)
 	return m

@@ -298,7 +298,7 @@ func TestWhatKeepsWorkEndsAndEndsNothingThatSomebodyWaitsFor(t *testing.T) {
 	})
 }
 
-// As callers do who wait a while for a fresh value: there is always one.
+// There is always a caller that waits a while for a fresh value, but never the same one.
 func TestCallersWhoComeAndGoDoNotKeepWorkThatHangs(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		ended := make(chan error, 2)
@@ -527,7 +527,7 @@ func TestTheContextEndsWhenNobodyWaitsForAKeyWithoutAResult(t *testing.T) {
 		})
 		require.True(t, ok)
 		require.Equal(t, "A<nil>", result(t.Context(), tickets[0]))
-		require.Equal(t, "<nil><nil>", result(t.Context(), tickets[1]), "the caller of b waits still")
+		require.Equal(t, "<nil><nil>", result(t.Context(), tickets[1]), "the caller of b still waits")
 	})
 }
 

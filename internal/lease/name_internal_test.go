@@ -82,7 +82,7 @@ func TestLettersMakeEveryDifferenceOfTwoSlots(t *testing.T) {
 	for _, code := range codes() {
 		seen[code] = true
 	}
-	require.Len(t, seen, slots, "a code that is missing would be 0, which is another's")
+	require.Len(t, seen, slots, "a missing code would be 0, the code of another difference")
 }
 
 func TestALeaseHasTheSlotOfItsKey(t *testing.T) {

@@ -48,7 +48,7 @@ func TestALeaseThatLooksFreeIsNotReadMoreOften(t *testing.T) {
 					require.Len(t, w.Wait(t.Context(), since, []*lease.Item{{Name: "l", Key: "k"}}), 1)
 				}
 			})
-			require.Less(t, n, 10_000/50+100, "one every 50 ms at most, but in the first tenths of a second")
+			require.Less(t, n, 10_000/50+100, "at most one every 50 ms after the first tenths of a second")
 		})
 	}
 }

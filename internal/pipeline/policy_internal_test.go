@@ -190,7 +190,7 @@ func TestALaneBesideAnotherLeavesThePoolAConnection(t *testing.T) {
 	spare := 1
 	p.cfg.Spare = func() int { return spare }
 	require.Equal(t, []int64{8}, give(8))
-	require.True(t, p.Refused(), "and is not thought of for a while")
+	require.True(t, p.Refused(), "and no lane is opened for a while")
 	spare = 2
 	require.Equal(t, []int64{16}, give(8))
 	p.refused.Store(0)

@@ -98,7 +98,7 @@ func TestTheRepliesOfARunMayComeApart(t *testing.T) {
 		}()
 		redistest.Eventually(t, func() bool { return s.Count("SET") == 1 }, "it is under way")
 		since := time.Now()
-		redistest.Eventually(t, func() bool { return time.Since(since) > 50*time.Millisecond }, "the clock sends it off")
+		redistest.Eventually(t, func() bool { return time.Since(since) > 50*time.Millisecond }, "the clock hands the read to the reader")
 		close(more)
 		<-done
 	}

@@ -85,7 +85,7 @@ func (w *ownLink) flush() (bool, error) {
 }
 
 // answered wraps the error of a write in a hungUpError if the server has closed the connection, because
-// its last replies may still be readable. After a time out there are none.
+// its last replies may still be readable. After a timeout there are none.
 func (w *ownLink) answered(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
 		return err

@@ -190,7 +190,7 @@ func (m *model) checkDropped(failed int64) {
 	}
 }
 
-// chooseWaiting returns one that waits, or nil.
+// chooseWaiting returns a random waiting borrower, or nil.
 func (m *model) chooseWaiting() *borrower {
 	if len(m.queue) == 0 {
 		return nil
@@ -342,8 +342,8 @@ func (m *model) check() {
 	}
 }
 
-// answers removes those who have an answer from the queue. They must be the
-// first, but for those who left or were refused.
+// answers removes the borrowers that have a connection or an error from the queue. They
+// must be the first ones, except those that gave up or were refused.
 func (m *model) answers() {
 	var waiting []*borrower
 	for _, b := range m.queue {

@@ -45,9 +45,9 @@ func TestAnAnswerThatCondemnsReplacesAllOlderConnections(t *testing.T) {
 		}
 		c := take(t, s)
 		require.False(t, c.Condemn("WRONGTYPE Operation against a key holding the wrong kind of value"))
-		require.False(t, c.Condemn(readOnly), "nothing better is there yet: it goes on serving reads")
+		require.False(t, c.Condemn(readOnly), "there is no newer connection yet, so this one still serves reads")
 		synctest.Wait()
-		require.Equal(t, 5, s.Stats().Idle, "those above the floor are closed")
+		require.Equal(t, 5, s.Stats().Idle, "idle suspects above the minimum are closed")
 		require.Equal(t, 5-renewBurst+1, suspectsLeft(s), "and one for each new connection")
 		require.True(t, c.Wanted())
 		require.True(t, c.Condemn(readOnly))
@@ -82,7 +82,7 @@ func TestDialsKeepThePaceWhileTheServerIsCondemned(t *testing.T) {
 		for i := 1000; i < len(dials); i++ {
 			require.LessOrEqual(t, dials[i]-dials[i-1000], int64(20), "in the second before %d ms", i)
 		}
-		require.Greater(t, dials[len(dials)-1], int64(50), "the new primary is looked for all the time")
+		require.Greater(t, dials[len(dials)-1], int64(50), "the store keeps dialling")
 	})
 }
 
@@ -136,8 +136,8 @@ func TestAConnectionBorrowedDuringASuspensionIsProbed(t *testing.T) {
 				time.Sleep(patience + time.Millisecond)
 				synctest.Wait()
 				f.set(prompt)
-				require.False(t, c == <-got, "a dial has its slot")
-				require.Less(t, time.Since(began), patience+2*linger, "and does not wait for the answer")
+				require.False(t, c == <-got, "a dial took its slot")
+				require.Less(t, time.Since(began), patience+2*linger, "and did not wait for the reply to the PING")
 				require.EqualValues(t, 1, s.Stats().Closed.Broken)
 			})
 		})
