@@ -19,30 +19,29 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// What a call can come to besides its result. An ended context is always
-// context.Canceled or context.DeadlineExceeded to errors.Is, whichever of
-// these the error matches too.
+// The errors of this package. If the context of a call ended, its error matches
+// context.Canceled or context.DeadlineExceeded, and it may match one of these too.
 var (
-	// ErrNotFound means that the key holds no value. An empty value is one.
+	// ErrNotFound is returned when the key does not exist. An empty value is a hit.
 	ErrNotFound = errors.New("rediscache: not found")
 
 	// ErrUnavailable means that Redis could not be reached, broke the
 	// connection, or refused to serve: it is loading, out of memory, a
 	// read-only replica and the like. A write was not applied, unless the error
-	// matches ErrOutcomeUnknown too: a proxy lost its server during the write.
+	// also matches ErrOutcomeUnknown: a proxy lost its server during the write.
 	ErrUnavailable = warm.ErrUnavailable
 
-	// ErrPoolExhausted means that all connections were busy until the context
+	// ErrPoolExhausted means that all connections were in use until the context
 	// ended. A write was not applied.
 	ErrPoolExhausted = warm.ErrPoolExhausted
 
-	// ErrOutcomeUnknown means that a write was sent and that its reply was
-	// lost: it may have been applied. Every other error of a write means that
-	// it was not.
+	// ErrOutcomeUnknown means that a write was sent and its reply was lost: the
+	// write may have been applied. An error that does not match ErrOutcomeUnknown
+	// means that the write was not applied.
 	ErrOutcomeUnknown = pipeline.ErrOutcomeUnknown
 
-	// ErrWrongType means that the key holds something other than a string,
-	// which this package did not store.
+	// ErrWrongType means that the key holds something other than a string, such
+	// as a list that another program stored.
 	ErrWrongType = errors.New("rediscache: wrong type")
 
 	// ErrClosed means that the cache, or the [WarmPool] that it borrows from,
@@ -50,26 +49,26 @@ var (
 	ErrClosed = warm.ErrClosed
 )
 
-// What a ttl can be besides a time.
+// Special values of a TTL.
 const (
-	DefaultTTL time.Duration = 0  // the cache's own, which [WithTTL] sets
-	NoExpiry   time.Duration = -1 // until it is deleted or evicted
+	DefaultTTL time.Duration = 0  // the TTL of [WithTTL]
+	NoExpiry   time.Duration = -1 // the value stays until it is deleted or evicted
 )
 
-// Cache is a Redis cache. Keys and values are any bytes; a key may be empty. A
-// key is stored under its own name below the prefix. The one exception is a name
-// that ends in ":rediscache-lease" and any number of plus signs: it gets one more
+// Cache is a Redis cache. Keys and values are any bytes; a key may be empty. The
+// Redis key is the prefix and then the key. If that name ends in
+// ":rediscache-lease" and any number of plus signs, the cache appends one more
 // plus sign, so that no key is the lease of a load (see [Policy.Lease]).
-// All methods are safe for concurrent use. Each is bounded by its context and
-// by [WithTimeout]; one whose context is over already sends nothing.
+// All methods are safe for concurrent use. The context and [WithTimeout] bound
+// each call. A call whose context has already ended sends nothing.
 type Cache struct {
 	pipe     *pipeline.Pipeline
 	counts   *counts
-	loads    *flight.Owner // of all views; it waits for them
+	loads    *flight.Owner // waits for the loads of all views
 	leases   *leases
 	observer Observer // may be nil
 	prefix   string
-	ttl      time.Duration // of WithTTL; DefaultTTL where that was not given
+	ttl      time.Duration // of WithTTL; DefaultTTL without that option
 }
 
 type counts struct {
@@ -77,14 +76,14 @@ type counts struct {
 	stale, negatives, loads, shared, refused atomic.Int64
 }
 
-// New makes a cache on a pool, which stays its owner's: Close returns the
-// connections and leaves the pool open. An error names every fault of the
-// options.
+// New makes a cache on a pool. The caller still owns the pool: [Cache.Close]
+// returns the connections and leaves the pool open. The error names every
+// invalid option.
 //
-// One cache for a pool is enough. A namespace is a [Cache.Sub] of it, which
-// shares its connections and costs nothing. Each cache that New makes borrows
-// connections of its own while it is in use, so thousands of them on one pool
-// wait for each other.
+// One cache for a pool is enough. For a namespace use [Cache.Sub], which shares
+// the connections of the cache and costs nothing. Each cache that New makes
+// borrows connections of its own while it is in use, so thousands of caches on
+// one pool wait for each other.
 func New(pool Pool, opts ...Option) (*Cache, error) {
 	cfg, err := newCacheConfig(pool, opts)
 	if err != nil {
@@ -100,7 +99,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 	case *redis.Pool:
 		p.Foreign, p.Spare, p.Refuses = true, func() int { return spare(pool) }, !pool.Wait
 	default:
-		p.Foreign, p.Refuses = true, true // as far as anybody knows
+		p.Foreign, p.Refuses = true, true // an unknown pool may fail at once when it is exhausted
 	}
 	c := &Cache{
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
@@ -126,10 +125,10 @@ func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
 	return reply.Bytes, nil
 }
 
-// Set stores value for ttl: a time of a millisecond or more, of which a
-// fraction of a millisecond is dropped, or [DefaultTTL], or [NoExpiry]. Any
-// other ttl is an error. The value is not kept: it may be changed once Set has
-// returned, whatever it returned.
+// Set stores value for ttl: at least a millisecond, rounded down to whole
+// milliseconds, or [DefaultTTL], or [NoExpiry]. Any other ttl is an error. Set
+// does not keep value: the caller may change it when Set has returned, with or
+// without an error.
 func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	ttl, err := c.lifetime(ttl)
 	if err != nil {
@@ -151,7 +150,7 @@ func (c *Cache) name(key string) (prefix, stored string) {
 // leaseName returns the name of the lease of key.
 func (c *Cache) leaseName(key string) string { return lease.Name(c.name(key)) }
 
-// lifetime turns what a caller says into NoExpiry or a time that Redis takes.
+// lifetime replaces DefaultTTL and returns an error for a ttl that Redis does not accept.
 func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
 	if ttl == DefaultTTL {
 		ttl = cmp.Or(c.ttl, NoExpiry)
@@ -169,23 +168,23 @@ func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call 
 	return pipeline.Write("SET", 4, pipeline.Status).Key(c.name(key)).Value(value).String("PX").Int(ttl.Milliseconds())
 }
 
-// Delete removes the keys and returns how many of them existed. It also ends the
-// leases of their loads: with [Policy.Lease] no load that began before, in
-// whichever process, stores anything after it. Both take one round trip. An error
-// that matches [ErrOutcomeUnknown] can mean that the keys were deleted and their
-// leases were not. Where the user of Redis may not delete leases, Delete removes
-// the keys, and an [Event] of "lease" says once that loads may undo that.
+// Delete removes the keys and returns how many of them existed. In the same round
+// trip it ends the leases of their loads: with [Policy.Lease], a load that began
+// before Delete, in any process, stores nothing after Delete. An error that
+// matches [ErrOutcomeUnknown] can mean that the keys were deleted and their leases
+// were not. If the Redis user may not delete leases, Delete still removes the keys,
+// and an [Event] of "lease" reports once that a load may store them again.
 func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	if len(keys) == 0 {
 		return 0, ctx.Err()
 	}
 	begin := c.begin()
-	// 1. The leases go first. A load that held one can store until then, and
-	//    what it stored goes with the key.
-	// 2. Between the two a load may get a new lease. It began after Delete did.
-	// In the other order the old load could store between the two. So the two
-	// are one call: if they were two, the first could be refused, and retried
-	// after the second.
+	// 1. Redis deletes the leases first. A load can store while it holds its
+	//    lease, and the second command deletes what it stored.
+	// 2. A load that gets a lease between the two commands began after Delete.
+	// In the other order, an old load could store between the two commands. Both
+	// go in one DoRun: with two calls, Redis could refuse the first, and its
+	// retry would come after the second.
 	reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
 	switch {
 	case isForGood(refused):
@@ -200,7 +199,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	return int(reply.Int), nil
 }
 
-// endLeases is the command that ends the leases of keys.
+// endLeases returns the command that ends the leases of keys.
 func (c *Cache) endLeases(keys []string) *pipeline.Call {
 	call := pipeline.Write("DEL", len(keys), pipeline.Count)
 	for _, key := range keys {
@@ -217,12 +216,12 @@ func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
 	return call
 }
 
-// GetMany returns the values of those keys that hold one, in one round trip.
-// A key of another type counts as a miss, as it does for MGET.
+// GetMany returns the values of the keys that exist, in one round trip. A key
+// that holds another type than a string is a miss, as for MGET.
 //
-// A proxy may answer for some of the keys with an error. GetMany then returns
-// the values of the others and the first such error; the map is nil if the
-// whole call failed.
+// A proxy may answer some of the keys with an error. GetMany then returns the
+// values of the other keys and the first such error. If the whole call failed,
+// the map is nil.
 func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte, error) {
 	hits := make(map[string][]byte, len(keys))
 	if len(keys) == 0 {
@@ -233,7 +232,7 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	if err != nil {
 		return nil, c.fail(ctx, "get many", "", begin, err)
 	}
-	var failed error // of the first key that has one
+	var failed error // the first error of a key
 	for i, e := range reply.Elems {
 		switch e.Kind {
 		case resp.Bulk:
@@ -248,20 +247,20 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	return hits, failed
 }
 
-// refusal is the error that a server or a proxy answered with.
+// refusal returns the error reply r as an error, without keys or values.
 func refusal(r resp.Reply) error { return redis.Error(resp.Discreet(r.Text)) }
 
-// SetMany stores the items, each as Set does, in one pipeline. It is not one
-// transaction: after an error some may have been stored, and the error matches
-// [ErrOutcomeUnknown] if that is unknown of any. [WithTimeout] bounds each 512
-// items and each large value, and after one that is too late no more are sent;
-// ctx bounds the whole.
+// SetMany stores the items, each as Set does, in one pipeline. It is not a
+// transaction: after an error some items may be stored, and the error matches
+// [ErrOutcomeUnknown] if the outcome of any item is unknown. [WithTimeout] bounds
+// each 512 items and each large value; after the first timeout SetMany sends no
+// more. ctx bounds the whole call.
 func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.Duration) error {
 	ttl, err := c.lifetime(ttl)
 	if err != nil || len(items) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
-	var unknown, refused error // the first of each
+	var unknown, refused error // the first error of each kind
 	begin := c.begin()
 	calls := make([]*pipeline.Call, 0, min(len(items), maxTogether))
 	late := false
@@ -296,12 +295,12 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	return nil
 }
 
-// maxTogether bounds what SetMany encodes at once and Clear asks for.
+// maxTogether is how many items SetMany encodes at once, and the COUNT of Clear's SCAN.
 const maxTogether = 512
 
-// TTL returns how long the value of key will live still, or [NoExpiry], or
-// [ErrNotFound]. It has a resolution of a millisecond, and stops at what a
-// Duration can say.
+// TTL returns the time to live of key in whole milliseconds, or [NoExpiry]. A
+// longer time than a Duration can hold is returned as the longest Duration. If
+// the key does not exist, the error is [ErrNotFound].
 func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
 	begin := c.begin()
 	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1, pipeline.Count).Key(c.name(key)))
@@ -316,8 +315,7 @@ func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
 	return milliseconds(reply.Int), nil
 }
 
-// milliseconds is a time as Redis tells it, or forever where that is longer:
-// Redis counts further than a Duration.
+// milliseconds converts a PTTL reply, or returns forever for a time that a Duration cannot hold.
 func milliseconds(n int64) time.Duration {
 	if n > int64(forever/time.Millisecond) {
 		return forever
@@ -326,10 +324,10 @@ func milliseconds(n int64) time.Duration {
 }
 
 // Clear removes all keys under the cache's prefix, by SCAN and UNLINK, and
-// returns how many. It refuses to work without a prefix, as it would remove
-// everybody's keys. It looks at every key of the database, without blocking
-// it; [WithTimeout] bounds each step, ctx the whole. What is stored meanwhile
-// may remain. After an error the count is of those removed until then.
+// returns how many it removed, also with an error. Without a prefix it removes
+// nothing and returns an error, because it would remove all keys of the database.
+// Clear scans the whole database without blocking it. [WithTimeout] bounds each
+// command, ctx the whole call. A key that is stored during Clear may remain.
 func (c *Cache) Clear(ctx context.Context) (int, error) {
 	if c.prefix == "" {
 		return 0, errors.New("rediscache: clear: the cache has no prefix")
@@ -353,13 +351,13 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 	}
 }
 
-// isForeign reports whether a name that begins with the prefix is not that of a key below it: where
-// the prefix itself looks like a lease, it is the name of another cache's key, or a lease.
+// isForeign reports whether a name is not a key of this cache, although it begins with the prefix. If
+// the prefix itself looks like a lease, then the prefix alone is the key of another cache, or a lease.
 func (c *Cache) isForeign(name resp.Reply) bool {
 	return len(name.Bytes) == len(c.prefix) && lease.Reserved(c.prefix, "")
 }
 
-// unlink removes keys as SCAN gave them, prefix and all.
+// unlink removes keys that SCAN returned, whose names include the prefix.
 func (c *Cache) unlink(ctx context.Context, keys []resp.Reply) (int, error) {
 	if len(keys) == 0 {
 		return 0, nil
@@ -376,17 +374,16 @@ var globEscaper = strings.NewReplacer(
 	`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`,
 )
 
-// Sub returns a cache under prefix within this one: its keys have both
-// prefixes. A version in it, such as "v3:", makes all older keys invisible at
-// once. Everything else is shared, the counts too, and closing either closes
-// both.
+// Sub returns a cache whose keys have the prefix of c and then prefix. A version
+// in prefix, such as "v3:", hides all keys of older versions at once. Both caches
+// share everything else, the counts too, and closing either closes both.
 func (c *Cache) Sub(prefix string) *Cache {
 	sub := *c
 	sub.prefix += prefix
 	return &sub
 }
 
-// Ping asks Redis for an answer.
+// Ping sends PING and returns nil if Redis answers it.
 func (c *Cache) Ping(ctx context.Context) error {
 	begin := c.begin()
 	if _, err := c.pipe.Do(ctx, pipeline.Read("PING", 0, pipeline.Status)); err != nil {
@@ -395,22 +392,21 @@ func (c *Cache) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Close lets the calls under way end, hands the connections back to the pool,
-// waits for that, and returns nil. Later calls that ask Redis for anything
-// return [ErrClosed]. It may be called more than once. Close the cache before
-// its pool.
+// Close waits for the calls in flight, returns the connections to the pool, and
+// returns nil. Later calls that need Redis return [ErrClosed]. Close may be
+// called more than once. Close the cache before its pool.
 //
-// A load that a caller waits for is a call under way; the context of one in
-// the background ends. Close waits for both, so also for a load that does not
-// heed its context.
+// Close waits for loads that a caller waits for. It cancels the contexts of loads
+// in the background, and waits for these loads too, even if a load ignores its
+// context.
 func (c *Cache) Close() error {
-	c.loads.Close() // first, as a load under way stores what it finds
+	c.loads.Close() // first, because a load in flight stores its value through the pipeline
 	c.pipe.Close()
 	return nil
 }
 
-// opError is a failed operation. It matches its cause and, if there is one,
-// the sentinel that the cause amounts to.
+// opError is the error of an operation. It matches its cause and the sentinel that
+// sentinel returned for the cause, if any.
 type opError struct {
 	op    string
 	is    error // may be nil
@@ -432,8 +428,8 @@ func (e *opError) Unwrap() []error {
 	return []error{e.is, e.cause}
 }
 
-// sentinel returns the sentinel that err amounts to, or nil if err matches one already or amounts to
-// none. An error of Redis that [resp.MeaningOf] does not know, NOAUTH and NOPERM are refusals for good.
+// sentinel returns the sentinel that stands for err, or nil if err matches one already or none fits. None
+// fits NOAUTH, NOPERM and a Redis error that [resp.MeaningOf] does not know.
 func sentinel(err error) error {
 	meaning, answered := meaningOf(err)
 	if meaning.Has(resp.Unavailable) {
@@ -457,7 +453,7 @@ func sentinel(err error) error {
 	return nil
 }
 
-// meaningOf returns what the Redis error in err means, and whether there is one.
+// meaningOf returns what the Redis error in err means, and whether err holds a Redis error.
 func meaningOf(err error) (meaning resp.Meaning, answered bool) {
 	var answer redis.Error
 	if !errors.As(err, &answer) {

@@ -199,8 +199,8 @@ func testTTL(t *testing.T, s *redistest.Server, open maker) {
 	}
 }
 
-// longestTTL returns the longest time to live that the server takes: on a 32-bit machine miniredis
-// reads milliseconds as an int.
+// longestTTL returns the longest TTL that the server accepts: on a 32-bit machine miniredis reads
+// milliseconds as an int.
 func longestTTL(s *redistest.Server) time.Duration {
 	if s.Mini != nil && strconv.IntSize == 32 {
 		return math.MaxInt32 * time.Millisecond

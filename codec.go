@@ -7,30 +7,31 @@ import (
 	"reflect"
 )
 
-// Codec turns values into what is stored, and back. It is safe for concurrent
-// use. The bytes that Decode is given are its own: it may keep them and change
-// them, and is given them once. It must return an error for bytes that Encode
-// cannot have written, such as another program's: to a [View] they are a miss,
-// and a codec that makes a zero value of them serves that value until it expires.
-// Encode leaves its result to the caller, who only reads it.
+// Codec encodes values to the bytes that a cache stores, and decodes them. It must
+// be safe for concurrent use. Decode owns data: it may keep and change it. Decode
+// must return an error for bytes that Encode cannot have written, such as those of
+// another program. A [View] treats the error as a miss; a codec that decodes such
+// bytes to a zero value serves that value until it expires. The caller of Encode
+// only reads the result.
 type Codec[V any] interface {
 	Encode(value V) ([]byte, error)
 	Decode(data []byte) (V, error)
 }
 
-// JSON is a [Codec] that stores JSON, as encoding/json writes and reads it. It
-// refuses two things that encoding/json accepts although it never writes them:
+// JSON returns a [Codec] that stores JSON, as encoding/json writes and reads it.
+// Decode returns an error for two inputs that encoding/json accepts but never
+// writes:
 //
-//   - null for a type that has no null. For an int or a struct null is an error.
+//   - null for a type that is never encoded to null, such as an int or a struct.
 //     For a pointer, a map, a slice, an interface, or a type whose MarshalJSON
-//     writes null, it is the value that was encoded to it.
-//   - an array of another length than that of a Go array.
+//     writes null, null is decoded as usual.
+//   - an array whose length differs from that of the Go array.
 //
-// Inside an object it is as lenient as encoding/json: unknown fields are
-// dropped, and a field that is missing or null keeps its zero value. Two
-// versions of a program share their keys while one replaces the other, and if
-// each refused what the other had stored, neither would have a hit. Whoever
-// changes the meaning of a type should change the prefix too.
+// Inside an object Decode is as lenient as encoding/json: it drops unknown fields,
+// and a field that is missing or null keeps its zero value. During a deployment two
+// versions of a program share their keys, and a stricter codec would turn the
+// values of the other version into misses. If you change the meaning of a type,
+// change the prefix too.
 func JSON[V any]() Codec[V] { return jsonCodec[V]{} }
 
 type jsonCodec[V any] struct{}
@@ -45,7 +46,7 @@ func (jsonCodec[V]) Decode(data []byte) (value V, err error) {
 	if !isNull(data) && t.Kind() != reflect.Array {
 		return value, nil
 	}
-	// Marshal alone knows what it writes for V, which may have a MarshalJSON.
+	// V may have a MarshalJSON, so only Marshal shows what encoding/json writes for V.
 	again, err := json.Marshal(value)
 	if err == nil && (isNull(again) != isNull(data) || elements(again) != elements(data)) {
 		err = fmt.Errorf("encoding/json does not write this JSON for a %v", t)
@@ -59,12 +60,12 @@ func isNull(data []byte) bool { return bytes.TrimSpace(data)[0] == 'n' }
 // elements returns the length of a JSON array, and zero for all other JSON.
 func elements(data []byte) int {
 	var array []json.RawMessage
-	_ = json.Unmarshal(data, &array) // which leaves nil where it fails
+	_ = json.Unmarshal(data, &array) // after an error array is nil
 	return len(array)
 }
 
-// Bytes is a [Codec] that stores bytes as they are. It does not go with
-// [Policy.Negative].
+// Bytes returns a [Codec] that stores bytes as they are. With it [Of] returns an
+// error for a [Policy.Negative].
 func Bytes() Codec[[]byte] { return bytesCodec{} }
 
 type bytesCodec struct{}
@@ -72,8 +73,8 @@ type bytesCodec struct{}
 func (bytesCodec) Encode(value []byte) ([]byte, error) { return value, nil }
 func (bytesCodec) Decode(data []byte) ([]byte, error)  { return data, nil }
 
-// String is a [Codec] that stores strings as they are. It does not go with
-// [Policy.Negative].
+// String returns a [Codec] that stores strings as they are. With it [Of] returns
+// an error for a [Policy.Negative].
 func String() Codec[string] { return stringCodec{} }
 
 type stringCodec struct{}
@@ -81,9 +82,9 @@ type stringCodec struct{}
 func (stringCodec) Encode(value string) ([]byte, error) { return []byte(value), nil }
 func (stringCodec) Decode(data []byte) (string, error)  { return string(data), nil }
 
-// emptiesZero says whether a codec encodes the zero value to nothing, as those
-// do that can encode anything to nothing. One that panics at it or refuses it
-// does not.
+// emptiesZero reports whether codec encodes the zero value to no bytes. A codec that
+// encodes any value to no bytes usually does so for the zero value. It returns false
+// if Encode returns an error or panics.
 func emptiesZero[V any](codec Codec[V]) (empties bool) {
 	defer func() {
 		if recover() != nil {

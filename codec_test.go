@@ -13,7 +13,7 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// measurement is null where there is none, as a column of a database may be.
+// measurement may be null, as a column of a database may be.
 type measurement struct {
 	value float64
 	valid bool
@@ -35,7 +35,7 @@ func (r *measurement) UnmarshalJSON(data []byte) (err error) {
 	return err
 }
 
-// lossy writes null for a number that JSON does not have, and reads it as zero.
+// lossy encodes a number that JSON does not have as null, and decodes null as zero.
 type lossy float64
 
 func (l lossy) MarshalJSON() ([]byte, error) {
@@ -45,7 +45,7 @@ func (l lossy) MarshalJSON() ([]byte, error) {
 	return json.Marshal(float64(l))
 }
 
-// digits is an array that is written as text.
+// digits is an array that is encoded as text.
 type digits [2]byte
 
 func (d digits) MarshalText() ([]byte, error) { return d[:], nil }
@@ -55,9 +55,8 @@ func (d *digits) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// TestTheJSONCodecTakesOnlyWhatItCouldHaveWritten: what another program stored
-// is a miss, not a zero value.
-func TestTheJSONCodecTakesOnlyWhatItCouldHaveWritten(t *testing.T) {
+// A value that another program stored is a miss, not a zero value.
+func TestTheJSONCodecAcceptsOnlyWhatItCouldHaveWritten(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		c := newCache(t, newPool(t, s.URL()))
 		const null, spaced = "null", " null\n"
@@ -92,7 +91,7 @@ func TestTheJSONCodecTakesOnlyWhatItCouldHaveWritten(t *testing.T) {
 	})
 }
 
-// requireRefused stores each of data, which is a miss: value is loaded, and overwrites it.
+// requireRefused stores each of data, and requires a miss: value is loaded and overwrites it.
 func requireRefused[V any](t *testing.T, c *rediscache.Cache, value V, data ...string) {
 	t.Helper()
 	v, ctx := newView(t, c, rediscache.JSON[V](), rediscache.Policy{}), t.Context()
@@ -112,7 +111,7 @@ func requireRefused[V any](t *testing.T, c *rediscache.Cache, value V, data ...s
 	}
 }
 
-// requireTaken stores each of data and value itself, which are hits.
+// requireTaken stores each of data, and value itself, and requires hits.
 func requireTaken[V any](t *testing.T, c *rediscache.Cache, value V, data ...string) {
 	t.Helper()
 	v, ctx := newView(t, c, rediscache.JSON[V](), rediscache.Policy{}), t.Context()

@@ -17,8 +17,8 @@ import (
 
 type tenantKey struct{}
 
-// A load in the background sees the values of the request that began it, when that has ended and
-// its framework serves the next one: if the caller has passed the context of the request.
+// If the caller passes the context of its request, a load in the background still has the values of
+// that request after it has ended and the framework serves the next request.
 func TestALoadInTheBackgroundHasTheValuesOfItsRequest(t *testing.T) {
 	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
 		v := newView(t, c, rediscache.String(), p)
@@ -46,8 +46,8 @@ func TestALoadInTheBackgroundHasTheValuesOfItsRequest(t *testing.T) {
 	})
 }
 
-// As errgroup-like packages do: the cause says why, and matches another error than the context's.
-func TestACallerThatEndsGetsTheErrorOfItsContext(t *testing.T) {
+// Packages like errgroup cancel a context with a cause that matches another error than the context's.
+func TestACancelledCallerGetsTheErrorOfItsContext(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {TTL: time.Hour, Stale: time.Hour, Lease: time.Hour, Hard: time.Hour}} {
@@ -82,7 +82,7 @@ func TestACallerThatEndsGetsTheErrorOfItsContext(t *testing.T) {
 	})
 }
 
-// The context ends after Redis could not be asked, and before the load begins.
+// The context ends after the read from Redis failed, and before the load begins.
 func TestTheErrorOfALoadMatchesAContextThatEndsMeanwhile(t *testing.T) {
 	s := redistest.Start(t)
 	p := newPool(t, s.URL())

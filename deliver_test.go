@@ -19,9 +19,9 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// Another process has the lease of b. The value of a is loaded, and is there for its callers
-// and for a caller that gives up waiting for b, in whichever order that caller asked for them.
-func TestNoKeyWaitsForAnothersLease(t *testing.T) {
+// Another process holds the lease of b. The value of a is loaded. Its callers get it, and so does a
+// caller that gives up waiting for b, with both orders of the keys.
+func TestNoKeyWaitsForTheLeaseOfAnotherKey(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		for _, keys := range [][]string{{"a", "b"}, {"b", "a"}} {
@@ -60,8 +60,8 @@ func TestNoKeyWaitsForAnothersLease(t *testing.T) {
 	})
 }
 
-// As TestNoKeyWaitsForAnothersLease, but another caller of this process loads b.
-func TestACallerThatEndsHasTheValuesThatCouldBeHad(t *testing.T) {
+// As TestNoKeyWaitsForTheLeaseOfAnotherKey, but another caller of this process loads b.
+func TestACancelledCallerGetsTheValuesThatAreReady(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {Lease: time.Hour}} {
@@ -102,8 +102,7 @@ func TestACallerThatEndsHasTheValuesThatCouldBeHad(t *testing.T) {
 	})
 }
 
-// scrambler is JSON behind a cipher that works in place, as some do. What it was given is junk
-// afterwards.
+// scrambler is JSON with a cipher that works in place, as some do. After Decode its input is junk.
 type scrambler struct{ t *testing.T }
 
 func scramble(data []byte) {
@@ -199,7 +198,7 @@ func TestACodecMayDecodeInPlace(t *testing.T) {
 	})
 }
 
-// In the background there is no caller in whom a panic could come up. It must not end the process.
+// A load in the background has no caller that could panic. Its panic must not end the process.
 func TestAPanicOfALoadInTheBackgroundIsAnEvent(t *testing.T) {
 	eachStale(t, func(t *testing.T, s *redistest.Server, _ *rediscache.Cache, p rediscache.Policy) {
 		var failed atomic.Int64
@@ -244,7 +243,7 @@ func TestAPanicOfALoadInTheBackgroundIsAnEvent(t *testing.T) {
 	})
 }
 
-// exploding panics where it encodes.
+// exploding panics in Encode.
 type exploding struct {
 	rediscache.Codec[int]
 	explode func(part string)

@@ -1,8 +1,8 @@
-// Package rediscache is a Redis cache on a pool of connections that stays
-// warm, with an optional net/http handler for it.
+// Package rediscache is a Redis cache on a pool that keeps connections open, with an
+// optional net/http handler.
 //
-// A process has one [WarmPool], from [NewPool], and on it as many caches as it
-// likes, from [New]. With one of them a page is kept for a minute:
+// A process makes one [WarmPool] with [NewPool], and a [Cache] on it with [New]. This
+// function caches a page for a minute:
 //
 //	page := func(ctx context.Context, name string) string {
 //		value, err := cache.Get(ctx, name)
@@ -17,98 +17,95 @@
 //		return string(value)
 //	}
 //
-// A [Cache] holds bytes under strings, both of any content. What it stores is
-// the value and nothing else, so redis-cli and programs in other languages read
-// it too. [Cache.Sub] and [WithPrefix] are namespaces; a version in one
-// invalidates all that is older. How long a value lives is said where it is
-// stored: a time, [DefaultTTL] for the cache's own, or [NoExpiry]. What is none
-// of these is an error, not something near it.
+// A [Cache] stores bytes under string keys, both of any content. It stores the value
+// and nothing else, so redis-cli and programs in other languages can read it.
+// [Cache.Sub] and [WithPrefix] set a prefix as a namespace; a version in the prefix
+// hides all older keys. Each Set has a TTL: a time, [DefaultTTL] for the TTL of the
+// cache, or [NoExpiry]. Any other TTL is an error.
 //
 // # Loads
 //
-// A [View], from [Of], has typed values and can load them: callers that miss
-// together wait for one [View.GetOrLoad]. Its [Policy] says how long a value is
-// fresh, how long it is served stale while it is loaded anew or cannot be, how
-// long it is remembered that there is none, and whether other processes share
-// the load. With [Policy.Lease] a load that began before a Delete, by a View, a
-// Cache or a handler of any process, or before a [View.Set] does not store its
-// value after it, nor over another value that anybody has stored meanwhile, and
-// no caller that comes after the Delete gets its value. Without a lease both may
-// happen, until the TTL ends. With Redis down loads go on, shared, and an
-// [Observer] gets an event that says why.
+// A [View], from [Of], has typed values and can load them: callers of
+// [View.GetOrLoad] that miss the same key together wait for one load. A [Policy] sets
+// how long a value is fresh, how long a stale value is served while a load replaces it
+// or fails, how long a View remembers that there is no value, and whether other
+// processes wait for the load.
 //
-// A load can outlive the call that began it, with the values of that call's
-// context: pass r.Context(), or gin's c.Request.Context(), and no context that a
-// framework reuses for its next request, such as a *gin.Context.
+// With [Policy.Lease], a load that began before a Delete, in any process, or before a
+// [View.Set] stores nothing after it, and no caller that comes after the Delete gets
+// its value. The load also does not overwrite a value that was stored meanwhile.
+// Without a lease such a load may store an old value, which stays until its TTL ends.
+// If Redis is down, loads still run, shared, and an [Observer] gets the error.
+//
+// A load can outlive the call that began it, and keeps the values of that call's
+// context. Pass r.Context(), or c.Request.Context() with gin. Do not pass a context
+// that a framework reuses for its next request, such as a *gin.Context.
 //
 // # Errors
 //
 // Use [errors.Is]; an error can match more than one of these:
 //
-//   - [ErrNotFound]: a miss. The empty value is not one.
+//   - [ErrNotFound]: a miss. An empty value is a hit.
 //   - [ErrUnavailable]: Redis is down, or does not serve now.
-//   - [ErrPoolExhausted]: every connection was busy until the context ended.
-//   - [ErrOutcomeUnknown]: a write was sent and its reply was lost. After every
-//     other error of a write nothing has changed, but for [Cache.SetMany] and
-//     [Cache.Clear], which are more than one command.
-//   - [ErrWrongType]: the key holds something that no cache has stored.
+//   - [ErrPoolExhausted]: all connections were in use until the context ended.
+//   - [ErrOutcomeUnknown]: a write was sent and its reply was lost. After any other
+//     error of a write nothing has changed, except with [Cache.SetMany] and
+//     [Cache.Clear], which send more than one command.
+//   - [ErrWrongType]: the key holds another type than a string.
 //   - [ErrClosed]: the cache or its pool was closed.
-//   - [context.Canceled], [context.DeadlineExceeded]: the context ended, or the
-//     time of [WithTimeout] was over.
-//   - a redis.Error of redigo: Redis refused, and says why.
+//   - [context.Canceled], [context.DeadlineExceeded]: the context ended, or
+//     [WithTimeout] expired.
+//   - redis.Error, from redigo: Redis returned an error.
 //
-// No message of this package holds a key, a value or a password; those of your
-// loads, codecs and credentials are passed on as they are. One may hold the
-// address of the server, that of a [DialError] above all: show none to clients.
+// No error text of this package holds a key, a value or a password. Errors of your
+// loads, codecs and credentials are returned unchanged. An error text may hold the
+// address of the server, as that of a [DialError] does: do not show it to clients.
 //
 // # Concurrency
 //
-// Pools, caches and handlers are safe for concurrent use. The callers of a cache
-// share [WithPipelineConns] connections: a few are spread over them, many with
-// small values share one. Commands that meet travel together, without a delay
-// that waits for more. A caller whose context ends leaves at once, or within 20 ms
-// where it reads its reply itself, as a lone one does, and the connection stays.
-// With none to share, and for a large value, a command has a connection to itself:
-// on a WarmPool it ends with the command if that is cut short.
+// Pools, caches, views and handlers are safe for concurrent use. The callers of a
+// cache share [WithPipelineConns] connections. A few callers are spread over the
+// connections; many callers with small values share one. Commands of concurrent
+// callers are written together, without a delay to wait for more. A caller whose
+// context ends returns at once, or within about 20 ms if it is the only caller and
+// reads its reply itself; the connection stays open. A command with a large value, or
+// without connections to share, borrows a connection of its own. If the context of
+// such a command ends, a WarmPool closes the connection.
 //
-// A value belongs to its caller again as soon as Set has returned, and what Get
-// returns belongs to its caller. A call ends with its context or with the time of
-// [WithTimeout], whichever is earlier.
+// The caller may change a value when Set has returned, and owns the value that Get
+// returns. A call ends with its context or after [WithTimeout], whichever is earlier.
 //
 // # The pool
 //
-// A [WarmPool] keeps [WithMinIdle] connections open and spare although nobody
-// asks, and never has more than [WithMaxActive]. When all are busy, borrowers
-// wait in the order in which they came. With Redis down they fail at once,
-// while one dial after another, each later than the last, finds out when it is
-// back; then the floor fills again by itself. [NewPool] does not wait for
-// Redis, [WarmPool.Ready] does.
+// A [WarmPool] keeps [WithMinIdle] idle connections open, and never has more than
+// [WithMaxActive] open. If all are in use, borrowers wait in the order in which they
+// came. If Redis is down, borrowers get an error at once, and the pool dials with a
+// backoff. When a dial succeeds, the pool fills again by itself. [NewPool] does not
+// wait for Redis; [WarmPool.Ready] does.
 //
-// Any [Pool] serves a cache: redigo's own *redis.Pool, or yours. What the cache
-// has no verb for, Redis does over a borrowed connection, which is redigo's in
-// every respect:
+// A cache works on any [Pool]: a *redis.Pool of redigo, or your own. For a command
+// that the cache has no method for, borrow a connection of redigo:
 //
 //	conn, err := pool.GetContext(context.Background())
 //	if err != nil {
 //		panic(err)
 //	}
-//	defer conn.Close() // hands it back
+//	defer conn.Close() // returns it to the pool
 //	n, err := redis.Int(conn.Do("INCR", "visits"))
 //
-// Who made a thing ends it, the last one first: the server, then [Cache.Close],
-// which leaves the pool open, then [WarmPool.Shutdown], which waits for
-// borrowers, or [WarmPool.Close], which does not.
+// Close in this order: shut down the HTTP server, then [Cache.Close], which leaves the
+// pool open, then [WarmPool.Shutdown], which waits for borrowers, or [WarmPool.Close],
+// which does not.
 //
 // # HTTP
 //
-// [NewHandler] serves POST, GET, HEAD and DELETE of /cache/{key}, each with one
-// status and one body for everything that can happen; its errors name no
-// address. It takes the key from the path as the client sent it, so it is the
-// same key under every router:
+// [NewHandler] serves POST, GET, HEAD and DELETE of /cache/{key}. Its responses to
+// errors hold no address. It takes the key from the path as the client sent it, so the
+// key is the same under every router:
 //
 //	mux := http.NewServeMux()
 //	mux.Handle("/cache/", rediscache.NewHandler(cache))
 //
-// [WithKeyFunc] keeps tenants apart and refuses who may not. Authentication,
-// CORS and rate limits are a middleware's.
+// [WithKeyFunc] keeps the keys of tenants apart and refuses requests. Use middleware
+// for authentication, CORS and rate limits.
 package rediscache

@@ -16,9 +16,9 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// Each of these makes the next load of a run without a lease that it can rely on. The load
-// has returned to its caller what it read before a Delete; callers after the Delete get what
-// was written before that.
+// Each of these makes the next load of a run without a lease that it can rely on. The load returns to
+// its own caller what it read before a Delete. Callers after the Delete get the value that was written
+// before the Delete.
 func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
@@ -127,8 +127,8 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 	}
 }
 
-// The caller has found a stale value, which was stored after the Delete, and joins a load without
-// a lease that began before it. An older value than its own is no fresh one.
+// The caller finds a stale value, which was stored after the Delete, and joins a load without a lease
+// that began before the Delete. The value of the load is older, so the caller must not get it.
 func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
@@ -173,7 +173,7 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 	})
 }
 
-// The second look is for those alone that came during the load.
+// Only callers that came during the load read the key again.
 func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
@@ -194,9 +194,9 @@ func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T)
 	})
 }
 
-// A database whose rows are written and whose cached values are then deleted, while four processes
-// load them, at times without a lease. No caller that comes when a Delete has returned gets an older value than was
-// written before it, whatever became of the leases of the loads, and whatever the network did.
+// The test writes rows of a database and deletes their cached values, while four processes load them, at
+// times without a lease. No caller that comes after a Delete has returned gets a value from before it, in
+// any state of the leases and of the network.
 func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 	patience := 10 * time.Second
 	if testing.Short() || raceEnabled {
@@ -328,7 +328,7 @@ func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 	}
 }
 
-// vex breaks a network and heals it, until done.
+// vex breaks and heals a network until done is closed.
 func vex(t *testing.T, proxy *redistest.Proxy, done chan struct{}) {
 	t.Helper()
 	for {

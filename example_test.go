@@ -148,7 +148,7 @@ func ExampleWarmPool_GetContext() {
 	if err != nil {
 		panic(err)
 	}
-	defer conn.Close() // hands it back
+	defer conn.Close() // returns it to the pool
 	n, err := redis.Int(conn.Do("INCR", "visits"))
 	fmt.Println(n, err)
 	// Output: 1 <nil>

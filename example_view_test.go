@@ -20,7 +20,7 @@ func ExampleOf() {
 	defer end()
 	cities, err := rediscache.Of(cache, rediscache.JSON[city](), rediscache.Policy{
 		TTL:   time.Minute, // fresh for so long
-		Stale: time.Hour,   // served while it is loaded anew, for so much longer
+		Stale: time.Hour,   // served for so much longer, while a load replaces it
 	})
 	if err != nil {
 		panic(err) // names every fault of the policy

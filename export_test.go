@@ -15,10 +15,10 @@ func (v *View[V]) SetLoadTime(d time.Duration) { v.took.add(d) }
 // LeaseKey names the lease of a key.
 func LeaseKey(prefix, key string) string { return (&Cache{prefix: prefix}).leaseName(key) }
 
-// StoredName returns the name under which Redis holds a key, of which full is the whole name.
+// StoredName returns the Redis key of the cache key whose name with the prefix is full.
 func StoredName(full string) string { return lease.Stored("", full) }
 
-// AgeRefusals is what time does: what Redis refused a minute ago is tried again.
+// AgeRefusals acts as if a minute had passed, so that the cache retries what Redis refused.
 func (c *Cache) AgeRefusals(d time.Duration) {
 	c.leases.mu.Lock()
 	defer c.leases.mu.Unlock()

@@ -59,8 +59,8 @@ func (a answer) says(err error) bool {
 	return a.word == "" || errors.As(err, &said) && strings.HasPrefix(string(said), a.word)
 }
 
-// refused is an answer that passes with time, denied one that does not pass by
-// itself, and shut out is one to a dial.
+// refused is an error that ends by itself, denied is an error that does not, and shut out
+// is an error of a dial.
 func refused(word string) answer {
 	return answer{is: []error{rediscache.ErrUnavailable}, word: word, status: 503, code: "cache_unavailable"}
 }

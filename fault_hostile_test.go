@@ -54,7 +54,7 @@ func newLiar(t *testing.T) *liar {
 	return l
 }
 
-// requireClear wants a message that says what is wrong and shows nobody's data.
+// requireClear requires an error text that names the problem and shows no data.
 func requireClear(t *testing.T, err error) {
 	t.Helper()
 	require.Regexp(t, `^rediscache: [a-z ]+: .+`, err.Error())

@@ -16,24 +16,24 @@ import (
 	"github.com/rediscache/rediscache/internal/pipeline"
 )
 
-// job is one key of a load. One goroutine at a time has it.
+// job is one key of a load. One goroutine at a time uses it.
 type job[V any] struct {
 	key   string
-	from  entry[V]                // what the load begins from
-	seen  uint64                  // flights.Ended before that was read
+	from  entry[V]                // what the key held when the load began
+	seen  uint64                  // flights.Ended before from was read
 	call  *flight.Call[result[V]] // takes the result
-	lease string                  // its key, under a lease only; "": there can be none
-	token string                  // of the lease while it is held
+	lease string                  // the name of the lease; "": no lease is taken
+	token string                  // of the lease while this job holds it; "": it does not
 	wait  lease.Item              // while another process holds the lease
-	lost  bool                    // Redis could not be asked: nothing is stored
-	late  bool                    // the lease was not to be had in time: nothing is stored
+	lost  bool                    // a read from Redis failed: nothing is stored
+	late  bool                    // the wait for the lease timed out: nothing is stored
 
 	result *result[V]    // nil: none yet
 	data   []byte        // to store
-	life   time.Duration // of data; 0: nothing is to be stored
+	life   time.Duration // of data; 0: nothing is stored
 }
 
-// remove, as a life, takes away what the key holds.
+// remove, as a life, deletes the key.
 const remove time.Duration = -2
 
 func (v *View[V]) job(key string, e entry[V], seen uint64) *job[V] {
@@ -44,7 +44,7 @@ func (v *View[V]) job(key string, e entry[V], seen uint64) *job[V] {
 	return j
 }
 
-// digestOf is digest, and "" for no value.
+// digestOf returns the digest of data, or "" for nil.
 func digestOf(data []byte) string {
 	if data == nil {
 		return ""
@@ -57,7 +57,7 @@ func digest(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// has reports whether there is a value to fall back on.
+// has reports whether there is an older value to fall back on.
 func (j *job[V]) has() bool { return j.from.state >= stale }
 
 // fallBack gives a job without a loaded value its result.
@@ -69,9 +69,9 @@ func (j *job[V]) fallBack(err error) {
 	}
 }
 
-// found gives a job the entry of its key as its result, and reports whether that
-// makes the load needless: any value where there was none, another value than there
-// was, or the same value stored again.
+// found reports whether the entry e, read after the job began, makes the load
+// unnecessary, and then makes e the result. It does so for any value if there was
+// none, a value that differs from the old one, or the old value stored again.
 func (v *View[V]) found(j *job[V], e entry[V]) bool {
 	switch {
 	case e.state == negative:
@@ -86,8 +86,8 @@ func (v *View[V]) found(j *job[V], e entry[V]) bool {
 	return true
 }
 
-// deliver hands out the results that the jobs have by now, for which the view looked
-// or loaded in a turn, and returns the jobs without a result.
+// deliver delivers the results that the jobs have, and returns the jobs without a
+// result. The view read or loaded these results in turn.
 func deliver[V any](jobs []*job[V], turn uint64) (open []*job[V]) {
 	for _, j := range jobs {
 		if j.result == nil {
@@ -100,10 +100,10 @@ func deliver[V any](jobs []*job[V], turn uint64) (open []*job[V]) {
 	return open
 }
 
-// resolve gives each job a result, under leases where there can be any, and delivers
-// it as soon as it is there: the waiters of one key do not wait for another's lease.
+// resolve gives each job a result, under a lease if possible. It delivers each result
+// at once, so the callers of one key do not wait for the lease of another key.
 func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
-	defer v.release(ctx, jobs) // what a panic of an observer or a codec leaves
+	defer v.release(ctx, jobs) // also after a panic of an observer or a codec
 	turn := v.turns.Add(1)
 	v.lookAgain(ctx, jobs)
 	open := deliver(jobs, turn)
@@ -118,7 +118,7 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 	since := time.Now()
 	end := since.Add(v.policy.Lease)
 	if hard, ok := ctx.Deadline(); ok && hard.Before(end) {
-		end = since.Add(time.Until(hard) / 2) // the rest is for a load of one's own
+		end = since.Add(time.Until(hard) / 2) // the other half is for a load without the lease
 	}
 	var waiting []*job[V]
 	for len(open) > 0 {
@@ -135,9 +135,9 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 	}
 }
 
-// lookAgain gives the jobs that have become needless a result: between the caller's
-// look and this one another load of the key may have ended, and have stored a value
-// or failed. Where there can be a lease, acquire looks at the key.
+// lookAgain gives a result to the jobs that need no load any more: since the caller
+// read the key, another load of the key may have stored a value or failed. It does
+// not read keys with a lease, because acquire does.
 func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
 	var late []*job[V]
 	var keys []string
@@ -168,10 +168,10 @@ func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
 	}
 }
 
-// load calls load for the jobs, and stores what it returns.
+// load calls load for the jobs, and stores the values.
 func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
-	defer v.release(ctx, jobs)        // what a panic, an error or a NoStore leaves
-	if err := ctx.Err(); err != nil { // everybody has left, or Hard was over before it began
+	defer v.release(ctx, jobs)        // the leases left by a panic, an error or NoStore
+	if err := ctx.Err(); err != nil { // no caller waits any more, or Hard expired
 		for _, j := range jobs {
 			j.fallBack(fmt.Errorf("rediscache: load: %w", err))
 		}
@@ -180,13 +180,14 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 	items, err := v.ask(ctx, jobs, load)
 	for _, j := range jobs {
 		if j.token != "" {
-			// From here on no caller joins. So each that has joined did so before
-			// Redis looks at the token: if the lease stands then, no Delete that
-			// came after its begin has returned before such a caller came.
+			// No caller joins after Forget, so every caller joined before Redis
+			// checks the token. If Redis still finds the token, no Delete since the
+			// begin of the load had returned when these callers joined.
 			j.call.Forget()
 		}
 		v.settle(ctx, j, items, err)
-		// A lease that may have come late, as its reply was lost, proves nothing.
+		// If the reply to the SET of the lease was lost (j.lost), Redis may have set the
+		// lease after a Delete, so the lease proves nothing.
 		j.result.doubtful = v.policy.Lease > 0 && (j.token == "" || j.lost)
 	}
 	v.store(ctx, jobs)
@@ -194,7 +195,8 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 
 var errUnfinished = errors.New("rediscache: load: it panicked or ended its goroutine")
 
-// ask calls load. It does not recover from a panic, it tells of it.
+// ask calls load and observes its outcome. It does not recover from a panic of load,
+// but observes it as an error.
 func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (items map[string]Item[V], err error) {
 	keys := make([]string, len(jobs))
 	for i, j := range jobs {
@@ -203,20 +205,20 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 	v.c.counts.loads.Add(1)
 	begin := time.Now()
 	err = errUnfinished
-	// A load that ignores the end of its context has failed when its time is over.
+	// A load that ignores its context counts as failed when its time is over.
 	stop := context.AfterFunc(ctx, func() {
 		if flight.Expired(ctx) {
 			v.backOff(jobs)
 		}
 	})
-	defer func() { // also where load does not return
+	defer func() { // also if load panics or calls runtime.Goexit
 		stop()
 		switch {
 		case err == nil:
 			v.took.add(time.Since(begin))
 			v.failed.forget(keys)
 		case !errors.Is(err, ErrNotFound) && (ctx.Err() == nil || flight.Expired(ctx)):
-			v.backOff(jobs) // an error after the last caller has left is no fault of the load
+			v.backOff(jobs) // but not if the load failed because its last caller cancelled
 		}
 		key := keys[0]
 		if len(keys) > 1 {
@@ -227,7 +229,7 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 	return load.call(ctx, keys)
 }
 
-// backOff keeps the keys that have a value from being loaded for a while.
+// backOff keeps the keys that have a value from being loaded for LoadBackoff.
 func (v *View[V]) backOff(jobs []*job[V]) {
 	for _, j := range jobs {
 		if j.has() {
@@ -236,7 +238,7 @@ func (v *View[V]) backOff(jobs []*job[V]) {
 	}
 }
 
-// settle gives a job its result, and says what is to be stored.
+// settle gives a job its result, and the data to store.
 func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V], err error) {
 	item, ok := items[j.key]
 	if err == nil && !ok {
@@ -267,16 +269,16 @@ func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V
 	begin := v.c.begin()
 	if j.data, err = v.encode(item.Value); err != nil {
 		v.c.counts.errs.Add(1)
-		v.c.observe(ctx, opFill, j.key, OutcomeError, begin, &opError{op: opFill, cause: err}) // the value is as good as it was
+		v.c.observe(ctx, opFill, j.key, OutcomeError, begin, &opError{op: opFill, cause: err}) // callers still get the value
 		return
 	}
 	j.life = v.policy.life(ttl)
 }
 
-// store stores what the jobs say, as far as their leases allow.
+// store stores the data of the jobs, as far as their leases allow.
 func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
 	if ctx.Err() != nil {
-		return // everybody has left
+		return // no caller waits any more, or Hard expired
 	}
 	var plain, held []*job[V]
 	for _, j := range jobs {
@@ -294,7 +296,7 @@ func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
 	v.fill(ctx, held)
 }
 
-// write is the command that stores what a job says.
+// write returns the command that stores the data of a job.
 func (v *View[V]) write(j *job[V]) *pipeline.Call {
 	if j.life == remove {
 		return pipeline.Write("DEL", 1, pipeline.Count).Key(v.c.name(j.key))
@@ -302,7 +304,7 @@ func (v *View[V]) write(j *job[V]) *pipeline.Call {
 	return v.c.set(j.key, j.data, j.life)
 }
 
-// writeAll stores without a lease.
+// writeAll stores the data of jobs without a lease.
 func (v *View[V]) writeAll(ctx context.Context, jobs []*job[V]) {
 	if len(jobs) == 0 {
 		return
@@ -318,8 +320,8 @@ func (v *View[V]) writeAll(ctx context.Context, jobs []*job[V]) {
 	}
 }
 
-// stored counts what became of a write. An error is for the observer: the
-// caller has its value.
+// stored counts a write that succeeded. An error goes to the observer only, because
+// the caller still gets its value.
 func (v *View[V]) stored(ctx context.Context, j *job[V], begin time.Time, err error) {
 	switch {
 	case err != nil:
@@ -334,8 +336,8 @@ func (v *View[V]) refused(ctx context.Context, j *job[V], begin time.Time) {
 	v.c.observe(ctx, opFill, j.key, OutcomeRefused, begin, nil)
 }
 
-// average is that of the latest times, each of which weighs a quarter when it
-// comes. The zero average is zero until there is one.
+// average is a moving average of durations, in which a new one weighs a quarter. The
+// zero average is zero.
 type average struct{ bits atomic.Uint64 }
 
 func (a *average) get() time.Duration { return time.Duration(math.Float64frombits(a.bits.Load())) }
@@ -354,16 +356,16 @@ func (a *average) add(d time.Duration) {
 	}
 }
 
-// backoffs are keys that are not to be loaded before a time.
+// backoffs holds the keys that must not be loaded before a time.
 type backoffs struct {
 	wait time.Duration // immutable
 
 	mu    sync.Mutex // guards below
 	until map[string]time.Time
-	swept int // how many were left when those that are over were last removed
+	swept int // how many keys were left after add last removed the expired ones
 }
 
-// hold says whether a key is to be left alone.
+// hold reports whether key must not be loaded now.
 func (b *backoffs) hold(key string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -371,9 +373,9 @@ func (b *backoffs) hold(key string) bool {
 	return ok && time.Now().Before(until)
 }
 
-// add removes those that are over when there are twice as many as were left
-// the last time, so there are never more than twice those that count, and a
-// thousand.
+// add backs off for key. When the map has grown to twice its size after the last
+// sweep and a thousand more, add removes the expired keys. So the sweeps cost little
+// on average, and the map stays within about twice the keys that matter.
 func (b *backoffs) add(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -19,7 +19,7 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// smallPool is a redigo pool of n connections, which a cache shares with others.
+// smallPool returns a redigo pool of n connections, which a cache shares with other borrowers.
 func smallPool(tb testing.TB, s *redistest.Server, n int, waits bool) *redis.Pool {
 	tb.Helper()
 	p := &redis.Pool{
@@ -30,7 +30,7 @@ func smallPool(tb testing.TB, s *redistest.Server, n int, waits bool) *redis.Poo
 	return p
 }
 
-// keepBusy has callers set small values until the test ends.
+// keepBusy starts callers that set small values until the test ends.
 func keepBusy(t *testing.T, callers int, caches ...*rediscache.Cache) (stop func()) {
 	var wg sync.WaitGroup
 	var done atomic.Bool
@@ -148,7 +148,7 @@ func TestOthersFindAConnectionOfAForeignPoolThatDoesNotWait(t *testing.T) {
 	})
 }
 
-// faultyPool is a pool whose code is at fault where the test says so.
+// faultyPool is a pool whose code fails at the place that the test chooses.
 type faultyPool struct {
 	addr  string
 	fault atomic.Pointer[misdeed]
@@ -271,7 +271,7 @@ func TestAForeignPoolThatReturnsNothingIsAnError(t *testing.T) {
 	}
 }
 
-func TestRedigosPoolThatWasClosedIsClosed(t *testing.T) {
+func TestAClosedRedigoPoolIsErrClosed(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.StartMini(t)
 	for _, waits := range []bool{true, false} {
@@ -287,8 +287,8 @@ func TestRedigosPoolThatWasClosedIsClosed(t *testing.T) {
 	}
 }
 
-// redigo's pool panics in whoever waits for a connection as both happen.
-func TestRedigosPoolIsClosedBeforeItsCacheWhileACallWaits(t *testing.T) {
+// redigo's pool panics in a caller that waits for a connection when the pool is closed.
+func TestARedigoPoolMayBeClosedWhileACallWaits(t *testing.T) {
 	s := redistest.StartMini(t)
 	for _, lanes := range []int{1, 0} {
 		redistest.NoLeaks(t)
@@ -393,7 +393,7 @@ func TestALaneThatIsAlwaysBusyKeepsTheLifetimeOfItsConnection(t *testing.T) {
 	})
 }
 
-func TestCachesThatAreNotInUseHoldNothing(t *testing.T) {
+func TestIdleCachesHoldNoConnection(t *testing.T) {
 	s := redistest.Start(t)
 	const size, callers, perTick = 5, 40, 100 // a connection that is returned by the clock alone serves so many a second
 	for name, pool := range map[string]rediscache.Pool{

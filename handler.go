@@ -34,9 +34,9 @@ const (
 	postableTypes  = jsonType + ", " + rawType + ", " + textType + ", " + formType
 )
 
-// Store is what the handler needs of a cache; a [Cache] is one. Its errors
-// tell the handler what happened by matching the errors of this package, the
-// context's, or a redis.Error.
+// Store is what the handler needs of a cache; a [Cache] is a Store. The handler
+// chooses the response to an error by matching it against the errors of this
+// package, those of package context, and redis.Error.
 type Store interface {
 	// Get returns the value of key, or an error that matches ErrNotFound.
 	Get(ctx context.Context, key string) ([]byte, error)
@@ -49,71 +49,73 @@ type Store interface {
 
 var _ Store = (*Cache)(nil)
 
-// RefusedError is what a function given to [WithKeyFunc] returns to say how a
-// request is refused. Any other error of it refuses with 403.
+// RefusedError is an error that the function of [WithKeyFunc] returns to choose
+// the status of a refused request. Any other error refuses the request with 403.
 type RefusedError struct {
 	// Status is 401 or 403. Any other value, zero included, counts as 403.
 	Status int
 	// Challenge is the WWW-Authenticate header of a 401. A 401 should have one;
-	// empty sends none. A 403 has none.
+	// empty sends none. For a 403 Challenge is ignored.
 	Challenge string
 }
 
-// Error says no more than that the request was refused.
+// Error returns a fixed text, without the Challenge.
 func (e *RefusedError) Error() string { return "rediscache: request refused" }
 
 // NewHandler returns a handler for the three routes of a cache: POST, GET (and
 // HEAD) and DELETE of base path + "/" + key, where the base path is "/cache"
-// unless [WithBasePath] says otherwise. It panics, as a mux does on a bad
-// pattern, when s is nil or an option is wrong, and the panic names all faults.
+// unless [WithBasePath] changes it. NewHandler panics, as a mux does on a bad
+// pattern, when s is nil or an option is invalid; the panic names all faults.
 //
-// It mounts with one line. What StripPrefix removes may end with a slash:
+// Mount it with one line. The prefix that StripPrefix removes may end with a slash:
 //
 //	mux.Handle("/cache/", h)
 //	mux.Handle("/api/", http.StripPrefix("/api", h))
 //	mux.Handle("/kv/", http.StripPrefix("/kv/", rootHandler)) // WithBasePath("")
 //
 // The key is one path segment, unescaped from the path as the client sent it:
-// a%2Fb is the key "a/b" behind any router, and a/b is no route. A key has 1 to
-// 512 bytes of UTF-8 without control characters and is neither "." nor "..".
+// a%2Fb is the key "a/b" behind any router, and a/b is 404. A key has 1 to 512
+// bytes of UTF-8 without control characters and is neither "." nor "..".
 //
-// A request is judged in this order: its path (404), its key (400, 422), its
-// method (204 for OPTIONS, 405), the function of WithKeyFunc (401, 403), the
-// query (400), the type, the coding and the announced length of the body (415,
-// 413), the conditions of a write (412), the body and what it carries (400, 413,
-// 422), what the store says, and for a hit whether the client accepts what there
-// is (406), asks for another value (412) and has this one already (304). So
-// OPTIONS never asks the function of WithKeyFunc: a preflight has no credentials.
+// The handler checks a request in this order: the path (404), the key (400, 422),
+// the method (204 for OPTIONS, 405), the function of WithKeyFunc (401, 403), the
+// query (400), the type, the coding and the Content-Length of the body (415, 413),
+// the conditions of a write (412), the body and its value and ttl (400, 413, 422).
+// Then it calls the store. For a hit it checks Accept (406), If-Match (412) and
+// If-None-Match (304). OPTIONS comes before WithKeyFunc, because a CORS preflight
+// has no credentials.
 //
-// POST takes the value from the query or a form (value=), from a JSON object's
-// "value", or as a whole body of type application/octet-stream or text/plain; a
-// body without a type is octets too. Text is UTF-8 or its subset US-ASCII. An
-// empty body counts as none, unless its type is one of the last two: then it is
-// the empty value. The time to live is "ttl" in the query, the form or the
-// object: whole seconds or a Go duration.
+// POST takes the value from the query or a form (value=), from the "value" of a
+// JSON object, or from the whole body if its type is application/octet-stream or
+// text/plain. A body without a type counts as application/octet-stream. Text is
+// UTF-8 or its subset US-ASCII. An empty body is the empty value if its type is
+// application/octet-stream or text/plain; otherwise it counts as absent. The time
+// to live is "ttl" in the query, the form or the object: whole seconds or a Go
+// duration.
 //
-// A body is stored as the client sent it, or refused with 400. If a middleware
-// has called ParseForm, FormValue or the like, the handler takes the form from
+// POST stores a body as the client sent it, or refuses the request with 400. If a
+// middleware has called ParseForm or FormValue, the handler takes the form from
 // r.PostForm, without the pairs that net/http could not parse. A middleware that
-// reads any other body must put a new reader into r.Body; one that decodes it
-// must set r.ContentLength to the new length or to -1. Otherwise fewer bytes
-// arrive than Content-Length promises: 400, and a line at level Error. Where the
-// length is unknown (chunked, or HTTP/2 or HTTP/1.0 without a Content-Length), an
-// empty body that has a type is refused, as a middleware may have read it; the handler
-// cannot notice that a middleware has read a part of such a body.
+// reads any other body must put a new reader into r.Body; a middleware that
+// decodes the body must set r.ContentLength to the new length or to -1. Otherwise
+// the body is shorter than its Content-Length, and the handler answers 400 and
+// logs a line at level Error. If the length is unknown (chunked, or HTTP/2 or HTTP/1.0
+// without a Content-Length), the handler refuses an empty body that has a type,
+// because a middleware may have read it. It cannot detect that a middleware has read
+// only a part of such a body.
 //
-// A value that is not UTF-8 appears in JSON as base64 with "encoding":"base64",
-// in what GET returns and in what POST repeats.
+// In the JSON of GET and POST, a value that is not UTF-8 appears as base64 with
+// "encoding":"base64".
 //
-// GET and HEAD honour If-Match (412) and If-None-Match (304); the date conditions
-// and Range are ignored, as values have no date and are served whole. A POST or
-// DELETE with If-Match or If-None-Match is refused with 412, as the store cannot
-// change a value in one step with the test of a condition; a DELETE of a key
-// that does not exist is 404 whatever the condition.
+// GET and HEAD honour If-Match (412) and If-None-Match (304). They ignore date
+// conditions and Range, because values have no date and are served whole. A POST
+// or DELETE with If-Match or If-None-Match is refused with 412, because the store
+// cannot test a condition and change the value in one step. A DELETE of a key that
+// does not exist is 404 with any condition.
 //
-// Nothing that the store or WithKeyFunc puts into an error reaches the client;
-// it goes to the logger, without the key and the value, at most one line a second
-// for each code ([WithLogger]). The handler is safe for concurrent use if the
+// The text of an error of the store or of WithKeyFunc never reaches the client.
+// The handler logs it without the key and the value, at most one line a second for
+// each error code ([WithLogger]). The handler is safe for concurrent use if the
 // store is, and starts no goroutine.
 func NewHandler(s Store, opts ...HandlerOption) http.Handler {
 	c, err := newHandlerConfig(opts)
@@ -131,7 +133,7 @@ func NewHandler(s Store, opts ...HandlerOption) http.Handler {
 // handler is immutable.
 type handler struct {
 	store    Store
-	prefix   string // what comes before the key in an escaped path, less the slash at its start
+	prefix   string // of an escaped path, before the key, without the slash at its start
 	failures *failureLog
 	handlerConfig
 }
@@ -168,9 +170,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	serve(w, r, key, stored)
 }
 
-// key takes the key from the path as it came over the wire. Routers disagree
-// on what they decode; u.EscapedPath is the same under all of them. A path has
-// no slash at its start after a StripPrefix of a prefix that ends with one.
+// key takes the key from the path as the client sent it. Routers decode different
+// parts of a path, but u.EscapedPath is the same under all of them. A path has no
+// slash at its start after a StripPrefix of a prefix that ends with a slash.
 func (h *handler) key(u *url.URL) (string, *problem) {
 	segment, ok := strings.CutPrefix(strings.TrimPrefix(u.EscapedPath(), "/"), h.prefix)
 	if !ok || segment == "" || strings.Contains(segment, "/") {
@@ -237,7 +239,7 @@ func (h *handler) post(w http.ResponseWriter, r *http.Request, key, stored strin
 
 func (h *handler) delete(w http.ResponseWriter, r *http.Request, key, stored string) {
 	if conditional(r) {
-		// A condition does not count where the answer without it is 404 (RFC 9110, 13.2.1).
+		// A server ignores a condition if the response without it is 404 (RFC 9110, 13.2.1).
 		if _, err := h.store.Get(r.Context(), stored); err != nil && !errors.Is(err, ErrWrongType) {
 			h.storeFailed(w, r, err)
 			return
@@ -257,8 +259,8 @@ func (h *handler) delete(w http.ResponseWriter, r *http.Request, key, stored str
 	}
 }
 
-// etag names a representation, not a value: the two of a value differ, so a
-// strong tag of one must not match the other.
+// etag returns the strong tag of a representation. The JSON and the raw form of a
+// value differ, so their tags differ too.
 func etag(value []byte, raw bool) string {
 	sum := sha256.Sum256(value)
 	tag := hex.EncodeToString(sum[:16])
@@ -268,7 +270,7 @@ func etag(value []byte, raw bool) string {
 	return `"` + tag + `"`
 }
 
-// reply is the body of a success; the order of its fields is the wire's.
+// reply is the body of a success. The JSON has the fields in this order.
 type reply struct {
 	Message  string  `json:"message,omitempty"`
 	Key      string  `json:"key,omitempty"` // no key is empty
@@ -276,8 +278,7 @@ type reply struct {
 	Encoding string  `json:"encoding,omitempty"`
 }
 
-// show puts value into the reply, as base64 where JSON would have to replace
-// bytes of it.
+// show puts value into the reply, as base64 if it is not UTF-8.
 func (o *reply) show(value []byte) {
 	text := string(value)
 	if !utf8.ValidString(text) {
@@ -286,7 +287,7 @@ func (o *reply) show(value []byte) {
 	o.Value = &text
 }
 
-// refuse answers for a function of WithKeyFunc that returned err.
+// refuse answers a request for which the function of WithKeyFunc returned err.
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	p := forbidden
 	if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused != nil &&
@@ -300,15 +301,15 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	writeProblem(w, r, p)
 }
 
-// storeFailed answers for a store that returned err.
+// storeFailed answers a request for which the store returned err.
 func (h *handler) storeFailed(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, ErrNotFound) {
 		writeMissing(w, r)
 		return
 	}
 	if errors.Is(r.Context().Err(), context.Canceled) {
-		// The client is gone and reads nothing. The status is for a server that
-		// cancelled the request itself: net/http would send 200 for silence.
+		// The client is gone and reads nothing. But if the server itself cancelled
+		// the request, net/http would send 200 without this status.
 		h.failures.log(r, slog.LevelDebug, "client_gone", err)
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
@@ -321,12 +322,14 @@ func (h *handler) storeFailed(w http.ResponseWriter, r *http.Request, err error)
 	writeProblem(w, r, p)
 }
 
-// storeProblem finds the answer to an error of the store. The order decides
-// when several match: a refused login is this server's fault whatever it made
-// of the pool, a write of unknown outcome must not be answered with what is
-// said of one that was not applied, a full pool is no slow Redis although its
-// caller timed out, and a Redis that says why it does not serve is no slow one
-// either.
+// storeProblem chooses the response to an error of the store. If several match, the
+// order of the cases decides:
+//
+//   - Denied first: wrong credentials are a misconfiguration, whatever error the
+//     pool made of them.
+//   - ErrOutcomeUnknown before the errors of a write that was not applied.
+//   - ErrPoolExhausted and Unavailable before a timeout, because they name the cause
+//     of the timeout.
 func storeProblem(err error) *problem {
 	meaning, _ := meaningOf(err)
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
@@ -351,8 +354,7 @@ func storeProblem(err error) *problem {
 	return internalError
 }
 
-// problem is an error as the client sees it: a status, a stable code and a
-// fixed text.
+// problem is an error response: a status, a stable code and a fixed text.
 type problem struct {
 	status       int
 	code, detail string
@@ -389,17 +391,17 @@ var (
 	cacheTimeout     = &problem{504, "cache_timeout", "The cache did not answer in time."}
 	outcomeUnknown   = &problem{503, "outcome_unknown", "The connection was lost; the change may have been made or not."}
 	unknownTimeout   = &problem{504, "outcome_unknown", "The cache did not answer in time; the change may have been made or not."}
-	internalError    = &problem{500, "internal", "The cache cannot be used as this server is set up."}
+	internalError    = &problem{500, "internal", "The cache backend is misconfigured."}
 )
 
-// writeProblem answers with p, as problem+json (RFC 9457) where Accept names that.
+// writeProblem answers with p, as problem+json (RFC 9457) if Accept names that type.
 func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	switch p.status {
 	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", allowedMethods)
 	case http.StatusUnsupportedMediaType:
 		w.Header().Set("Accept-Post", postableTypes)
-		if p == wrongCoding { // RFC 9110, 12.5.3: then, and for no other 415
+		if p == wrongCoding { // and for no other 415: RFC 9110, 12.5.3
 			w.Header().Set("Accept-Encoding", "identity")
 		}
 	case http.StatusServiceUnavailable:
@@ -420,7 +422,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	}{p.code, p.detail})
 }
 
-// writeMissing answers for a key without a value, always with the same body.
+// writeMissing answers 404 for a key that does not exist, always with the same body.
 func writeMissing(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, http.StatusNotFound, jsonType, reply{Message: "Key not found"})
 }
@@ -434,8 +436,8 @@ func writeJSON(w http.ResponseWriter, r *http.Request, status int, contentType s
 	writeBody(w, r, status, contentType, bytes.TrimSuffix(b.Bytes(), []byte("\n")))
 }
 
-// writeBody answers with body, or for HEAD with what body's headers would be. An
-// error of Write means that the client is gone, which leaves nothing to do.
+// writeBody answers with body, or for HEAD with the headers alone. It ignores an
+// error of Write, because then the client is gone.
 func writeBody(w http.ResponseWriter, r *http.Request, status int, contentType string, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))

@@ -16,7 +16,7 @@ import (
 	"github.com/rediscache/rediscache"
 )
 
-// middlewares do to a request what people's middlewares do.
+// middlewares are what common middlewares do to a request.
 var middlewares = map[string]func(r *http.Request){
 	"reads it":              func(r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) },
 	"reads a part of it":    func(r *http.Request) { _, _ = io.ReadFull(r.Body, make([]byte, 1)) },
@@ -46,18 +46,18 @@ var middlewares = map[string]func(r *http.Request){
 	"does nothing": func(*http.Request) {},
 }
 
-// harmless are the middlewares after which the body arrives.
+// harmless are the middlewares that leave the body to the handler.
 var harmless = map[string]bool{
 	"puts it back": true, "puts it back and parses the form": true, "decodes it": true, "does nothing": true,
 }
 
-// parses are those after which net/http has the form.
+// parses are the middlewares after which r.PostForm is set.
 var parses = map[string]bool{
 	"parses the form": true, "asks for a form value": true, "parses and closes it": true, "parses many parts": true,
 }
 
-// A middleware that has read the body leaves 400 behind and the old value, on
-// the wire as in a test, whether or not the length of the body is known.
+// If a middleware has read the body, the handler answers 400 and the old value stays, on the
+// wire and in httptest, with and without a known length.
 func TestABodyThatAMiddlewareHasReadIsNotStored(t *testing.T) {
 	const form = "application/x-www-form-urlencoded"
 	s := newFakeStore()
@@ -120,7 +120,7 @@ func postTo(t *testing.T, server *httptest.Server, middleware, mediaType, body s
 	return resp.StatusCode
 }
 
-func TestABodyThatAMiddlewareHasReadIsSaidToTheOperator(t *testing.T) {
+func TestABodyThatAMiddlewareHasReadIsLogged(t *testing.T) {
 	var logged bytes.Buffer
 	h := rediscache.NewHandler(newFakeStore(), rediscache.WithLogger(debugLogger(&logged)))
 	r := httptest.NewRequest("POST", "/cache/k", strings.NewReader("hello world"))
@@ -169,8 +169,8 @@ func TestAParsedFormIsUsed(t *testing.T) {
 	}
 }
 
-// An empty body is the empty value where the client says that it is empty.
-// Without a length nobody can tell it from one that a middleware has read.
+// An empty body is the empty value if the client sends its length. Without a length the
+// handler cannot distinguish it from a body that a middleware has read.
 func TestAnEmptyBodyNeedsALengthToBeAValue(t *testing.T) {
 	server := httptest.NewServer(rediscache.NewHandler(newFakeStore()))
 	t.Cleanup(server.Close)
@@ -205,7 +205,7 @@ func TestAnEmptyBodyNeedsALengthToBeAValue(t *testing.T) {
 	}
 }
 
-// HTTP/2 has bodies without a length, and refuses by itself what is shorter than its length.
+// HTTP/2 has bodies without a length, and refuses a body that is shorter than its length itself.
 func TestABodyIsWholeOverHTTP2(t *testing.T) {
 	s := newFakeStore()
 	h := rediscache.NewHandler(s, rediscache.WithLogger(debugLogger(io.Discard)))
@@ -230,8 +230,8 @@ func TestABodyIsWholeOverHTTP2(t *testing.T) {
 	}
 }
 
-// A client that leaves in the middle of a body, and one that speaks HTTP/1.0 and names no length.
-func TestWhatArrivesOfABodyInPartIsNotStored(t *testing.T) {
+// A client goes away in the middle of a body, or speaks HTTP/1.0 and sends no length.
+func TestAPartialBodyIsNotStored(t *testing.T) {
 	s := newFakeStore()
 	server := httptest.NewServer(rediscache.NewHandler(s))
 	t.Cleanup(server.Close)

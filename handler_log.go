@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// logInterval is the least time between two lines for one code. An outage fails
-// every request, 51,260 of them a second when it was measured, for one reason.
+// logInterval is the shortest time between two lines with one code. In an outage
+// every request fails for the same reason: 51,260 a second in a measurement.
 const logInterval = time.Second
 
-// failureLog logs why requests fail. It has no goroutine: the next line for a
-// code says how many were left out before it.
+// failureLog logs why requests fail. It has no goroutine: the next line with a code
+// counts the failures that were not logged before it.
 type failureLog struct {
 	logger *slog.Logger // immutable
 
 	mu    sync.Mutex
-	codes map[string]lines // as many as there are codes
+	codes map[string]lines // bounded: the codes of the problems
 }
 
-// lines are those of one code.
+// lines counts the lines with one code.
 type lines struct {
-	last       time.Time // when the last one was logged
-	suppressed int       // since then
+	last       time.Time // when the last line was logged
+	suppressed int       // failures since last that were not logged
 }
 
 func newFailureLog(logger *slog.Logger) *failureLog {
@@ -45,8 +45,8 @@ func (l *failureLog) log(r *http.Request, level slog.Level, code string, cause e
 	l.logger.LogAttrs(r.Context(), level, "rediscache: request failed", attrs...)
 }
 
-// due reports whether a line for code may be logged now, and how many were not
-// since the last one.
+// due reports whether a line with code may be logged now, and how many failures were
+// not logged since the last line.
 func (l *failureLog) due(code string) (suppressed int, due bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -21,7 +21,7 @@ import (
 	"github.com/rediscache/rediscache"
 )
 
-// loggedLines reads what a JSON logger wrote, and empties it.
+// loggedLines returns the lines that a JSON logger wrote, and clears them.
 func loggedLines(t *testing.T, b *bytes.Buffer) (lines []map[string]any) {
 	t.Helper()
 	for line := range strings.Lines(b.String()) {
@@ -118,7 +118,7 @@ func TestRefusalsAndClientsThatLeftAreLoggedOnceASecondToo(t *testing.T) {
 	})
 }
 
-// countingHandler counts lines and what they say was left out. It logs nothing itself.
+// countingHandler counts lines and adds up their "suppressed". It logs nothing itself.
 type countingHandler struct {
 	slog.Handler
 	lines, suppressed atomic.Int64
@@ -135,7 +135,7 @@ func (c *countingHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-func TestNoFailureOfManyAtOnceIsLostFromTheCount(t *testing.T) {
+func TestConcurrentFailuresAreAllCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		counted := &countingHandler{Handler: slog.NewTextHandler(io.Discard, nil)}
 		h := rediscache.NewHandler(&fakeStore{err: rediscache.ErrUnavailable}, rediscache.WithLogger(slog.New(counted)))

@@ -19,21 +19,22 @@ import (
 	"unicode/utf8"
 )
 
-// input is what a POST asks for. A raw value is a whole body, which the answer
-// does not repeat.
+// input is the value and the ttl of a POST. If raw is true, the value is the whole
+// body, and the response does not repeat it.
 type input struct {
 	value []byte
 	ttl   time.Duration
 	raw   bool
 }
 
-// fields holds every value and every ttl that a request gave, wherever it did.
+// fields holds every value and every ttl of a request: those in the query and those
+// in the body.
 type fields struct {
 	values, ttls []string
 }
 
-// read takes a POST apart. It reads no more of the body than a value within
-// the limit can need, and nothing of it where the head of the request decides.
+// read parses a POST. It does not read the body if the head of the request already
+// refuses it, and reads at most bodyLimit bytes.
 func (h *handler) read(w http.ResponseWriter, r *http.Request) (input, *problem) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -82,7 +83,7 @@ func (h *handler) read(w http.ResponseWriter, r *http.Request) (input, *problem)
 	return h.judge(f, raw)
 }
 
-// judge makes an input of f if it holds one value, and a ttl at most.
+// judge returns the input in f, which must hold one value and at most one ttl.
 func (h *handler) judge(f fields, raw bool) (input, *problem) {
 	switch {
 	case len(f.values) > 1:
@@ -105,7 +106,7 @@ func (h *handler) judge(f fields, raw bool) (input, *problem) {
 	return in, nil
 }
 
-// parseTTL takes whole seconds or a Go duration.
+// parseTTL parses whole seconds or a Go duration.
 func (h *handler) parseTTL(s string) (time.Duration, bool) {
 	d, err := time.ParseDuration(s)
 	if n, notSeconds := strconv.ParseInt(s, 10, 64); notSeconds == nil {
@@ -120,8 +121,8 @@ func (h *handler) parseTTL(s string) (time.Duration, bool) {
 // charsets are the names of UTF-8, and of its subset ASCII, that clients send.
 var charsets = []string{"utf-8", "utf8", "us-ascii", "ascii"}
 
-// bodyType returns the media type of a body, which is one that POST takes, or
-// empty when the request names none.
+// bodyType returns the media type of the body, or "" if the request names none. A type
+// that POST does not accept is a problem.
 func bodyType(header http.Header) (string, *problem) {
 	for _, coding := range listElements(header.Values("Content-Encoding")) {
 		if !strings.EqualFold(coding, "identity") {
@@ -162,7 +163,7 @@ func parseMediaType(s string) (string, map[string]string, error) {
 	return mime.ParseMediaType(strings.Join(parts, ";"))
 }
 
-// listElements returns what the lines of a header list, less what is empty.
+// listElements returns the elements of a header list, without the empty ones.
 func listElements(lines []string) (list []string) {
 	for _, line := range lines {
 		for _, element := range splitUnquoted(line, ',') {
@@ -183,7 +184,7 @@ func splitUnquoted(s string, separator byte) (parts []string) {
 		case c == '"':
 			quoted = !quoted
 		case c == '\\' && quoted:
-			i++ // whatever comes next is not the end
+			i++ // an escaped quotation mark does not end the string
 		case c == separator && !quoted:
 			parts = append(parts, s[begin:i])
 			begin = i + 1
@@ -192,8 +193,8 @@ func splitUnquoted(s string, separator byte) (parts []string) {
 	return append(parts, s[begin:])
 }
 
-// bodyLimit is what the longest value can take up in a body: JSON and forms can
-// write a byte as six, and have some more around it.
+// bodyLimit returns the most bytes that a body with a valid value can have. JSON may
+// escape one byte as six, forms as three; 4096 more are for names, the ttl and spaces.
 func (h *handler) bodyLimit(mediaType string) int64 {
 	const factor, around = 6, 4096
 	switch {
@@ -205,12 +206,13 @@ func (h *handler) bodyLimit(mediaType string) int64 {
 	return h.maxValueBytes*factor + around
 }
 
-// readBody reads the body, and refuses one that is not whole. Once a middleware
-// has read it, reads return io.EOF: fewer bytes arrive than Content-Length
-// promises or, where the length is unknown (chunked, HTTP/2, HTTP/1.0 without a
-// Content-Length, of which net/http reads nothing), none. An empty body of unknown length may also be what the client sent. With a type it could replace
-// a value by the empty one, so it is refused: a client that means that sends a
-// Content-Length. Without a type it counts as no body.
+// readBody reads the body, and refuses a body that a middleware may have read. After
+// that, reads return io.EOF: the body is shorter than its Content-Length or, if the
+// length is unknown (chunked, HTTP/2, HTTP/1.0), empty. A client may also have sent an
+// empty body of unknown length, and net/http reads no body of an HTTP/1.0 request
+// without a Content-Length. If the empty body has a type, readBody refuses it, because
+// POST would store the empty value; a client that wants this must send a
+// Content-Length. Without a type the body counts as absent.
 func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType string, limit int64) ([]byte, *problem) {
 	var body []byte
 	if r.Body != nil {
@@ -234,8 +236,8 @@ func (h *handler) readBody(w http.ResponseWriter, r *http.Request, mediaType str
 	return body, nil
 }
 
-// knowsLength reports whether the head of a request says how long its body is. Since HTTP/1.1 a
-// request without a length has no body.
+// knowsLength reports whether the header of a request gives the length of its body. In
+// HTTP/1.1 a request without a length has no body.
 func knowsLength(r *http.Request) bool {
 	return r.ContentLength > 0 || r.ContentLength == 0 && (r.ProtoAtLeast(1, 1) || r.Header.Get("Content-Length") != "")
 }
@@ -245,10 +247,10 @@ func (f *fields) addForm(form url.Values) {
 	f.ttls = append(f.ttls, form["ttl"]...)
 }
 
-// addJSON takes an object apart field by field, since json.Unmarshal keeps the
-// last of two fields of one name, takes "VALUE" for "value", and replaces what
-// is not UTF-8. A null counts as absent, and a byte order mark before the
-// object is skipped (RFC 8259, 8.1).
+// addJSON decodes an object field by field, because json.Unmarshal keeps the last of
+// two fields with one name, takes "VALUE" for "value", and replaces invalid UTF-8. A
+// null counts as absent. A byte order mark before the object is skipped (RFC 8259,
+// 8.1).
 func (f *fields) addJSON(body []byte) *problem {
 	body = bytes.TrimPrefix(body, []byte("\ufeff"))
 	if !utf8.Valid(body) || !json.Valid(body) || loneSurrogate(body) {
@@ -284,7 +286,7 @@ func (f *fields) addJSON(body []byte) *problem {
 	return f.addRaw(value, ttl)
 }
 
-// addRaw takes the two fields of a JSON object, nil where one is absent.
+// addRaw adds the two fields of a JSON object, which are nil if they are absent.
 func (f *fields) addRaw(value, ttl json.RawMessage) *problem {
 	if value != nil && value[0] != 'n' {
 		var s string
@@ -303,8 +305,8 @@ func (f *fields) addRaw(value, ttl json.RawMessage) *problem {
 	return nil
 }
 
-// loneSurrogate finds half of a surrogate pair among the escapes of valid
-// JSON. It stands for no character, and encoding/json would replace it.
+// loneSurrogate reports whether the escapes of valid JSON include half of a surrogate
+// pair. It encodes no character, and encoding/json would replace it.
 func loneSurrogate(b []byte) bool {
 	for {
 		i := bytes.IndexByte(b, '\\')
@@ -327,29 +329,28 @@ func loneSurrogate(b []byte) bool {
 	}
 }
 
-// escaped reads the code unit of a \uXXXX at the start of b, whose digits
-// json.Valid has seen.
+// escaped returns the code unit of the \uXXXX at the start of b. json.Valid has
+// checked its digits.
 func escaped(b []byte) rune {
 	n, _ := strconv.ParseUint(string(b[2:6]), 16, 16)
 	return rune(n)
 }
 
-// conditional says whether a request is to be served only in some state of
-// the key.
+// conditional reports whether a request has an If-Match or an If-None-Match.
 func conditional(r *http.Request) bool {
 	return len(r.Header.Values("If-Match")) > 0 || len(r.Header.Values("If-None-Match")) > 0
 }
 
-// comparison is one of the two that RFC 9110 has for entity tags (8.8.3.2).
+// comparison is how to compare entity tags (RFC 9110, 8.8.3.2).
 type comparison bool
 
 const (
-	strongly comparison = false // no W/ before the tag, as for If-Match
-	weakly   comparison = true  // W/ does not count, as for If-None-Match
+	strongly comparison = false // a tag with W/ never matches, as for If-Match
+	weakly   comparison = true  // W/ is ignored, as for If-None-Match
 )
 
-// listsTag says whether an If-Match or an If-None-Match names tag, which is
-// strong. What is malformed and what comes after it matches nothing.
+// listsTag reports whether an If-Match or an If-None-Match names tag, which is strong.
+// A malformed element and all elements after it match nothing.
 func listsTag(headers []string, tag string, how comparison) bool {
 	list := strings.TrimSpace(strings.Join(headers, ","))
 	if list == "*" {
@@ -375,8 +376,7 @@ type mediaRange struct {
 	q    float64
 }
 
-// mediaRanges reads the elements of an Accept header and leaves out what is
-// malformed.
+// mediaRanges parses the elements of an Accept header, and skips malformed ones.
 func mediaRanges(accept []string) []mediaRange {
 	var ranges []mediaRange
 	for _, item := range accept {
@@ -395,7 +395,7 @@ func mediaRanges(accept []string) []mediaRange {
 	return ranges
 }
 
-// namesProblem says whether the client asks for problem+json by name.
+// namesProblem reports whether Accept names problem+json.
 func namesProblem(r *http.Request) bool {
 	for _, a := range mediaRanges(listElements(r.Header.Values("Accept"))) {
 		if a.name == problemType && a.q > 0 {
@@ -405,9 +405,9 @@ func namesProblem(r *http.Request) bool {
 	return false
 }
 
-// wantsRaw says whether the client prefers a value's bytes to JSON, and whether
-// it accepts either. The higher quality wins, of equals the one named more
-// exactly, then JSON. No Accept header, or an empty one, is JSON.
+// wantsRaw reports whether the client prefers the bytes of a value to JSON, and
+// whether it accepts one of them. The type with the higher quality wins, then the
+// type that Accept names more exactly, then JSON. Without Accept it is JSON.
 func wantsRaw(r *http.Request) (raw, ok bool) {
 	accept := listElements(r.Header.Values("Accept"))
 	if len(accept) == 0 {
@@ -420,8 +420,8 @@ func wantsRaw(r *http.Request) (raw, ok bool) {
 	return raw, asRaw > 0 || asJSON > 0
 }
 
-// weigh returns the quality of a type of the application tree and how exactly
-// it is named: the most exact range counts.
+// weigh returns the quality of an application type, from the range that names it most
+// exactly, and how exactly: 3 by name, 2 as application/*, 1 as */*, 0 not at all.
 func weigh(ranges []mediaRange, mediaType string) (q float64, exact int) {
 	for _, a := range ranges {
 		n := 0

@@ -11,7 +11,7 @@ import (
 	"github.com/rediscache/rediscache"
 )
 
-// StripPrefix leaves a path without a slash at its start where the prefix ends with one.
+// If its prefix ends with a slash, StripPrefix leaves a path without a slash at its start.
 func TestStripPrefixMayEndWithASlash(t *testing.T) {
 	for _, mount := range []struct{ pattern, strip, base string }{
 		{"/cache/", "/cache/", ""},
@@ -41,7 +41,7 @@ func TestStripPrefixMayEndWithASlash(t *testing.T) {
 	}
 }
 
-func TestABodyIsTakenInEverySpellingOfItsType(t *testing.T) {
+func TestABodyIsAcceptedInEverySpellingOfItsType(t *testing.T) {
 	const form, raw, text, jsn = "application/x-www-form-urlencoded", "application/octet-stream", "text/plain", "application/json"
 	const bom = "\ufeff"
 	for _, c := range []struct {
@@ -192,9 +192,9 @@ func TestConditionsOfAReadAreThoseOfRFC9110(t *testing.T) {
 	}
 }
 
-// A condition does not count where the request fails without it (RFC 9110,
-// 13.2.1), as far as that can be known before the body is read.
-func TestConditionsOfAWriteDoNotHideWhatElseIsWrong(t *testing.T) {
+// A server ignores a condition if the request fails without it (RFC 9110, 13.2.1), as far as
+// the handler knows that before it reads the body.
+func TestConditionsOfAWriteDoNotHideOtherErrors(t *testing.T) {
 	const jsn = "application/json"
 	for _, c := range []struct {
 		name, method, target string

@@ -12,18 +12,18 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// A lease is a token under a key of its own, beside the value's. The load that put
-// it there loads; the others wait for the value. That is for efficiency. For
-// correctness the token stands for "nothing has come between": every Delete
-// removes it, a Set by anyone leaves another value than the load began from,
-// and a fill, by fill.lua or by a transaction, stores only if neither has happened.
+// A lease is a token in a key of its own, beside the key of the value. The load that
+// set the token loads the value, and other loads wait: that saves loads. The token
+// also shows that no Delete came between: every Delete removes the token, and a Set
+// leaves another value than the load began from. A fill, by fill.lua or by a
+// transaction, stores only if neither has happened.
 //
-//  1. A takes the token, finds no value, and loads the old one.
-//  2. B changes the database, and deletes: the token first, then the key.
-//  3. A fills: the token is gone, nothing is stored.
+//  1. A sets the token, finds no value, and loads the old value.
+//  2. B changes the database, and deletes the token and then the key.
+//  3. A fills: the token is gone, so nothing is stored.
 //
-// If 3 comes before 2, the old value is stored and then deleted. If 1 comes
-// after B has removed the token, what A loads is new.
+// If 3 comes before 2, A stores the old value and B deletes it. If 1 comes after B
+// has deleted the token, A loads the new value.
 
 //go:embed scripts/fill.lua
 var fillSource string
@@ -33,11 +33,11 @@ var releaseSource string
 
 var (
 	fillScript    = newScript(fillSource, pipeline.Write)
-	releaseScript = newScript(releaseSource, pipeline.Read) // it may be repeated: nobody else has its token, and the result is in doubt at worst
+	releaseScript = newScript(releaseSource, pipeline.Read) // a retry is harmless: the token is this load's alone
 )
 
 type script struct {
-	source, sum string // Redis knows it by its SHA-1
+	source, sum string // sum is the SHA-1 of source, by which Redis knows the script
 	begin       func(name string, n int, form pipeline.Form) *pipeline.Call
 }
 
@@ -45,13 +45,14 @@ func newScript(source string, begin func(string, int, pipeline.Form) *pipeline.C
 	return script{source, digest([]byte(source)), begin}
 }
 
-// maxRelease bounds the end of a lease where nothing else does, as Close waits for it.
+// maxRelease bounds the release of a lease, because Close waits for it. A shorter
+// Policy.Lease bounds it further.
 const maxRelease = 5 * time.Second
 
-// acquire tries to get the leases of the jobs, and looks at the keys after that,
-// in one go. Those that have a value now get it as their result. What is left
-// may be loaded, or is being loaded elsewhere. All leases of one acquire hold one
-// token, so that other processes see that one load has them.
+// acquire tries to take the leases of the jobs, and then reads the keys, in one round
+// trip. A job whose key has a value now gets it as its result. held are the jobs to
+// load; another process loads the busy ones. All leases of one acquire hold the same
+// token, so that other processes see that they belong to one load.
 func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*job[V]) {
 	if len(jobs) == 0 {
 		return nil, nil
@@ -68,8 +69,8 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 	}
 	replies, errs := v.c.pipe.DoAll(ctx, calls...)
 	for i, j := range jobs { // before anything can panic
-		// One of which nobody knows is ended like one that was got: else the
-		// others would wait for nobody's load.
+		// If the outcome of the SET is unknown, keep the token, so that the lease is
+		// released: otherwise other processes could wait for a load that nobody runs.
 		if errs[3*i] == nil && replies[3*i].Kind != resp.Nil || errors.Is(errs[3*i], ErrOutcomeUnknown) {
 			j.token = token
 		}
@@ -109,14 +110,14 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 	return held, busy
 }
 
-// await waits for the leases that other processes hold. It returns the jobs that
-// have a value now with their results, and of the others those that should be
-// loaded without a lease, those whose leases may be free, and those that wait on.
+// await waits for the leases that other processes hold. A job whose key has a value
+// now gets it as its result. The other jobs are returned: free ones are loaded without
+// a lease, the leases of wanted ones may be free now, and waiting ones wait on.
 //
-// When the time of the lease is over, all are looked at once more, as what a dead
-// process has left is over too; then they are loaded without a lease. So they are
-// when everybody has left, where the load finds that out. When the cache closes
-// the wait ends with ErrClosed.
+// When the wait reaches end, await returns all jobs as wanted once, because the lease
+// of a process that died has expired by then. The next call returns all as free. If no
+// caller waits any more, await also returns all as free, and load finds ctx done. When
+// the cache closes, all jobs fail with ErrClosed.
 func (v *View[V]) await(ctx context.Context, since, end time.Time, jobs []*job[V]) (free, wanted, waiting []*job[V]) {
 	if len(jobs) == 0 {
 		return nil, nil, nil
@@ -165,8 +166,8 @@ func (v *View[V]) await(ctx context.Context, since, end time.Time, jobs []*job[V
 	return nil, append(wanted, v.take(ctx, stored)...), waiting
 }
 
-// take gives jobs the values that their keys hold now as results, and returns
-// those for which that is not one.
+// take gives each job the value that its key holds now as its result, and returns the
+// jobs for which found rejects that value.
 func (v *View[V]) take(ctx context.Context, jobs []*job[V]) (left []*job[V]) {
 	lives, errs := make([]resp.Reply, len(jobs)), make([]error, len(jobs))
 	if v.timed && len(jobs) > 0 {
@@ -194,7 +195,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// fill stores what the jobs with a token say, unless something came between.
+// fill stores the data of jobs that hold a lease, unless a Delete or a Set came between.
 func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 	begin := v.c.begin()
 	refused := v.end(ctx, jobs, ending[V]{
@@ -210,14 +211,14 @@ func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 			return t
 		},
 		tell: func(j *job[V], done bool, err error) {
-			// A fill that timed out may still run, so its lease is not released.
-			// Any other fill that failed leaves a lease to be ended: if the fill
-			// runs after that, it does nothing.
+			// A fill that timed out may still run, so its lease must not be released.
+			// After any other error the lease is released; a fill that runs later
+			// finds no token and stores nothing.
 			if err == nil || errors.Is(err, ErrOutcomeUnknown) && pipeline.TooLate(err) {
 				j.token = ""
 			}
 			switch {
-			case err != nil: // nobody knows whether a Delete came between
+			case err != nil: // a Delete may have come between
 				j.result.doubtful = true
 				v.stored(ctx, j, begin, err)
 			case done:
@@ -228,10 +229,10 @@ func (v *View[V]) fill(ctx context.Context, jobs []*job[V]) {
 			}
 		},
 	})
-	v.writeAll(ctx, refused) // their leases are released after that
+	v.writeAll(ctx, refused) // load releases their leases after that
 }
 
-// millis is a time as the script takes it.
+// millis converts a time for the script: -1 never ends, 0 deletes the key.
 func millis(d time.Duration) int64 {
 	switch d {
 	case NoExpiry:
@@ -244,8 +245,8 @@ func millis(d time.Duration) int64 {
 	return d.Milliseconds()
 }
 
-// release ends the leases that jobs hold still, also when everybody has left.
-// One that was lost meanwhile leaves the job's result in doubt.
+// release ends the leases that jobs still hold, also if ctx is done. If a lease is
+// already gone, the result of its job is doubtful.
 func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
 	held := make([]*job[V], 0, len(jobs))
 	for _, j := range jobs {
@@ -268,7 +269,7 @@ func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
 		tell: func(j *job[V], done bool, err error) {
 			j.token = ""
 			if err != nil {
-				_ = v.c.fail(ctx, opLease, j.key, begin, err) // for the observer: it ends by itself
+				_ = v.c.fail(ctx, opLease, j.key, begin, err) // for the observer: the lease expires by itself
 			}
 			if j.result != nil && !done {
 				j.result.doubtful = true
@@ -278,8 +279,8 @@ func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
 	v.dropUnchecked(ctx, refused)
 }
 
-// dropUnchecked ends leases where Redis lets nobody look whose they are by then,
-// so that others do not wait for them.
+// dropUnchecked deletes leases without a check of their tokens, because Redis refuses
+// scripts and transactions. Otherwise other processes would wait for these leases.
 func (v *View[V]) dropUnchecked(ctx context.Context, jobs []*job[V]) {
 	if len(jobs) == 0 {
 		return
@@ -292,22 +293,23 @@ func (v *View[V]) dropUnchecked(ctx context.Context, jobs []*job[V]) {
 			j.result.doubtful = true
 		}
 	}
-	_, _ = v.c.pipe.Do(ctx, v.c.endLeases(keys)) // if that is refused too, they end by themselves
+	_, _ = v.c.pipe.Do(ctx, v.c.endLeases(keys)) // if Redis refuses this too, the leases expire
 }
 
-// ending is what ends leases: a fill or a release.
+// ending is a way to end leases: a fill or a release.
 type ending[V any] struct {
 	script script
 	argc   int
 	args   func(*pipeline.Call, *job[V]) // appends argc arguments
 	// transaction does what the script does.
 	transaction func(*job[V]) *transaction
-	// tell is told of each job whether the script returned 1, or the transaction did that.
+	// tell is called once for each job. done reports that the script returned 1, or
+	// that the transaction did the same.
 	tell func(j *job[V], done bool, err error)
 }
 
-// end ends the leases of jobs, in the way that Redis allows, and returns those
-// for which it allows none.
+// end ends the leases of jobs by a script, or by a transaction if Redis refuses
+// scripts. It returns the jobs for which Redis refuses both.
 func (v *View[V]) end(ctx context.Context, jobs []*job[V], e ending[V]) (refused []*job[V]) {
 	way := v.c.leases.way()
 	if way == byScript {
@@ -335,9 +337,9 @@ func (v *View[V]) end(ctx context.Context, jobs []*job[V], e ending[V]) (refused
 	return jobs
 }
 
-// runScript runs the script once for each job, all in one go: by its name and,
-// where the server does not know that, which proves that it did nothing, by its
-// text. It returns the jobs for which Redis refuses scripts for good.
+// runScript runs the script once for each job, all in one pipeline: by its SHA-1 and,
+// if the server does not hold the script, by its text. It returns the jobs for which
+// Redis refuses scripts for good.
 func (v *View[V]) runScript(ctx context.Context, jobs []*job[V], e ending[V]) (refused []*job[V]) {
 	for _, how := range []struct{ command, script string }{{"EVALSHA", e.script.sum}, {"EVAL", e.script.source}} {
 		if len(jobs) == 0 {

@@ -13,7 +13,7 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// Each of these keys had the lease of another one, or none.
+// In an earlier scheme each of these keys had the lease of another key, or none.
 var braced = []string{"abc", "{abc}", "{p:abc}", "{{abc}}", "a}b", "{}", "{}abc", "", "abc:rediscache-lease", "{abc}:rediscache-lease"}
 
 func TestALoadMayLoadKeysWhoseNamesLookAlike(t *testing.T) {

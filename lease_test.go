@@ -118,7 +118,7 @@ func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
 			do   func()
 			held any // by the key afterwards
 			cold bool
-			old  bool // whether a value that was stale is one that this fences
+			old  bool // whether it also fences a load that began from a stale value
 		}{
 			"a View's Delete":                {func() { _, err := b.Delete(ctx, "k"); must(err) }, nil, true, true},
 			"a View's Set":                   {func() { must(b.Set(ctx, "k", 5)) }, []byte("5"), true, true},
@@ -160,7 +160,7 @@ func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
 	})
 }
 
-// Its reply is lost with the caller, so nobody knows whether there is one.
+// The reply to the SET of the lease is lost with the caller, so it is unknown whether the lease exists.
 func TestALeaseOfACallerThatLeftIsNotWaitedFor(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
@@ -237,7 +237,7 @@ func TestALeaseIsEndedWhenACodecOrAnObserverPanics(t *testing.T) {
 	})
 }
 
-// The first load began before a Delete, and returns while the next is under way.
+// The first load began before a Delete, and returns while the next load is in flight.
 func TestALoadThatIsReplacedDoesNotUnshareTheNext(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
@@ -430,8 +430,8 @@ func TestACallerAfterADeleteJoinsNoOlderLoad(t *testing.T) {
 	})
 }
 
-// The reply to a fill is under way while another process deletes what was
-// filled. Who comes then does not join that load.
+// Another process deletes a value while the reply to its fill is still in flight. A caller
+// that comes then must not join that load.
 func TestNobodyJoinsALoadThatIsBeingStored(t *testing.T) {
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
@@ -573,7 +573,7 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
-// A try sends the leases and then the keys, so the keys are never deleted before their leases.
+// Each retry deletes the leases and then the keys, so a key is never deleted before its lease.
 func TestADeleteIsRetriedTogetherWithItsLeases(t *testing.T) {
 	const later, never, done = "-LOADING wait", "-NOPERM No permissions to access a key", ":1"
 	lease := rediscache.LeaseKey("", "k")

@@ -15,7 +15,8 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// commandsOf returns how many commands the server has done since it forgot, but for the tests' own.
+// commandsOf returns how many commands the server has executed since its counts were reset, without
+// those of the test.
 func commandsOf(t *testing.T, s *redistest.Server) (n int) {
 	t.Helper()
 	for name, stat := range commandStats(t, s) {
@@ -58,7 +59,7 @@ func eventuallyAfter(t *testing.T, d time.Duration) {
 	redistest.Eventually(t, func() bool { return time.Since(since) >= d }, "%v pass", d)
 }
 
-// Three processes wait for the leases of one load, each with one call for all keys or many for a key each.
+// Three processes wait for the leases of one load, each with one call for all keys or one call a key.
 func TestWaitingForLeasesIsCheap(t *testing.T) {
 	for name, each := range map[string]int{"one call for all keys": 1, "a call for each key": 100} {
 		t.Run(name, func(t *testing.T) {
@@ -114,7 +115,7 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 	}
 }
 
-// Each waits for a load of its own process' own.
+// Each caller waits for another load, each in a process of its own.
 func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
@@ -136,7 +137,7 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	}
 	redistest.Eventually(t, func() bool { return c.Stats().Misses == waiters }, "they wait")
 	settlesAt(t, s, 200, func() int { return commandStats(t, s)["mget"].calls })
-	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 1, "nobody tries to get what another has")
+	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 1, "no caller tries to take a lease that another holds")
 	for i := range waiters { // by a Set, which leaves the lease
 		if i%2 == 0 {
 			s.Do("DEL", rediscache.LeaseKey("", fmt.Sprint("k", i)))
@@ -147,8 +148,8 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	t.Logf("%d commands a second for %d waiters", commandsOf(t, s), waiters)
 }
 
-// The key holds a value while it is waited for, which is no news.
-func TestWaitingWhileAKeyHoldsSomethingIsCheap(t *testing.T) {
+// The key holds an old value during the wait, which does not end the wait.
+func TestWaitingWhileAKeyHasAnOldValueIsCheap(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	v, _ := process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Soft: time.Minute, Lease: time.Hour})
@@ -206,8 +207,8 @@ func TestTheWaitForOneLeaseIsShort(t *testing.T) {
 	})
 }
 
-// A process that dies leaves leases, of which one ends before the others.
-func TestAWaiterForManyLeasesLoadsWhatComesFree(t *testing.T) {
+// A process that died has left leases, and one lease expires before the others.
+func TestAWaiterForManyLeasesLoadsTheKeysOfFreeLeases(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
@@ -256,8 +257,8 @@ func TestAWaiterWhoseRedisGoesAwayLoadsItself(t *testing.T) {
 	<-done
 }
 
-// A user may not MGET: the wait does without.
-func TestAWaiterThatMayNotLookTriesToGetTheLease(t *testing.T) {
+// The Redis user may not run MGET, so the waiter cannot read leases.
+func TestAWaiterThatMayNotReadLeasesTriesToTakeThem(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-mget")
@@ -280,7 +281,7 @@ func TestAWaiterThatMayNotLookTriesToGetTheLease(t *testing.T) {
 	<-done
 }
 
-func TestCloseEndsTheWaitForAnothersLease(t *testing.T) {
+func TestCloseEndsTheWaitForALease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, c := process(t, s, rediscache.Policy{Lease: time.Hour, TTL: time.Hour, Stale: time.Hour, Soft: time.Hour - time.Minute})
@@ -319,9 +320,9 @@ func TestCloseEndsTheWaitForAnothersLease(t *testing.T) {
 
 func isClosedError(err error) bool { return errors.Is(err, rediscache.ErrClosed) }
 
-// A lease looks free and cannot be had: here its key holds a list, which MGET takes for nothing. Behind
-// a proxy MGET may ask a replica that is behind, or hold an error in its place.
-func TestALeaseThatLooksFreeAndCannotBeHadIsAskedForNowAndThen(t *testing.T) {
+// A lease looks free but cannot be taken: here its key holds a list, for which MGET returns nil. Behind
+// a proxy MGET may read from a replica that is behind, or return an error for the key.
+func TestALeaseThatOnlyLooksFreeIsRetriedRarely(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})

@@ -17,26 +17,26 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// leases is what the leases of a cache, its Subs and its views have in common.
+// leases is what a cache, its Subs and its views share about leases.
 type leases struct {
 	watch *lease.Watch // immutable
 
 	mu    sync.Mutex // guards below
 	known leaseWay
-	since time.Time // when that was found out
+	since time.Time // when known was last set or confirmed
 }
 
-// leaseWay is how Redis lets a lease be ended by its holder, and no other.
+// leaseWay is how the holder of a lease, and nobody else, ends it.
 type leaseWay uint8
 
 const (
 	byScript      leaseWay = iota // in one round trip
-	byTransaction                 // WATCH and MULTI, in two, where it refuses scripts
+	byTransaction                 // WATCH and MULTI, in two round trips, if Redis refuses scripts
 	noWay                         // no leases are taken: values are stored as without Policy.Lease
 )
 
-// askAgain is how long a way that Redis refused is not tried. An ACL may change, and an attempt that
-// is refused costs one round trip.
+// askAgain is how long a way that Redis refused is not retried. An ACL may change, and a refused attempt
+// costs one round trip.
 const askAgain = time.Minute
 
 func newLeases(pipe *pipeline.Pipeline, owner *flight.Owner) *leases {
@@ -50,7 +50,7 @@ func newLeases(pipe *pipeline.Pipeline, owner *flight.Owner) *leases {
 	})}
 }
 
-// lookAtLeases looks at leases and at their keys, by one command.
+// lookAtLeases reads leases and their keys with one command.
 func lookAtLeases(ctx context.Context, pipe *pipeline.Pipeline, items []*lease.Item) ([]lease.Seen, error) {
 	call := pipeline.Read("MGET", 2*len(items), pipeline.Values)
 	for _, it := range items {
@@ -70,7 +70,7 @@ func lookAtLeases(ctx context.Context, pipe *pipeline.Pipeline, items []*lease.I
 	return seen, nil
 }
 
-// way is the first way that Redis is not known to refuse.
+// way returns the first way that Redis did not refuse within askAgain.
 func (l *leases) way() leaseWay {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,7 +82,7 @@ func (l *leases) way() leaseWay {
 
 func (l *leases) isOldLocked() bool { return time.Since(l.since) >= askAgain }
 
-// found keeps the way that Redis does not refuse, and reports whether that is news.
+// found records the way that works, and reports whether it differs from the last one.
 func (l *leases) found(way leaseWay) (news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,28 +93,28 @@ func (l *leases) found(way leaseWay) (news bool) {
 	return news
 }
 
-// cannotLease keeps that Redis refuses leases, and tells the observer if that is news.
+// cannotLease records that Redis refuses leases, and observes err the first time.
 func (c *Cache) cannotLease(ctx context.Context, err error) {
 	if c.leases.found(noWay) {
-		_ = c.fail(ctx, opLease, "", c.begin(), fmt.Errorf("values are stored as without Policy.Lease, as Redis refuses what leases need: %w", err))
+		_ = c.fail(ctx, opLease, "", c.begin(), fmt.Errorf("values are stored as without Policy.Lease, because Redis refuses the commands of leases: %w", err))
 	}
 }
 
-// isForGood reports whether Redis refused a command that it will refuse again: the user may not run
-// it, the server does not know it, or the error is one that this package does not know.
+// isForGood reports whether Redis would refuse the command again: the user may not run it, the server
+// does not know it, or the error is unknown to this package.
 func isForGood(err error) bool {
 	meaning, answered := meaningOf(err)
 	return answered && (meaning == 0 || meaning.Has(resp.Denied|resp.UnknownCommand) && !meaning.Has(resp.Condemns))
 }
 
-// transaction does what a script does, by WATCH, a look, and MULTI.
+// transaction does what a script does, with WATCH, reads, and MULTI.
 type transaction struct {
 	lease, token string
 
-	store       *pipeline.Call // nil: it ends the lease and stores nothing
-	prefix, key string         // of the value, with store
+	store       *pipeline.Call // nil: a release, which stores nothing
+	prefix, key string         // the name of the value; set if store is
 	digest      string         // of what the key held when the load began; "": nothing
-	left        time.Duration  // that it had to live then
+	left        time.Duration  // its time to live then
 
 	done bool
 	err  error
@@ -122,11 +122,11 @@ type transaction struct {
 
 const (
 	transactTogether = 32 // jobs in one transaction: two round trips for all of them
-	transactTries    = 3  // of one that is aborted, as something has changed that may be of no importance
+	transactTries    = 3  // of an aborted transaction: the change that aborted it may not matter
 )
 
-// transact does transactions. It returns how many of the last are left because Redis refuses WATCH or
-// MULTI for good, and the error that says so.
+// transact runs transactions. If Redis refuses WATCH or MULTI for good, it returns how many of the last
+// did not run, and the error.
 func (c *Cache) transact(ctx context.Context, all []*transaction) (left int, err error) {
 	left = len(all)
 	for part := range slices.Chunk(all, transactTogether) {
@@ -138,7 +138,7 @@ func (c *Cache) transact(ctx context.Context, all []*transaction) (left int, err
 	return 0, nil
 }
 
-// transactAll does transactions as one, and as two halves where that is aborted.
+// transactAll runs transactions as one, and as two halves if that is aborted.
 func (c *Cache) transactAll(ctx context.Context, all []*transaction) error {
 	for range transactTries {
 		aborted, err := c.transactOnce(ctx, all)
@@ -166,7 +166,7 @@ func (c *Cache) transactAll(ctx context.Context, all []*transaction) error {
 
 var errContended = errors.New("the key or its lease changed during each of three transactions")
 
-// refusedError is a command without which there are no transactions, and which Redis refuses for good.
+// refusedError means that Redis refuses for good a command that every transaction needs.
 type refusedError struct{ cause error }
 
 func (e *refusedError) Error() string { return e.cause.Error() }
@@ -174,13 +174,13 @@ func (e *refusedError) Unwrap() error { return e.cause }
 
 // transactOnce tries transactions as one. If it is aborted, nothing was done.
 func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted bool, err error) {
-	// The talk may outlast this call, so it writes to nothing else.
+	// The function below may outlast Talk, so it must write to these variables only.
 	type outcome struct {
 		done bool
 		err  error
 	}
 	outcomes := make([]outcome, len(all))
-	var neither error // why Redis knows neither WATCH nor MULTI
+	var neither error // set if Redis refuses both WATCH and MULTI
 	look := lookForTransactions(all)
 	err = c.pipe.Talk(ctx, func(ask pipeline.Ask) error {
 		replies, err := ask(look...)
@@ -190,7 +190,7 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 		watch, multi := essential(replies[0]), essential(replies[len(replies)-1])
 		if watch != nil && multi != nil {
 			neither = watch
-			return nil // the connection is as it was
+			return nil // the connection has no state to undo
 		}
 		if err := cmp.Or(watch, multi); err != nil {
 			return err
@@ -213,12 +213,12 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 				}
 			}
 		}
-		// Where there is nothing to do EXEC ends the watch.
+		// Even without commands, EXEC ends the WATCH.
 		replies, err = ask(append(calls, pipeline.Write("EXEC", 0, pipeline.Results))...)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
-		for i, r := range replies[:len(calls)] { // they are queued
+		for i, r := range replies[:len(calls)] { // QUEUED or an error
 			if calls[i] == all[of[i]].store {
 				err = answerOf(r)
 			} else {
@@ -255,9 +255,8 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 	return aborted, nil
 }
 
-// lookForTransactions begins to watch, looks at what is watched, and begins the transaction. So that
-// is answered before anything is sent that is to be part of it: behind a MULTI that Redis refuses it
-// would be executed at once.
+// lookForTransactions returns WATCH, the reads of the watched keys, and MULTI. The commands of the
+// transaction are sent after the reply to MULTI: if Redis refused MULTI, it would execute them at once.
 func lookForTransactions(all []*transaction) []*pipeline.Call {
 	names := len(all)
 	for _, t := range all {
@@ -279,8 +278,8 @@ func lookForTransactions(all []*transaction) []*pipeline.Call {
 	return append(calls, pipeline.Read("MULTI", 0, pipeline.Status))
 }
 
-// judge says what the lease, the key and its time to live mean, of which a release has the first: whether the
-// load holds its lease, and whether it may store, as nothing has come between.
+// judge reports whether the load still holds its lease, and whether it may store because no Delete and no Set
+// came between. seen has the lease and, unless t is a release, the value and its PTTL.
 func (t *transaction) judge(seen []resp.Reply) (holds, matches bool, err error) {
 	for _, r := range seen {
 		if err := answerOf(r); err != nil {
@@ -303,7 +302,7 @@ func answerOf(r resp.Reply) error {
 	return redis.Error(resp.Discreet(r.Text))
 }
 
-// essential is answerOf for a command without which there are no transactions.
+// essential is answerOf for a command that every transaction needs.
 func essential(r resp.Reply) error {
 	err := answerOf(r)
 	if isForGood(err) {

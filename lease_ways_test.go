@@ -19,7 +19,7 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// A load is under way in another process while a key is deleted by each verb that deletes.
+// Each method that deletes a key is called while a load is in flight in another process.
 func TestEveryDeleteIsAFence(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
@@ -61,7 +61,7 @@ func cmpErr(n int, err error) error {
 	return err
 }
 
-// waysServers are servers that refuse what leases need, and what is left of the leases there.
+// waysServers are servers that refuse commands of leases, and the way that is left there.
 var waysServers = map[string]struct {
 	args    []string
 	acl     []any
@@ -78,7 +78,7 @@ var waysServers = map[string]struct {
 	"no leases":                      {nil, []any{"resetkeys", "~k?"}, "none", nil},
 }
 
-// eachWayOfLeases runs f on servers that refuse what leases need.
+// eachWayOfLeases runs f on servers that refuse commands of leases.
 func eachWayOfLeases(t *testing.T, f func(t *testing.T, s *redistest.Server, url, way string, refused []string)) {
 	t.Helper()
 	for name, c := range waysServers {
@@ -112,7 +112,7 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 				got, err = v.GetOrLoad(t.Context(), key, returns(i+10))
 				require.NoError(t, err)
 				require.Equal(t, i+10, got)
-				require.Equal(t, strconv.Itoa(i+10), string(s.Do("GET", key).([]byte)), "it is stored anew")
+				require.Equal(t, strconv.Itoa(i+10), string(s.Do("GET", key).([]byte)), "it is stored again")
 
 				makeStale()
 				_, err = v.GetOrLoad(t.Context(), key, fails[int](rediscache.ErrNotFound))
@@ -139,7 +139,7 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 	})
 }
 
-func TestNobodyWaitsForALeaseThatCannotWork(t *testing.T) {
+func TestNoCallerWaitsForALeaseThatCannotWork(t *testing.T) {
 	eachWayOfLeases(t, func(t *testing.T, s *redistest.Server, url, way string, _ []string) {
 		if way != "none" {
 			t.Skip("it works")
@@ -156,8 +156,8 @@ func TestNobodyWaitsForALeaseThatCannotWork(t *testing.T) {
 	})
 }
 
-// The ways to end a lease are to be the same in what they refuse.
-func TestAFillByTransactionIsRefusedAfterWhatCameBetween(t *testing.T) {
+// A script and a transaction must refuse a fill in the same cases.
+func TestAFillByTransactionIsRefusedAfterAChange(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
 	url := "redis://app:" + secret + "@" + s.Addr
@@ -209,7 +209,7 @@ func TestAFillByTransactionIsRefusedAfterWhatCameBetween(t *testing.T) {
 	require.Zero(t, c.Stats().Errors)
 }
 
-// miniredis knows no ACL: there a proxy is the server that refuses scripts.
+// miniredis has no ACL, so a proxy in front of it refuses scripts.
 func TestManyKeysAreFilledByTransactionsTogether(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
@@ -233,7 +233,7 @@ func TestManyKeysAreFilledByTransactionsTogether(t *testing.T) {
 	require.LessOrEqual(t, commandStats(t, s)["exec"].calls, len(keys)/32+1)
 }
 
-// A transaction that is aborted by one of its keys goes on with the others.
+// If a change of one key aborts a transaction, the other keys are still stored.
 func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
@@ -268,8 +268,8 @@ func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 	require.Greater(t, commandStats(t, s)["exec"].calls, 1)
 }
 
-// What Redis refused is asked for again when some time has passed, as an ACL may change.
-func TestWhatRedisRefusesIsAskedForAgain(t *testing.T) {
+// A refused way is retried after some time, because an ACL may change.
+func TestARefusedWayIsRetriedLater(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting", "-@transaction")
 	var heard errorsOf
@@ -303,8 +303,8 @@ func TestWhatRedisRefusesIsAskedForAgain(t *testing.T) {
 	require.Error(t, heard.take(), "it is news again")
 }
 
-// A way that works does not put off the next try of one that was refused before.
-func TestScriptsAreTriedAgainWhileTransactionsWork(t *testing.T) {
+// The success of one way does not delay the retry of a way that was refused.
+func TestScriptsAreRetriedWhileTransactionsWork(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
 	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))
@@ -322,7 +322,7 @@ func TestScriptsAreTriedAgainWhileTransactionsWork(t *testing.T) {
 	require.Equal(t, 0, refusals("d"))
 }
 
-// Fills and releases of loads on a pool whose connections anybody may borrow leave nothing behind.
+// Fills and releases on a shared pool leave no WATCH on its connections.
 func TestATransactionLeavesNoWatchBehind(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
@@ -359,7 +359,7 @@ func TestATransactionLeavesNoWatchBehind(t *testing.T) {
 
 type commandStat struct{ calls, rejected, failed int }
 
-// commandStats tells what the server did with each command since it forgot.
+// commandStats returns the server's counts of each command since they were reset.
 func commandStats(t *testing.T, s *redistest.Server) map[string]commandStat {
 	t.Helper()
 	info, err := redis.String(s.Do("INFO", "commandstats"), nil)

@@ -9,22 +9,22 @@ import (
 	"github.com/rediscache/rediscache/internal/flight"
 )
 
-// PanicError is what GetOrLoad and its like panic with when the load that they
-// waited for has panicked: with the value, and the stack of the load. It
-// unwraps to the value if that is an error.
+// PanicError is the value with which GetOrLoad, GetOrLoadItem and GetOrLoadMany
+// panic when the load that they wait for panics. It holds the value and the stack
+// of the load, and unwraps to the value if that is an error.
 type PanicError = flight.PanicError
 
-// Item is a value that a load says more about.
+// Item is a value with its TTL, returned by the load of [View.GetOrLoadItem].
 type Item[V any] struct {
 	Value V
-	// TTL is instead of the policy's: a time of a millisecond or more, or
-	// [NoExpiry]. Zero is the policy's, anything else an error.
+	// TTL replaces the TTL of the policy: at least a millisecond, or [NoExpiry].
+	// Zero is the TTL of the policy. Any other TTL is an error of the load.
 	TTL time.Duration
-	// NoStore returns the value and does not store it. What is stored stays.
+	// NoStore returns the value without storing it. A stored value stays.
 	NoStore bool
 }
 
-// The operations of which observers hear.
+// The values of Event.Op for loads.
 const (
 	opGetOrLoad     = "get or load"
 	opGetOrLoadMany = "get or load many"
@@ -33,64 +33,64 @@ const (
 	opFill          = "fill"
 )
 
-// GetOrLoad returns the value of key and, on a miss, that of load, which it
-// stores.
+// GetOrLoad returns the value of key. On a miss it calls load, and stores and
+// returns the value of load.
 //
-// Callers that miss together wait for one load, in a goroutine of its own. The
-// context of the load has the values of the first caller's context, but neither
-// its deadline nor its cancellation: it ends when no caller is left or
-// [Policy.Hard] is over, and then nothing is stored. A caller whose own context
-// ends leaves, with an error that matches that of the context. A panic of the load
-// is raised in each caller, as a [*PanicError]; a panic of a load in the background
-// is an [Event] and no more. A load may call GetOrLoad for another key; for its own
-// key it would wait for itself.
+// Callers that miss the same key together wait for one load, which runs in a
+// goroutine of its own. The context of the load has the values of the first caller's
+// context, but not its deadline and cancellation. It is cancelled when no caller waits
+// any more, and times out after [Policy.Hard]; in both cases nothing is stored. A
+// caller whose own context ends stops waiting, and its error matches that of the
+// context. If the load panics, each caller panics with a [*PanicError]; a panic of a
+// load in the background is only an [Event]. A load may call GetOrLoad for another
+// key, but not for its own key, where it would wait for itself.
 //
-// So a load may ask ctx for a value after GetOrLoad has returned: in the
-// background, with [Policy.Stale] or [Policy.Early], or when the first caller has
-// left and others wait. Pass a context whose values stay as they are, such as that
-// of an http.Request, and none that a framework reuses for its next request: the
-// load would find the values of that request, and store one user's data under
-// another's key. With gin pass c.Request.Context() and not c itself, with fasthttp
-// and fiber no RequestCtx.
+// A load may use the values of ctx after GetOrLoad has returned: in the background,
+// with [Policy.Stale] or [Policy.Early], or when the first caller has stopped waiting
+// and others still wait. So pass a context whose values do not change, such as that
+// of an http.Request. Do not pass a context that a framework reuses for its next
+// request: the load would read the values of that request, and could store one
+// user's data under another user's key. With gin pass c.Request.Context(), not c.
+// With fasthttp and fiber do not pass a RequestCtx.
 //
-// A stale value is returned at once, or after [Policy.Soft], and loaded anew in the
-// background. When that load fails the stale value stays, and the key is not loaded
-// again for [LoadBackoff]. Where there is no stale value an error of load is
-// returned as it is. An error that matches [ErrNotFound] says that there is no
-// value: that is remembered for [Policy.Negative], and a stale value is removed.
+// GetOrLoad returns a stale value at once, or after [Policy.Soft], and loads the key
+// in the background. If that load fails, the stale value stays, and the key is not
+// loaded again for [LoadBackoff]. If there is no stale value, GetOrLoad returns the
+// error of load unchanged. An error that matches [ErrNotFound] means that there is no
+// value: the View remembers this for [Policy.Negative], and deletes a stale value.
 //
-// With [Policy.Lease] a caller that comes after a [View.Delete] of the key has
-// returned, in whichever process, gets no older value than the Delete was about. If
-// a load that began before that runs without a lease, because Redis cannot be asked,
-// or refuses, or another process has held the lease for too long, callers that came
-// during the load wait for one more.
+// With [Policy.Lease], a caller that comes after a [View.Delete] of the key has
+// returned, in any process, never gets a value from before the Delete. A load runs
+// without a lease if Redis cannot be read, if Redis refuses the lease, or if another
+// process holds the lease for too long. Callers that came during such a load wait
+// for one more load.
 //
-// When Redis cannot be asked the load is called all the same, shared, and its value
-// is returned and not stored; a value that cannot be stored is returned too. Both
-// are an [Event] and count as errors in [Stats]. After [Cache.Close] the error is
-// [ErrClosed].
+// If Redis cannot be read, GetOrLoad still calls load, shared among callers, and
+// returns its value without storing it. GetOrLoad also returns a value that cannot be
+// stored. Both cases are an [Event] and count as errors in [Stats]. After
+// [Cache.Close] the error is [ErrClosed].
 //
 // The callers of one load share its value: do not change it.
 func (v *View[V]) GetOrLoad(ctx context.Context, key string, load func(context.Context) (V, error)) (V, error) {
 	return v.getOrLoad(ctx, key, loader[V]{one: load}, v.turns.Load())
 }
 
-// GetOrLoadItem is GetOrLoad with a load that chooses the TTL, or not to store.
-// Both share their loads.
+// GetOrLoadItem is GetOrLoad with a load that returns an [Item], which chooses the
+// TTL or NoStore. GetOrLoad and GetOrLoadItem share their loads.
 func (v *View[V]) GetOrLoadItem(
 	ctx context.Context, key string, load func(context.Context) (Item[V], error),
 ) (V, error) {
 	return v.getOrLoad(ctx, key, loader[V]{item: load}, v.turns.Load())
 }
 
-// loader is the load that a method was given, in its form.
+// loader is the load function of a method. Exactly one field is set.
 type loader[V any] struct {
 	one  func(context.Context) (V, error)
 	item func(context.Context) (Item[V], error)
 	many func(context.Context, []string) (map[string]V, error)
 }
 
-// call loads keys, of which there is one unless it is the form for many.
+// call loads keys. There is only one key unless l.many is set.
 func (l loader[V]) call(ctx context.Context, keys []string) (map[string]Item[V], error) {
 	var item Item[V]
 	var err error
@@ -116,20 +116,20 @@ func (l loader[V]) call(ctx context.Context, keys []string) (map[string]Item[V],
 type result[V any] struct {
 	value V
 	err   error
-	stale bool // value is the one that the load was to replace; err, if any, is why
+	stale bool // value is the old value; err, if not nil, is why the load did not replace it
 
-	doubtful bool   // a Delete may have come after since, without the load's knowledge
+	doubtful bool   // a Delete that the load did not notice may have come after since
 	since    uint64 // the turn in which the load looked or loaded; see View.turns
 }
 
-// mayPrecede reports whether the result may be older than a Delete that returned
-// before a caller came in a turn.
+// mayPrecede reports whether the result may be older than a Delete that had returned
+// before the caller came, in turn came.
 func (r result[V]) mayPrecede(came uint64) bool { return r.doubtful && r.since <= came }
 
-// orStale returns the result for a caller that has itself found a stale value and
-// came in a turn: that value, if err ended the wait, if the load returned nothing
-// newer, or if the result may be older than a Delete before the caller. A stale
-// value in r may be older too, as another caller found it.
+// orStale returns the result for a caller that found the stale value itself and came
+// in turn came. That is value if err ended the wait, if the load returned nothing
+// newer, or if r may be older than a Delete before the caller. If r is stale, another
+// caller found its value, which may be older too.
 func (r result[V]) orStale(value V, err error, came uint64) result[V] {
 	if err == nil && !errors.Is(r.err, ErrNotFound) {
 		err = r.err
@@ -140,32 +140,31 @@ func (r result[V]) orStale(value V, err error, came uint64) result[V] {
 	return r
 }
 
-// getOrLoad serves a caller that came in a turn. Under a lease it never returns a
-// value older than a Delete of the key that had returned, in whichever process,
-// before the caller came:
+// getOrLoad serves a caller that came in turn came. Under a lease it never returns a
+// value older than a Delete of the key that had returned, in any process, before the
+// caller came:
 //
-//  1. A value that the caller itself finds in Redis is not older. A load that began
-//     before the Delete stores nothing after it (see lease.go), and what it stored
-//     before, the Delete has removed.
-//  2. A load that stored under its lease, or still had its lease at its end, knows
+//  1. A value that the caller itself reads from Redis is not older. A load that began
+//     before the Delete stores nothing after it (see lease.go), and the Delete has
+//     removed what the load stored before.
+//  2. A load that stored under its lease, or still held its lease at its end, knows
 //     that no Delete returned between its begin and the moment when it forgot its
 //     key. The caller joined before that moment. So the Delete returned before the
-//     load began, and the load read what the Delete was about.
-//  3. Any other result is doubtful: of a load without a lease, because another
-//     process held it for too long, or Redis refused it or could not be asked; of a
-//     load that lost its lease; and a value that a load found in Redis. Each of them
-//     comes from a call of load, or from a look at Redis, that began after View.turns
-//     was raised to since. A caller with an earlier turn came before that began, so
-//     with 1 the result is not older.
-//  4. Another caller looks again, as often as it takes. That ends after one more
-//     load: the load that the caller finds or begins then entered View.flights after
-//     the load that the caller had joined was taken out, so after the caller came.
-//     It raises the turn above the caller's before it looks or loads.
+//     load began, and the load read data from after the Delete.
+//  3. Any other result is doubtful: that of a load without a lease, that of a load
+//     that lost its lease, and a value that a load read from Redis. Such a result
+//     comes from a call of load, or from a read of Redis, that began after View.turns
+//     was raised to since. A caller with an earlier turn came before that, so the
+//     result is not older for this caller.
+//  4. A caller with a later turn reads the key again, and may join another load. That
+//     ends after one more load: this load entered View.flights after the load that
+//     the caller had joined was taken out, so after the caller came. The load raises
+//     the turn above the caller's before it reads or loads.
 //
-// A stale value that another caller found and that a load fell back on may be older,
-// so a caller that has found no stale value itself looks again after that as well:
-// each such load was begun by a caller that had looked before the Delete, and there
-// are only so many of these.
+// A load may also fall back on a stale value that another caller found, and that may
+// be older. So a caller that found no stale value itself reads the key again as well.
+// This ends, because each such load was begun by a caller that had read the key before
+// the Delete, and there are only finitely many of these callers.
 func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], came uint64) (V, error) {
 	var none V
 	begin, seen := v.c.begin(), v.flights.Ended()
@@ -206,7 +205,7 @@ func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], cam
 	return v.serve(ctx, opGetOrLoad, key, begin, tickets[0].Shared, r)
 }
 
-// serve returns what a load came to.
+// serve counts the result of a load and returns it to a caller.
 func (v *View[V]) serve(
 	ctx context.Context, op, key string, begin time.Time, shared bool, r result[V],
 ) (V, error) {
@@ -221,12 +220,12 @@ func (v *View[V]) serve(
 	return r.value, r.err
 }
 
-// staleOrLoad serves a caller that has found a stale value, and returns that value
-// if ctx ends during the wait for a fresh one.
+// staleOrLoad serves a caller that found a stale value. It returns that value if ctx
+// ends during the wait for a fresh one.
 func (v *View[V]) staleOrLoad(
 	ctx context.Context, begin time.Time, j *job[V], load loader[V], came uint64,
 ) (V, error) {
-	key, value := j.key, j.from.value // j is the load's once it is joined
+	key, value := j.key, j.from.value // after join, j belongs to the load
 	if v.policy.Soft == 0 || v.failed.hold(key) {
 		v.c.stale(ctx, opGetOrLoad, key, begin, nil)
 		if !v.failed.hold(key) {
@@ -256,7 +255,7 @@ func (v *View[V]) refresh(ctx context.Context, j *job[V], load loader[V]) {
 	}
 }
 
-// join has the jobs done, unless their keys are being loaded already.
+// join starts a load of the jobs, except those whose keys are being loaded already.
 func (v *View[V]) join(
 	ctx context.Context, jobs []*job[V], load loader[V], background bool,
 ) ([]flight.Ticket[result[V]], bool) {
@@ -270,13 +269,12 @@ func (v *View[V]) join(
 			o.Keep = DefaultRefreshTimeout
 		}
 	}
-	// The load keeps the values of ctx, in the background too. Without them a load
-	// that needs one, a tenant or a trace, would fail there alone, where no caller and
-	// few tests see it; and a context that lost them when the first caller leaves would
-	// change during a load that others wait for.
+	// The load keeps the values of ctx, in the background too. Otherwise a load that
+	// needs a value, such as a tenant or a trace, would fail only in the background,
+	// where no caller and few tests see it.
 	return v.flights.Join(ctx, keys, o, func(ctx context.Context, own []*flight.Call[result[V]]) {
 		mine := make([]*job[V], 0, len(own))
-		for _, j := range jobs { // own is in their order
+		for _, j := range jobs { // own has the order of jobs
 			if len(mine) < len(own) && j.key == own[len(mine)].Key {
 				j.call = own[len(mine)]
 				mine = append(mine, j)

@@ -8,20 +8,20 @@ import (
 	"github.com/rediscache/rediscache/internal/flight"
 )
 
-// GetOrLoadMany returns the values of those keys that have one. It does for each
-// key what [View.GetOrLoad] does, with one call of load for all keys that missed
-// and that no other caller is loading. With [Policy.Lease] it waits for the keys
-// that another process is loading, and calls load once more for those that are
-// still missing then. Stale values are loaded anew by a call of their own.
+// GetOrLoadMany returns the values of the keys that have one. It does for each key
+// what [View.GetOrLoad] does, with one call of load for all keys that missed and that
+// no other caller is loading. With [Policy.Lease] it waits for the keys that another
+// process is loading, and calls load again for the keys that are still missing.
+// Another call of load refreshes stale values.
 //
-// A key that load's map lacks has no value, as if load had returned
-// [ErrNotFound] for it. An error of load is the error of each of its keys, whatever
-// its map holds. Keys are loaded together but stored one by one, and each value is
-// there for other callers as soon as it is loaded and stored.
+// A key that is not in the map of load has no value, as if load had returned
+// [ErrNotFound] for it. If load returns an error, it is the error of each of its keys,
+// even of a key in the map. Keys are loaded together but stored one by one. Other
+// callers get each value as soon as it is loaded and stored.
 //
-// The error is the first one of any key. With it the map still holds every value
-// that could be had: if ctx ends during the wait for one key, the values of the
-// others that are there by then.
+// The error is the first error of any key. The map then still holds all values that
+// GetOrLoadMany got. If ctx ends during the wait for one key, these include the
+// values of other keys that are ready by then.
 func (v *View[V]) GetOrLoadMany(
 	ctx context.Context, keys []string, load func(ctx context.Context, keys []string) (map[string]V, error),
 ) (map[string]V, error) {
@@ -41,8 +41,7 @@ func (v *View[V]) GetOrLoadMany(
 	return values, err
 }
 
-// getOrLoadMany is getOrLoad for keys, which differ. It puts the values that it
-// gets into values.
+// getOrLoadMany is getOrLoad for distinct keys. It puts the values into values.
 func (v *View[V]) getOrLoadMany(
 	ctx context.Context, keys []string, load loader[V], values map[string]V, came uint64,
 ) error {
@@ -72,8 +71,8 @@ func (v *View[V]) getOrLoadMany(
 	return m.err
 }
 
-// sort puts what was found into values, and returns what is to be loaded: what
-// is missing, and what there is but stale or early.
+// sort puts the values that were found into values, and returns the keys to load:
+// misses without a value, and olds with a stale or an early value.
 func (v *View[V]) sort(
 	ctx context.Context, keys []string, begin time.Time, seen uint64, entries []entry[V], values map[string]V,
 ) (misses, olds []*job[V]) {
@@ -101,7 +100,7 @@ func (v *View[V]) sort(
 			v.c.missed(ctx, opGetOrLoadMany, key, begin, e.err)
 			misses = append(misses, v.job(key, e, seen))
 		case unread:
-			if e.err != nil { // of this key alone; that of the whole call is an event already
+			if e.err != nil { // the error of this key; an error of the whole call was observed already
 				_ = v.c.fail(ctx, opGetOrLoadMany, key, begin, e.err) // for the observer: the load goes on
 			}
 			misses = append(misses, v.job(key, e, seen))
@@ -117,19 +116,19 @@ type many[V any] struct {
 	came   uint64 // the turn in which the caller came
 	values map[string]V
 	waits  []wait[V]
-	err    error // the first
+	err    error // the first error
 }
 
-// wait is for one key.
+// wait is the wait for one key.
 type wait[V any] struct {
 	key    string
-	old    V // if stale
+	old    V // the stale value, if stale
 	stale  bool
 	ticket flight.Ticket[result[V]]
 	over   bool
 }
 
-// join adds a wait for each job. A job is the load's from here on.
+// join adds a wait for each job. After join the jobs belong to the load.
 func (m *many[V]) join(ctx context.Context, jobs []*job[V], load loader[V], background bool) bool {
 	if len(jobs) == 0 {
 		return true
@@ -148,7 +147,7 @@ func (m *many[V]) join(ctx context.Context, jobs []*job[V], load loader[V], back
 	return ok
 }
 
-// leave ends the waits that a panic or a closed cache has left.
+// leave ends the waits that are not over, after a panic or when the cache is closed.
 func (m *many[V]) leave() {
 	for _, w := range m.waits {
 		if !w.over {
@@ -157,9 +156,9 @@ func (m *many[V]) leave() {
 	}
 }
 
-// wait takes the results, and returns the keys for which the caller looks again.
-// The order of the waits does not matter: after ctx has ended, the remaining waits
-// still take the results that are there.
+// wait takes the results, and returns the keys that the caller must read again. The
+// order of the waits does not matter: after ctx has ended, the remaining waits still
+// take the results that are ready.
 func (m *many[V]) wait(ctx context.Context) (doubtful []string) {
 	soft, cancel := context.WithCancel(ctx)
 	if m.v.policy.Soft > 0 {

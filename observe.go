@@ -5,69 +5,68 @@ import (
 	"time"
 )
 
-// Observer is told what becomes of a cache's calls. Observe is called by many
-// goroutines at once and by the one that it holds up: it must be quick.
+// Observer receives the events of a cache. Many goroutines call Observe at once, and
+// the call that caused the event waits for it, so Observe must be quick.
 type Observer interface {
 	Observe(ctx context.Context, e Event)
 }
 
-// ObserverFunc is a function that is an [Observer].
+// ObserverFunc adapts a function to an [Observer].
 type ObserverFunc func(ctx context.Context, e Event)
 
 // Observe calls f.
 func (f ObserverFunc) Observe(ctx context.Context, e Event) { f(ctx, e) }
 
-// Event is what became of one key, or of a call that failed. A call that gets
-// or loads values of keys has one event for each: how it was served, or that
-// there was a miss and then, if it shared another's load, that. A load has an
-// event of its own.
+// Event is the outcome for one key, or the error of a call. A call that gets or loads
+// values has one event for each key. After a miss it has a second event for the key if
+// it waited for the load of another call. A load has an event of its own.
 type Event struct {
-	// Op is the method in lower case, such as "get" or "get or load", or what
-	// is done within one: "load", "lease" or "fill".
+	// Op is the method in lower case, such as "get" or "get or load", or a step
+	// of a load: "load", "lease" or "fill".
 	Op string
-	// Key is without the cache's prefix. It is empty if a call for many keys
-	// failed.
+	// Key has no prefix. It is empty for the error of a call for many keys, and
+	// for a load of many keys.
 	Key     string
 	Outcome Outcome
-	// Took is the time since the method, or that part of it, began.
+	// Took is the time since the method, or the step of the load, began.
 	Took time.Duration
-	// Err is why: of a load its error, of a miss what could not be decoded, of
-	// a stale value the failed load for which it stands in.
+	// Err is the error of a call or a load. For a miss it is the error of the
+	// codec, for a stale value the error of the load, if any.
 	Err error
 }
 
-// Outcome is what an [Event] tells of.
+// Outcome is the kind of an [Event].
 type Outcome string
 
 // The outcomes.
 const (
-	OutcomeHit      Outcome = "hit"      // there was a value
-	OutcomeMiss     Outcome = "miss"     // there was none, none that can be decoded, or a stale one that was replaced in time
-	OutcomeStale    Outcome = "stale"    // a value past its TTL was returned
-	OutcomeNegative Outcome = "negative" // it was remembered that there is none
+	OutcomeHit      Outcome = "hit"      // the key had a value
+	OutcomeMiss     Outcome = "miss"     // the key had no value, one that the codec cannot decode, or a stale one that was replaced in time
+	OutcomeStale    Outcome = "stale"    // the call returned a value past its TTL
+	OutcomeNegative Outcome = "negative" // the View remembers that there is no value
 	OutcomeLoad     Outcome = "load"     // a load ended
-	OutcomeShared   Outcome = "shared"   // a load that another call began was waited for
-	OutcomeRefused  Outcome = "refused"  // what was loaded was not stored: something came between
-	OutcomeError    Outcome = "error"    // Redis could not be asked, or told
+	OutcomeShared   Outcome = "shared"   // the call waited for a load that another call began
+	OutcomeRefused  Outcome = "refused"  // a loaded value was not stored, because a Delete or a Set came between or the lease was late
+	OutcomeError    Outcome = "error"    // a command or the codec failed
 )
 
-// Stats are the counts of a [Cache], its Subs and its views since it was made.
+// Stats are the counts of a [Cache], its Subs and its views since the cache was made.
 type Stats struct {
-	Hits    int64 // keys that held a value, which was returned
-	Misses  int64 // keys that held none, or a stale one that Soft waited to replace
+	Hits    int64 // keys whose value was returned, stale ones included
+	Misses  int64 // keys without a value, or with a stale one that was replaced within Soft
 	Sets    int64 // values stored
-	Deletes int64 // keys that Delete found
-	Errors  int64 // calls that failed, misses not among them
+	Deletes int64 // keys that Delete removed
+	Errors  int64 // failed calls; a miss is no error
 
-	// What views count besides.
-	Stale     int64 // of the hits, those past their TTL
-	Negatives int64 // keys known to have no value, neither hits nor misses
+	// Only views raise these.
+	Stale     int64 // hits past their TTL
+	Negatives int64 // keys remembered to have no value; neither hits nor misses
 	Loads     int64 // calls of a load
-	Shared    int64 // keys for which a load that another call began was waited for
-	Refused   int64 // keys whose value was loaded and not stored: something came between
+	Shared    int64 // keys for which a call waited for the load of another call
+	Refused   int64 // loaded values that were not stored, see OutcomeRefused
 }
 
-// Stats returns the counts of this moment.
+// Stats returns the current counts.
 func (c *Cache) Stats() Stats {
 	n := c.counts
 	return Stats{
@@ -78,7 +77,7 @@ func (c *Cache) Stats() Stats {
 	}
 }
 
-// begin is when a call began, if anybody wants to know.
+// begin returns when a call began, or the zero time without an observer.
 func (c *Cache) begin() time.Time {
 	if c.observer == nil {
 		return time.Time{}
@@ -92,8 +91,7 @@ func (c *Cache) observe(ctx context.Context, op, key string, o Outcome, begin ti
 	}
 }
 
-// fail counts an error, tells of it, and says which of the sentinels it
-// amounts to.
+// fail counts and observes an error, and returns it with its sentinel.
 func (c *Cache) fail(ctx context.Context, op, key string, begin time.Time, err error) error {
 	c.counts.errs.Add(1)
 	fault := &opError{op: op, is: sentinel(err), cause: err}

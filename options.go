@@ -13,8 +13,7 @@ import (
 	"github.com/gomodule/redigo/redis"
 )
 
-// Defaults of the options. Each is what the constructor uses when its option
-// is absent.
+// Defaults of the options. A constructor uses them for options that are absent.
 const (
 	DefaultMinIdle          = 10
 	DefaultMaxActive        = 50
@@ -97,106 +96,105 @@ func validClientName(name string) bool {
 	return true
 }
 
-// WithMinIdle keeps at least n connections open and spare, whether or not
-// anybody asks for one; when so many are borrowed that the maximum leaves
-// fewer, fewer. Zero keeps none, negative or above the maximum is an error.
+// WithMinIdle keeps at least n idle connections open, or as many as
+// [WithMaxActive] leaves beside those in use. Zero keeps none. A negative n, or n
+// above the maximum, is an error. The default is [DefaultMinIdle].
 func WithMinIdle(n int) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.minIdle = n }}
 }
 
-// WithMaxActive never has more than n connections open, idle ones and those
-// being dialled or closed included. Below one is an error.
+// WithMaxActive bounds the open connections to n, including those that are idle,
+// being dialled or being closed. Below one is an error. The default is
+// [DefaultMaxActive].
 func WithMaxActive(n int) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.maxActive = n }}
 }
 
-// WithIdleTimeout closes a connection above the minimum that nobody borrowed
-// for d. Zero keeps them all, negative is an error.
+// WithIdleTimeout closes a connection above the minimum that was idle for d. Zero
+// keeps all idle connections, negative is an error.
 func WithIdleTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.idleTimeout = d }}
 }
 
-// WithMaxConnLifetime replaces a connection at the age of d, less up to 10 %
-// at random so that connections dialled together do not end together. A
-// borrowed one is replaced within a quarter of a second of its return. Zero is
-// for ever, negative is an error.
+// WithMaxConnLifetime replaces a connection at the age of d, less a random part of up
+// to 10 %, so that connections dialled together do not end together. A connection in
+// use is replaced within a quarter of a second of its return. Zero sets no limit,
+// negative is an error.
 func WithMaxConnLifetime(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.maxConnLifetime = d }}
 }
 
-// WithHealthCheckAfter sends a PING in the background, one connection at a
-// time, to each idle connection that was silent for d. It keeps a server's
-// own idle timeout and the firewalls between from closing it, at the price of
-// one PING per idle connection and d. Any answer will do, a refusal of PING too,
-// unless it says that the server does not serve (LOADING, NOAUTH, …). When a
-// connection breaks, the idle connections that were not used since have to answer
-// a PING before they are lent. After the process was suspended for more than two
-// seconds all connections have to, because a NAT or the server may have forgotten
-// them. A borrower waits for a new dial as soon as a PING takes more than a tenth
-// of a second, and connections without an answer make room for it.
+// WithHealthCheckAfter sends a PING to each idle connection that was silent for d, in
+// the background and to one connection at a time. So neither the idle timeout of the
+// server nor a firewall closes an idle connection, at the cost of one PING per d. Any
+// reply passes, also a refusal of PING, unless it means that the server does not serve
+// (LOADING, NOAUTH, …). The default is [DefaultHealthCheckAfter].
 //
-// An idle socket is looked at before it is lent. Where that is not possible, on
-// Windows and where [WithDialFunc] or a dial option hides the socket, an idle
-// connection that nobody used for a tenth of a second has to answer a PING before
-// it is lent, which costs the borrower a round trip.
+// When a connection breaks, the idle connections that were not used since must answer
+// a PING before they are lent. After a suspension of the process for more than two
+// seconds all connections must, because a NAT or the server may have forgotten them.
+// If the PING takes more than a tenth of a second, the pool dials a new connection
+// for the borrower, and closes a connection without an answer if it needs its slot.
 //
-// Zero sends no PING: what is in doubt is closed, and a connection whose socket
-// cannot be looked at is lent as it is. Negative is an error.
+// The pool checks an idle socket before it lends it. It cannot do so on Windows, or if
+// [WithDialFunc] or a dial option hides the socket. Then an idle connection that was
+// not used for a tenth of a second must answer a PING before it is lent, which costs
+// the borrower a round trip.
+//
+// Zero sends no PING: the pool closes the connections that would have to answer a
+// PING, and lends a connection with a hidden socket unchecked. Negative is an error.
 func WithHealthCheckAfter(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.healthCheckAfter = d }}
 }
 
-// WithDialTimeout bounds a dial up to the first answered PING: TCP, TLS,
-// authentication and all. It must be positive. Dials have this bound alone:
-// no borrower's context ends one.
+// WithDialTimeout bounds a dial: TCP, TLS, authentication and the first PING. It must
+// be positive. A dial has no other bound: the context of a borrower does not end it.
 func WithDialTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.dialTimeout = d }}
 }
 
-// WithReadTimeout bounds the wait for a reply. It must be positive. A
-// connection whose reply did not come in time is closed. A
-// redis.DialReadTimeout among [WithDialOptions] wins over it.
+// WithReadTimeout bounds the wait for a reply. It must be positive. After a timeout
+// the connection is closed. A redis.DialReadTimeout in [WithDialOptions] overrides it.
 func WithReadTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.readTimeout = d }}
 }
 
-// WithWriteTimeout bounds the sending of a command. It must be positive. A
-// redis.DialWriteTimeout among [WithDialOptions] wins over it.
+// WithWriteTimeout bounds the write of a command. It must be positive. A
+// redis.DialWriteTimeout in [WithDialOptions] overrides it.
 func WithWriteTimeout(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.writeTimeout = d }}
 }
 
-// WithClientName names each connection, so that CLIENT LIST shows whose it is.
-// A name is printable ASCII without spaces; empty, the default, sets none. The
-// name is cosmetic: a server or a proxy that refuses CLIENT is used without it.
+// WithClientName sets the name that CLIENT LIST shows for each connection. A name is
+// printable ASCII without spaces; empty, the default, sets none. If a server or a
+// proxy refuses CLIENT, the connection is used without a name.
 func WithClientName(name string) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.clientName = name }}
 }
 
-// WithCredentials asks f for the user and the password at each dial, so that
-// passwords can rotate; connections already open stay as they are until their
-// lifetime ends. It wins over the URL's, which may then name a user without a
-// password (redis://user:@host). An empty user is Redis's default user; an empty
-// password sends no AUTH. An error of f fails the dial. f must honour its
-// context.
+// WithCredentials calls f for the user and the password of each dial, so that
+// passwords can rotate. Connections that are already open stay until their lifetime
+// ends. f overrides the user and the password of the URL, which may then have a user
+// without a password (redis://user:@host). An empty user is the default user of
+// Redis; an empty password sends no AUTH. An error of f fails the dial. f must honour
+// its context.
 func WithCredentials(f func(ctx context.Context) (user, password string, err error)) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.credentials = f }}
 }
 
-// WithDialOptions adds redigo's own dial options, a TLS configuration for
-// example. They win over the URL and over the other options, and a server that
-// refuses the name of a DialClientName fails the dial. Two of them, DialNetDial
-// and DialContextFunc, hide the socket: a close then does not wait until the
-// server is done with the connection, and [WithHealthCheckAfter] says what the
-// pool does before it lends one.
+// WithDialOptions adds dial options of redigo, such as a TLS configuration. They
+// override the URL and the other options. With DialClientName, a server that refuses
+// the name fails the dial. DialNetDial and DialContextFunc hide the socket: a close
+// then does not wait until the server has closed the connection too, and the pool
+// cannot check an idle connection, see [WithHealthCheckAfter].
 func WithDialOptions(opts ...redis.DialOption) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.dialOptions = append(c.dialOptions, opts...) }}
 }
 
-// WithDialFunc dials with f instead: the URL is then not used and may be
-// empty, and so are the client name, the credentials and the dial options. f
-// must honour its context, and the connection's Close must be safe while
-// another goroutine waits in Do, as that of redigo's connections is.
+// WithDialFunc dials with f. The pool then ignores the URL, which may be empty, the
+// client name, the credentials and the dial options. f must honour its context. The
+// Close of a connection must be safe while another goroutine waits in Do, as it is
+// for connections of redigo.
 func WithDialFunc(f func(ctx context.Context) (redis.Conn, error)) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.dial = f }}
 }
@@ -236,47 +234,46 @@ func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 	return c, f.join()
 }
 
-// WithPrefix puts prefix before every key. Empty, the default, puts nothing. A
-// namespace within a program is a [Cache.Sub], not a cache of its own, see [New].
-// Two caches are apart if neither's prefix begins the other's: "a:" and "ab:" are,
-// "a" and "ab" are not.
+// WithPrefix puts prefix before every key. The default is no prefix. For a namespace
+// within a program use [Cache.Sub] instead of another cache, see [New]. Two caches
+// share no keys if neither prefix begins with the other: "a:" and "ab:" share none,
+// "a" and "ab" may.
 func WithPrefix(prefix string) Option {
 	return Option{func(c *cacheConfig) { c.prefix = prefix }}
 }
 
-// WithTTL sets how long a value lives that is stored with [DefaultTTL]. It is
-// a millisecond or more, or [NoExpiry]; anything else, zero included, is an
-// error. Without this option such a value does not expire, and [Of] refuses a
-// [Policy] whose TTL is zero.
+// WithTTL sets the TTL of values that are stored with [DefaultTTL]: at least a
+// millisecond, or [NoExpiry]. Any other d, zero included, is an error. Without this
+// option such a value does not expire, and [Of] returns an error for a [Policy] with a
+// zero TTL.
 func WithTTL(d time.Duration) Option {
 	return Option{func(c *cacheConfig) { c.ttl, c.ttlGiven = d, true }}
 }
 
-// WithTimeout bounds each operation, the wait for a connection included, as a
-// deadline of the caller's context would; the earlier of the two counts. Of
-// those for many keys it bounds each 512 commands and each large one, and after
-// one that is too late no more are sent. Zero leaves it to the context and to
-// the connection's own timeouts: those of the pool, such as [WithReadTimeout] or
-// redis.DialReadTimeout. Negative is an error.
+// WithTimeout bounds each operation, including the wait for a connection, as a
+// deadline of the caller's context would. The earlier of the two applies. In an
+// operation for many keys it bounds each 512 commands and each large command, and
+// after a timeout no more are sent. With zero only the context and the timeouts of
+// the connection apply, such as [WithReadTimeout] or redis.DialReadTimeout. Negative
+// is an error. The default is [DefaultTimeout].
 func WithTimeout(d time.Duration) Option {
 	return Option{func(c *cacheConfig) { c.timeout = d }}
 }
 
-// WithPipelineConns lets the cache's callers share at most n connections,
-// which it borrows while there is something to do, and one more while another
-// is about to be returned. It takes fewer where the pool has none to spare: from
-// a *redis.Pool that would have none left, it borrows one at a time, for about
-// 20 ms; see [Pool]. Zero borrows a connection for each command, for pools whose
-// connections cannot be shared: one goroutine must be able to Send and Flush
-// while another Receives. The default is [DefaultPipelineConns] for a
-// [*WarmPool] and redigo's *redis.Pool, and zero for any other pool. Negative is
-// an error.
+// WithPipelineConns lets the callers of a cache share at most n connections, and one
+// more while the cache is about to return one. The cache borrows them while it is in
+// use. It borrows fewer if the pool has none to spare: from a *redis.Pool that would
+// have none left it borrows one at a time, for about 20 ms; see [Pool]. Zero borrows
+// a connection for each command, for pools whose connections cannot be shared: in a
+// shared connection one goroutine calls Send and Flush while another calls Receive.
+// The default is [DefaultPipelineConns] for a [*WarmPool] and redigo's *redis.Pool,
+// and zero for any other pool. Negative is an error.
 func WithPipelineConns(n int) Option {
 	return Option{func(c *cacheConfig) { c.pipelineConns = n }}
 }
 
-// WithObserver tells o what becomes of each call. Without this option, or with
-// nil, nobody is told and nothing is measured.
+// WithObserver calls o for each [Event]. Without this option, or with nil, the cache
+// does not measure times.
 func WithObserver(o Observer) Option {
 	return Option{func(c *cacheConfig) { c.observer = o }}
 }
@@ -320,8 +317,8 @@ func (c *handlerConfig) validate() error {
 	return f.join()
 }
 
-// validBasePath says whether requests can arrive under p as it is written: a
-// mux cleans their paths, and an escape has more than one spelling.
+// validBasePath reports whether a path can begin with p as it is written. It cannot if
+// a mux would clean p, or if p has an escape, which clients may write differently.
 func validBasePath(p string) bool {
 	if p == "" {
 		return true
@@ -329,57 +326,54 @@ func validBasePath(p string) bool {
 	return p != "/" && p[0] == '/' && path.Clean(p) == p && (&url.URL{Path: p}).EscapedPath() == p
 }
 
-// WithBasePath serves keys under p + "/" instead of [DefaultBasePath]. Empty
-// serves them at the root. Any other p begins with a slash, does not end with
-// one, has no empty, "." or ".." segment and nothing that needs escaping; what
-// is not so is an error.
+// WithBasePath serves keys under p + "/" instead of [DefaultBasePath]. Empty serves
+// them at the root. Any other p must begin with a slash and must not end with a slash.
+// It must have no empty, "." or ".." segment and nothing that needs escaping.
+// Otherwise it is an error.
 //
-// What http.StripPrefix removes before the handler may end with a slash. Then
-// /cache//a is the same key as /cache/a, unless the router cleans paths, as
-// http.ServeMux does.
+// The prefix that http.StripPrefix removes may end with a slash. Then /cache//a is the
+// same key as /cache/a, unless the router cleans paths, as http.ServeMux does.
 func WithBasePath(p string) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.basePath = p }}
 }
 
-// WithMaxValueBytes refuses values of more than n bytes with 413, whatever it
-// takes to write them in a form or in JSON. It must be positive.
+// WithMaxValueBytes refuses values of more than n bytes with 413. The bound is for
+// the decoded value, not for its form in a body. It must be positive.
 func WithMaxValueBytes(n int64) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.maxValueBytes = n }}
 }
 
-// WithMaxTTL refuses a ttl above d with 422. It bounds what clients ask for: a
-// request without a ttl gets the store's own. Below a millisecond, zero and
-// negative included, is an error.
+// WithMaxTTL refuses a ttl above d with 422. It does not bound requests without a ttl,
+// which get the default TTL of the store. Below a millisecond is an error.
 func WithMaxTTL(d time.Duration) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.maxTTL = d }}
 }
 
-// WithKeyFunc lets f turn the key that a client named into the one that the
-// store sees, or refuse the request: a tenant's prefix, a permission. An error
-// of f refuses with 403, or as a [*RefusedError] in it says; its text goes to
-// the logger at level Debug and never to the client, who sees no key but its
-// own either. Two clients meet on a value where f returns the same key for
-// both. Without this option the two keys are the same; a nil f is an error.
+// WithKeyFunc calls f to map the key of a request to the key in the store, for example
+// to add a tenant's prefix, or to refuse the request. An error of f refuses the request
+// with 403, or with the status of a [*RefusedError] in it. The text of the error is
+// logged at level Debug and never sent to the client, and neither is the key in the
+// store. If f returns the same key for two clients, they share the value. Without this
+// option the store gets the key of the request; a nil f is an error.
 func WithKeyFunc(f func(r *http.Request, key string) (string, error)) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.keyFunc = f }}
 }
 
-// WithLogger sends the causes of failures to l, at level Error for what an
-// operator must mend (500, and a body that a middleware has read), Warn for 409,
-// 503 and 504, and Debug for refusals and clients that left. Without this option
-// l is what [slog.Default] returned when the handler was made; nil is an error.
+// WithLogger logs the causes of failures to l: at level Error what an operator must
+// fix (500, and a body that a middleware has read), at Warn 409, 413 from the store,
+// 503 and 504, and at Debug refusals and clients that went away. Without this option l
+// is what [slog.Default] returned when the handler was made; nil is an error.
 //
-// A handler logs at most one line a second for each error code, as an outage
-// fails every request for the same reason. The attribute "suppressed" of a line
-// counts the failures with its code since the line before, which were not logged;
-// it is absent if there were none. Nothing runs in the background, so the last
-// count of an outage is logged with the next failure of that code, however much
-// later, and never if there is none.
+// A handler logs at most one line a second for each error code, because in an outage
+// every request fails for the same reason. The attribute "suppressed" of a line counts
+// the failures with its code that were not logged since the line before; it is absent
+// if there were none. The handler has no goroutine, so the last count of an outage is
+// logged only with the next failure of that code.
 func WithLogger(l *slog.Logger) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.logger = l }}
 }
 
-// faults gathers what is wrong with a configuration.
+// faults collects the errors of a configuration.
 type faults []error
 
 func (f *faults) check(ok bool, format string, args ...any) {

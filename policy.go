@@ -7,95 +7,97 @@ import (
 	"time"
 )
 
-// Policy says how a [View] keeps values and loads them. A Policy with nothing
-// but a TTL is plain cache-aside, whose loads are shared within the process.
-// Each time is zero or a millisecond or more.
+// Policy configures how a [View] stores and loads values. A Policy with only a TTL
+// is plain cache-aside, whose loads are shared within the process. Each time is
+// zero or at least a millisecond.
 type Policy struct {
 	// TTL is how long a value is fresh: a time, [DefaultTTL] (zero) for that of
 	// [WithTTL], or [NoExpiry] for values that never expire. On a cache without
-	// WithTTL zero is an error: values without an end fill the memory of Redis,
-	// and where Redis evicts only keys that expire (volatile-lru and the like)
-	// it then refuses every write. So the program has to ask for them. Stale,
-	// Jitter and Early need a TTL that ends.
+	// WithTTL zero is an error, because values that never expire must be the
+	// program's choice: they fill the memory of Redis, and a Redis that evicts only
+	// keys with a TTL (volatile-lru and the like) then refuses every write. Stale,
+	// Jitter and Early need a TTL other than NoExpiry.
 	TTL time.Duration
 
-	// Stale is how much longer a value is kept to be served while it is loaded
-	// anew, in the background and with the values of the caller's context (see
-	// [View.GetOrLoad]), and when that fails. Zero keeps none. With Lease what is loaded
-	// while that time ends is not stored, as if the key had been deleted.
+	// Stale is how much longer than TTL Redis keeps a value. [View.GetOrLoad]
+	// returns such a stale value while a load in the background replaces it, and
+	// when that load fails. Zero keeps no stale values. With Lease, if the stale
+	// value expires during a load, the new value is not stored, as after a Delete.
 	//
-	// A stored value is fresh while Redis would keep it for longer than Stale,
-	// so a new Stale, once deployed, applies to what is stored already.
+	// A stored value is fresh while Redis would keep it for longer than Stale, so a
+	// new Stale also applies to values that are already stored.
 	Stale time.Duration
 
-	// Negative is how long it is remembered that a load returned
-	// [ErrNotFound]. Zero does not remember. What is stored for that is the
-	// empty string, so a codec may not encode anything to that.
+	// Negative is how long a View remembers that a load returned [ErrNotFound].
+	// Zero does not remember it. A View stores the empty string for that, so a
+	// codec must not encode a value to the empty string.
 	Negative time.Duration
 
-	// Soft is how long a caller that found a stale value waits for a fresh one
-	// before it takes the stale one; the load goes on. Zero does not wait. It
-	// needs Stale, and is less than Hard if there is one.
+	// Soft is how long a caller that found a stale value waits for a fresh value
+	// before it returns the stale one; the load goes on. Zero does not wait. Soft
+	// needs Stale, and must be less than Hard if Hard is set.
 	Soft time.Duration
 
-	// Hard is when a load is given up: its context ends, and its callers get
-	// [context.DeadlineExceeded] or a stale value, whether or not the load has
-	// noticed. Zero leaves that to the callers' contexts, and to
-	// [DefaultRefreshTimeout] if none waits.
+	// Hard bounds a load: after that time its context is cancelled, and its callers
+	// get [context.DeadlineExceeded] or a stale value, even if the load ignores its
+	// context. Zero sets no bound but the contexts of the callers, and
+	// [DefaultRefreshTimeout] for a load in the background.
 	Hard time.Duration
 
-	// Lease lets one process at a time load a key, and keeps a load that began
-	// before a Delete, of a View, a Cache or a handler, or before a View's Set
-	// from storing its value, and from returning it to callers that came after
-	// that Delete. A load that began before a Cache's Set stores nothing over the
-	// value of that Set. Lease is how long the other processes wait for that
-	// process before they load for themselves, and must be longer than a load
-	// takes: the value of a load that takes longer is returned and not stored.
-	// With Hard they wait for half of that at most, and [Cache.Close] ends the
-	// wait with [ErrClosed]. Zero shares loads within the process alone, and a
-	// value that is deleted during a load may be stored again by it, until its
-	// TTL ends.
+	// Lease lets one process at a time load a key. A load that began before a
+	// Delete, by a View, a Cache or a handler in any process, or before a
+	// [View.Set], stores nothing after it, and callers that come after the Delete do
+	// not get its value. A load that began before a [Cache.Set] does not overwrite
+	// the value of that Set.
 	//
-	// A lease is a key of its own, in the slot of its key: the name of the key
-	// and then five letters, such as in user:1:klnhj:rediscache-lease. No key
-	// that a cache stores is named so, see [Cache]. All waits of a
-	// cache share their looks at leases: one MGET every 5 ms at most. Each call has
-	// one more for each 512 of its keys when it begins to wait, and when what it
-	// waits for has ended. Looks at one load become rarer the longer it takes, from
-	// every 5 ms to every 100 ms. A call that cannot look, or finds a lease free and
-	// does not get it, tries again as rarely.
+	// Lease is how long other processes wait for the load before they load the key
+	// themselves. It must be longer than a load takes: the value of a longer load is
+	// returned but not stored. If Hard ends before Lease, other processes wait for
+	// half of Hard. [Cache.Close] ends the wait with [ErrClosed]. Zero takes no
+	// lease: loads are shared within the process only, and a load may store a value
+	// that was deleted during the load, where it stays until its TTL ends.
 	//
-	// Leases are ended by scripts, or by WATCH and MULTI where Redis refuses
-	// scripts. Where it refuses both, or the keys of leases, no lease is taken for
-	// a minute: values are stored as with Lease zero, nobody waits, and an [Event]
-	// of "lease" with OutcomeError says so once.
+	// A lease is a Redis key in the same cluster slot as its key. Its name is the
+	// key, five letters and a suffix, as in user:1:klnhj:rediscache-lease. A [Cache]
+	// stores no value under such a name. All waits of a cache share their reads of
+	// leases: at most one MGET every 5 ms. Each call adds one MGET for each 512 of
+	// its keys when it begins to wait, and when a load that it waits for has ended.
+	// A cache checks a lease every 5 ms at first, and every 100 ms if the load takes
+	// long. A call that cannot read leases, or finds a lease free but cannot take
+	// it, retries at the same rate.
+	//
+	// A cache ends leases with scripts, or with WATCH and MULTI if Redis refuses
+	// scripts. If Redis refuses both, or refuses access to the keys of leases, the
+	// cache takes no lease for a minute: it stores values as with a Lease of zero,
+	// no caller waits, and an [Event] of "lease" with OutcomeError reports this once.
 	Lease time.Duration
 
-	// Jitter shortens each TTL by a random fraction of it, up to this one, so
-	// that what was stored together does not end together. It is below 1.
+	// Jitter shortens each TTL by a random fraction between zero and Jitter, so that
+	// values stored together do not expire together. It must be below 1; zero is no
+	// jitter.
 	Jitter float64
 
-	// Early loads a value anew before its TTL ends, the earlier the longer
-	// loads take, at random and in the background, as with Stale: XFetch of Vattani, Chierichetti
-	// and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB
-	// 2015, of which this is beta. Zero does not, 1 is a good value, more is
-	// earlier.
+	// Early loads a value again before its TTL ends, in the background, with a
+	// probability that rises towards the end and with the time that loads take. It
+	// is the beta of XFetch (Vattani, Chierichetti and Lowenstein, "Optimal
+	// Probabilistic Cache Stampede Prevention", VLDB 2015). Zero disables it, 1 is a
+	// good value, a larger value loads earlier.
 	Early float64
 }
 
-// Times that a [Policy] does not say.
+// Times that no field of a [Policy] sets.
 const (
-	// DefaultRefreshTimeout bounds a load that goes on in the background when
-	// there is no [Policy.Hard].
+	// DefaultRefreshTimeout bounds a load in the background when [Policy.Hard] is
+	// zero.
 	DefaultRefreshTimeout = time.Minute
 
-	// LoadBackoff is how long a process does not ask for a key again whose load
-	// has failed, while it has a stale value to return.
+	// LoadBackoff is how long a [View] does not load a key again after its load
+	// failed, while the View has a stale value to return.
 	LoadBackoff = time.Second
 )
 
-// validate reports every fault, not the first. own is the TTL that the cache
-// was given, or DefaultTTL if none.
+// validate reports all faults. own is the TTL of the cache, or DefaultTTL if the
+// cache has none.
 func (p *Policy) validate(f *faults, own time.Duration) {
 	for _, d := range []struct {
 		name string
@@ -121,7 +123,7 @@ func (p *Policy) validate(f *faults, own time.Duration) {
 	f.check(p.Soft == 0 || p.Hard == 0 || p.Soft < p.Hard, "Policy.Soft: %v is not before Hard, %v", p.Soft, p.Hard)
 }
 
-// life is how long Redis is to keep a value with that TTL, which is valid.
+// life returns how long Redis keeps a value with ttl, which is valid.
 func (p *Policy) life(ttl time.Duration) time.Duration {
 	if ttl == NoExpiry {
 		return NoExpiry
@@ -133,8 +135,8 @@ func (p *Policy) life(ttl time.Duration) time.Duration {
 	return ttl + p.Stale
 }
 
-// early draws whether a value that is fresh for left is to be loaded anew now,
-// where a load takes delta.
+// early decides at random whether to load a value that is still fresh for left. delta
+// is the average time of a load.
 func (p *Policy) early(left, delta time.Duration) bool {
 	return p.Early > 0 && -p.Early*float64(delta)*math.Log(1-rand.Float64()) >= float64(left)
 }

@@ -18,31 +18,32 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// Pool is what a [Cache] needs of a connection pool: a connection, which the
-// cache closes to return it. [*WarmPool] and redigo's *redis.Pool are pools.
-// GetContext must return when ctx is done. [WithTimeout] cancels ctx but sets no
-// deadline, so watch Done, not Deadline. The cache returns a panic of the pool
-// or of a connection as an error that matches [ErrUnavailable].
+// Pool is the connection pool of a [Cache]. GetContext lends a connection, and the
+// cache closes the connection to return it. [*WarmPool] and redigo's *redis.Pool
+// implement Pool. GetContext must return when ctx is done. [WithTimeout] cancels ctx
+// but sets no deadline, so watch Done, not Deadline. If the pool or a connection
+// panics, the cache returns an error that matches [ErrUnavailable].
 //
-// A connection should have the timeouts of redis.ConnWithTimeout, as redigo's
-// do: without them a connection whose replies make no sense goes back to its
-// pool as it is. With [WithTimeout] a connection is closed at the latest when
-// nothing has come on it for twice that time; without, its own timeouts are all
-// that bounds a read, and redigo's connections have none unless they are dialled
-// with redis.DialReadTimeout. Writes should have a timeout too
-// (redis.DialWriteTimeout): [Cache.Close] waits for them where the server does
-// not read.
+// A connection should implement redis.ConnWithTimeout, as those of redigo do.
+// Otherwise the cache cannot make the pool close a connection whose replies do not
+// match its commands. With [WithTimeout] the cache closes a connection on which
+// nothing arrived for twice that time. Without it, only the timeouts of the connection
+// bound a read, and a connection of redigo has none unless it is dialled with
+// redis.DialReadTimeout. Use redis.DialWriteTimeout too: [Cache.Close] waits for a
+// write to a server that does not read.
 //
-// A cache shares a pool of another maker with everybody who uses it. It keeps a
-// connection for half a second at most. While the pool has no other to lend, it
-// returns the connection within about 20 ms, so that others who wait are served,
-// and it opens no connection that leaves none for others. It never fails for
-// connections that it holds itself, and it asks a pool that refuses at once for
-// 100 ms before it returns [ErrPoolExhausted]. Of a *redis.Pool the cache sees
-// how many connections are left; of any other pool it assumes that none is. A
-// *redis.Pool needs MaxIdle, or each connection that is returned is dialled
-// anew, and a TestOnBorrow, or reads fail for as long as it lends connections
-// that the server has closed.
+// A cache shares a pool other than a WarmPool fairly with other borrowers. It keeps a
+// connection for at most half a second. While the pool has no other connection to
+// lend, the cache returns its connection within about 20 ms, so that others get it,
+// and while it holds a connection it does not borrow the last one of the pool. It does
+// not fail because of connections that it holds itself. If a pool returns
+// redis.ErrPoolExhausted instead of waiting, the cache retries for 100 ms before it
+// returns [ErrPoolExhausted]. The cache knows how many connections a *redis.Pool has
+// left; for any other pool it assumes none.
+//
+// Set MaxIdle of a *redis.Pool, or it dials a new connection for each one that is
+// returned. Set TestOnBorrow, or reads fail while it lends connections that the server
+// has closed.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)
 	Close() error
@@ -53,53 +54,50 @@ var (
 	_ Pool = (*redis.Pool)(nil)
 )
 
-// DialError says why a [WarmPool] could open no connection. It matches
-// [ErrUnavailable] and unwraps to the cause. Its text may hold the server's
-// address, never a password.
+// DialError is the error of a dial of a [WarmPool]. It matches [ErrUnavailable] and
+// unwraps to the cause. Its text may hold the address of the server, but never a
+// password.
 type DialError = warm.DialError
 
-// WarmPool is a pool of connections to one Redis server that keeps at least
-// [WithMinIdle] of them open and spare, and never has more than
-// [WithMaxActive] open. A borrower that finds all busy waits, first come first
-// served. All methods are safe for concurrent use; a borrowed connection is
-// for one goroutine, as redigo's are.
+// WarmPool is a pool of connections to one Redis server. It keeps at least
+// [WithMinIdle] idle connections open, and never has more than [WithMaxActive] open.
+// If all connections are in use, borrowers wait in the order in which they came. All
+// methods are safe for concurrent use. A borrowed connection is for one goroutine, as
+// those of redigo are.
 //
-// A borrowed connection is a redigo connection of redigo's own pool, which
-// ends a MULTI or WATCH when the connection is returned. A connection goes back
-// only if it is as a new one: it is closed if the server refused to end the
-// MULTI or WATCH or answered any of its commands with an error, and if the
-// borrower ran SUBSCRIBE, AUTH, HELLO, CLIENT, MONITOR or the like, or selected
-// another database than the pool's. So nobody inherits another's state or
-// replies. To have a connection closed for a reason of your own, send QUIT on it
-// before you close it: c.Send("QUIT") costs no round trip and passes through
-// redigo pools between.
+// A borrowed connection comes from a redigo pool, which ends a MULTI or WATCH when the
+// connection is returned. The WarmPool lends a connection again only if its state is
+// that of a new one. It closes the connection if the server refused to end the MULTI
+// or WATCH, or answered a command in it with an error. It also closes the connection
+// if the borrower ran SUBSCRIBE, AUTH, HELLO, CLIENT, MONITOR or the like, or selected
+// another database than that of the pool. So no borrower gets the state or the replies
+// of another. To make the pool close a connection, send QUIT on it before you return
+// it: c.Send("QUIT") costs no round trip and also works through another redigo pool.
 //
-// An error that condemns the server (READONLY, MASTERDOWN, LOADING, NOAUTH, …)
-// makes the pool replace every connection that was dialled before it, at no more
-// than 20 dials a second: after a failover that closes no connection, behind a
-// name or a load balancer, writes work again within a second of its end. Until a
-// new connection is there the old ones are lent.
+// If a server answers that it cannot serve (READONLY, MASTERDOWN, LOADING, NOAUTH, …),
+// the pool replaces every connection that was dialled before, with at most 20 dials a
+// second. So after a failover that closes no connection, behind a DNS name or a load
+// balancer, writes work again within a second of its end. The pool lends the old
+// connections until it has a new one.
 type WarmPool struct {
 	store                     *warm.Store
-	lease                     *redis.Pool // keeps nothing: each Close goes to the store
+	lease                     *redis.Pool // keeps no connection: each Close returns it to the store
 	readTimeout, writeTimeout time.Duration
 }
 
-// NewPool starts a pool, which fills to its floor in the background: [Ready]
-// waits for that, and Redis need not be up. The URL is
+// NewPool starts a pool, which dials [WithMinIdle] connections in the background.
+// [Ready] waits for them. Redis need not be up. The URL is
 //
 //	redis://[[user]:password@]host[:port][/database]   also valkey://
 //	rediss://…                                         also valkeys://, with TLS
 //	unix://[[user]:password@]/path[?db=database]
 //
-// with port 6379, host localhost and database 0 where they are left out. It
-// names one server: a list of hosts is an error. A user without a colon is taken
-// for the password, as redis-cli does. A user without a password (user:@host) is
-// an error unless [WithCredentials] gives the password; the user is the one that
-// its function returns. What is special in a URL is escaped in a user, a password
-// and a path. An error names every fault of the URL and the options and says what
-// to write instead; it holds no password. The owner of the pool ends it with
-// Shutdown or Close.
+// with the defaults port 6379, host localhost and database 0. It names one server: a
+// list of hosts is an error. A user without a colon is the password, as for redis-cli.
+// A user without a password (user:@host) is an error unless [WithCredentials] is set,
+// whose function then returns both. Escape special characters in a user, a password
+// and a path. The error names every fault of the URL and the options, with a
+// correction, and holds no password. The caller must call Shutdown or Close.
 //
 // [Ready]: https://pkg.go.dev/github.com/rediscache/rediscache#WarmPool.Ready
 func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
@@ -110,7 +108,7 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 		err = errors.Join(urlErr, err)
 		g := t.greeting(cfg.dialOptions)
 		if database = g.database; g.named {
-			cfg.clientName = "" // redigo sets the other
+			cfg.clientName = "" // a dial option sets another name
 		}
 		dial, transport = t.dialer(&cfg), t.transport(&cfg)
 	}
@@ -119,7 +117,7 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	}
 	readTimeout := cfg.readTimeout
 	if cfg.dial == nil && len(cfg.dialOptions) > 0 {
-		readTimeout = 0 // the connection's own: cfg's, or that of an option that wins
+		readTimeout = 0 // the connection's own timeout, because a dial option may override cfg's
 	}
 	p := &WarmPool{readTimeout: readTimeout, writeTimeout: cfg.writeTimeout, store: warm.New(warm.Config{
 		MinIdle:          cfg.minIdle,
@@ -154,33 +152,32 @@ func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {
 	return c, nil
 }
 
-// GetContext borrows a connection; Close hands it back. It waits while all
-// are busy until ctx ends. Then the error matches [ErrPoolExhausted] and the
-// context's error, or the latter alone if a connection was being dialled; an error
-// that matches ErrPoolExhausted matches redigo's redis.ErrPoolExhausted too. With
-// Redis down it fails at once with a [*DialError], and after Shutdown or Close
-// with [ErrClosed]. A context that is over already costs nothing.
+// GetContext borrows a connection. Close on the connection returns it. If all
+// connections are in use, GetContext waits until ctx is done. Then the error matches
+// the context's error, and also [ErrPoolExhausted] unless a connection was being
+// dialled. An error that matches ErrPoolExhausted also matches redis.ErrPoolExhausted.
+// If Redis is down and no connection is open, GetContext returns a [*DialError] at
+// once; after Shutdown or Close it returns [ErrClosed]. If ctx is already done,
+// GetContext returns its error and borrows nothing.
 func (p *WarmPool) GetContext(ctx context.Context) (redis.Conn, error) {
 	return p.lease.GetContext(ctx)
 }
 
-// Get borrows a connection without a context, so it may wait for ever. The
-// connection is never nil: an error surfaces when it is first used.
+// Get borrows a connection without a context, so it may wait forever. The connection
+// is never nil: after an error, its Err and its first command return that error.
 func (p *WarmPool) Get() redis.Conn { return p.lease.Get() }
 
-// Redigo returns a redigo pool that lends the connections of p, for a library
-// that wants redigo's type. Each call returns a new one. It has all connections
-// of p to lend unless its MaxActive says less, and what it lends counts in the
-// stats of p as borrowed; its own stats count what it has lent. Close on it
-// ends its lending alone. p stays open, and its owner closes it.
+// Redigo returns a new redigo pool that lends the connections of p, for a library that
+// needs a *redis.Pool. Its MaxActive and Wait bound what it lends; zero allows all
+// connections of p. They count as in use in the stats of p. Close on the redigo pool
+// leaves p open.
 //
-// Set its fields before its first use. A TestOnBorrow or TestOnBorrowContext
-// judges every connection before it is lent; lastUsed is exact to a quarter of a
-// second. A connection that it rejects is closed, and the next is judged. Its
-// error is returned when it rejects a connection that was dialled meanwhile.
-// MaxActive and Wait bound what this pool lends. Leave MaxIdle, IdleTimeout and
-// MaxConnLifetime zero: connections that a redigo pool keeps idle are borrowed
-// from p.
+// Set the fields of the redigo pool before its first use. TestOnBorrow and
+// TestOnBorrowContext test every connection before it is lent; lastUsed is exact to a
+// quarter of a second. A connection that fails the test is closed, and the next one is
+// tested. If a connection that was dialled during the call fails, its error is
+// returned. Leave MaxIdle, IdleTimeout and MaxConnLifetime zero: for p, a connection
+// that the redigo pool keeps idle is in use.
 func (p *WarmPool) Redigo() *redis.Pool {
 	r := new(redis.Pool)
 	r.DialContext = func(ctx context.Context) (redis.Conn, error) {
@@ -192,8 +189,8 @@ func (p *WarmPool) Redigo() *redis.Pool {
 	return r
 }
 
-// acquireTested lends a connection that passes the tests of r. A redigo pool for
-// the one connection undoes what the tests leave on it.
+// acquireTested lends a connection that passes the tests of r. The tests run on a
+// redigo pool of this one connection, which undoes the state that they leave.
 func (p *WarmPool) acquireTested(ctx context.Context, r *redis.Pool) (redis.Conn, error) {
 	var lent redis.Conn
 	_, err := p.store.AcquireTested(ctx, func(c *warm.Conn) error {
@@ -217,40 +214,39 @@ func (p *WarmPool) acquireTested(ctx context.Context, r *redis.Pool) (redis.Conn
 	return lent, nil
 }
 
-// Ready waits until the floor of connections stands, each of which has
-// answered a PING: [WithMinIdle] spare ones, or as many as the maximum leaves
-// beside those in use. With a floor of zero it returns at once. If ctx ends
-// first, the error matches the context's and wraps the [*DialError] of the
-// last failed dial, if one failed.
+// Ready waits until [WithMinIdle] connections are idle, or as many as [WithMaxActive]
+// leaves beside those in use. Each has answered a PING. With a minimum of zero Ready
+// returns at once. If ctx ends first, the error matches the context's error, and wraps
+// the [*DialError] of the last dial if that failed.
 func (p *WarmPool) Ready(ctx context.Context) error { return p.store.Ready(ctx) }
 
-// PoolStats are the counts of a [WarmPool]. The first four are of the moment,
-// the others since it was made.
+// PoolStats are the counts of a [WarmPool]. The first four are current numbers, the
+// others count since the pool was made.
 type PoolStats struct {
-	Open    int // connections, those being dialled or closed included
-	Idle    int // spare connections
+	Open    int // open connections, including those being dialled or closed
+	Idle    int // idle connections
 	InUse   int // borrowed connections
-	Waiting int // borrowers in the queue
+	Waiting int // borrowers that wait
 
-	Dials        int64         // begun
-	DialFailures int64         // that failed
-	Waits        int64         // borrowers that got a connection after they had queued
-	WaitTime     time.Duration // of those
-	Timeouts     int64         // borrowers whose context ended in the queue
+	Dials        int64         // dials that began
+	DialFailures int64         // dials that failed
+	Waits        int64         // borrowers that got a connection after a wait
+	WaitTime     time.Duration // total time that the borrowers in Waits waited
+	Timeouts     int64         // borrowers whose context ended during the wait
 
 	Closed PoolClosed
 }
 
 // PoolClosed counts the connections that a [WarmPool] closed, by reason.
 type PoolClosed struct {
-	Idle     int64 // above the floor and unused for the idle timeout
-	Lifetime int64 // too old
-	Broken   int64 // failed, found dead, given up by a context, or replaced as the server was condemned
-	State    int64 // handed back in another state than that of a new one
+	Idle     int64 // idle for the idle timeout, above the minimum
+	Lifetime int64 // older than the maximum lifetime
+	Broken   int64 // failed, found dead, cut by a context, or replaced because the server cannot serve
+	State    int64 // returned in another state than that of a new connection
 	Shutdown int64 // by Shutdown or Close
 }
 
-// Stats returns the counts of this moment.
+// Stats returns the current counts.
 func (p *WarmPool) Stats() PoolStats {
 	s := p.store.Stats()
 	return PoolStats{
@@ -259,17 +255,15 @@ func (p *WarmPool) Stats() PoolStats {
 	}
 }
 
-// Shutdown lends no more connections: borrowers, those that wait too, get
-// [ErrClosed]. It waits until each borrowed connection, which goes on working,
-// was handed back and closed. When ctx ends first it closes the rest under
-// their borrowers, which unblocks them, and returns an error that says how
-// many there were and matches the context's.
+// Shutdown closes the pool. New and waiting borrowers get [ErrClosed]. A borrowed
+// connection still works, and Shutdown waits until its borrower has returned it. If
+// ctx ends first, Shutdown closes the connections that are still borrowed, and returns
+// an error with their number that matches the context's error.
 func (p *WarmPool) Shutdown(ctx context.Context) error { return p.store.Shutdown(ctx) }
 
-// Close closes all connections now, borrowed ones too, waits until nothing of
-// the pool runs any more, and returns nil. It may be called more than once,
-// and while Shutdown waits. A dial under way ends with its context, which a
-// [WithDialFunc] must honour.
+// Close closes all connections at once, also borrowed ones, waits for all goroutines of
+// the pool, and returns nil. It may be called more than once, and while Shutdown waits.
+// It cancels the dials in flight, whose context a [WithDialFunc] must honour.
 func (p *WarmPool) Close() error {
 	p.store.Close()
 	return nil
@@ -283,10 +277,10 @@ type target struct {
 	db               int
 }
 
-// parseURL says what to write where raw does not say where one server is. It
-// shows nothing in an error that may be part of a password: where one is not
-// escaped, what follows its slash is taken for the path. asked says that
-// WithCredentials gives the password.
+// parseURL parses the URL of one server. Its error names a correction, and shows no
+// part of raw that may belong to a password. If a password has a slash that is not
+// escaped, url.Parse puts the rest of the password into the path. asked means that
+// WithCredentials is set.
 func parseURL(raw string, asked bool) (target, error) {
 	if fault := misspelt(raw); fault != "" {
 		return target{}, errors.New("rediscache: the URL cannot be parsed: " + fault)
@@ -345,9 +339,8 @@ func parseURL(raw string, asked bool) (target, error) {
 	return t, f.join()
 }
 
-// misspelt returns what to write instead where raw is not a URL, or names more
-// than one server. It returns nothing for a URL without a known mistake. The text
-// holds no part of raw.
+// misspelt returns the mistake and its correction if raw is not a URL or names more
+// than one server, or "" if it knows no mistake. The text holds no part of raw.
 func misspelt(raw string) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	scheme = strings.ToLower(scheme)
@@ -401,8 +394,8 @@ func misspeltHost(rest string) string {
 	return ""
 }
 
-// insteadOfScheme returns what to write instead of a scheme of another program,
-// where the list of schemes does not say it.
+// insteadOfScheme returns the correction for a scheme of another program, or "" if the
+// list of schemes is enough.
 func insteadOfScheme(scheme string) string {
 	switch {
 	case scheme == "":
@@ -417,8 +410,7 @@ func insteadOfScheme(scheme string) string {
 	return ""
 }
 
-// insteadOfParameter returns what to write instead of a parameter of another
-// program.
+// insteadOfParameter returns the correction for a parameter of another program.
 func insteadOfParameter(name string) string {
 	switch name = strings.ToLower(name); {
 	case containsAny(name, "tls", "ssl"):
@@ -435,7 +427,8 @@ func containsAny(s string, parts ...string) bool {
 	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(s, part) })
 }
 
-// misplacedAt finds the end of the user and the password where it cannot be.
+// misplacedAt reports whether an @ appears after the host, so that a password may have
+// a special character that is not escaped.
 func misplacedAt(u *url.URL) bool {
 	rest := u.RawQuery + u.Fragment
 	if u.Scheme != "unix" { // whose path may have one
@@ -444,7 +437,7 @@ func misplacedAt(u *url.URL) bool {
 	return strings.Contains(rest, "@") || strings.Contains(u.RawQuery, "%40")
 }
 
-// transport is known where redigo's options cannot change it.
+// transport returns Unknown if a dial option may change the transport.
 func (t target) transport(cfg *poolConfig) warm.Transport {
 	switch {
 	case t.tls:

@@ -97,8 +97,8 @@ func watchClients(t *testing.T, s *redistest.Server, d time.Duration, limit int)
 		ids := listIDs(t, admin)
 		n := len(ids) - 1 // the admin's
 		if n > limit {
-			// What became ready at once the server serves in any order: a new connection and CLIENT LIST
-			// before the end of an old connection. The next list no longer holds the old connection.
+			// The server may serve a new connection and CLIENT LIST before it handles the end of an old
+			// connection. The next list no longer holds the old connection.
 			next := listIDs(t, admin)
 			ids = slices.DeleteFunc(ids, func(id string) bool { return !slices.Contains(next, id) })
 			n = len(ids) - 1

@@ -14,8 +14,8 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// dialer dials through redigo, and keeps hold of the socket. redigo's own TLS
-// handshake does not end with the context, but does when the socket closes.
+// dialer returns a function that dials with redigo and keeps the socket. redigo's TLS
+// handshake ignores the context, so the socket is closed when the context ends.
 func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, error) {
 	return func(ctx context.Context) (d warm.Dialed, err error) {
 		user, password := t.user, t.password
@@ -43,7 +43,7 @@ func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, erro
 			}),
 			redis.DialReadTimeout(cfg.readTimeout),
 			redis.DialWriteTimeout(cfg.writeTimeout),
-			// A little earlier than the dial's own end, to say what it was that took so long.
+			// A little less than the dial timeout, so that the error names the handshake.
 			redis.DialTLSHandshakeTimeout(cfg.dialTimeout - cfg.dialTimeout/10),
 			redis.DialUseTLS(t.tls),
 			redis.DialUsername(user),
@@ -61,14 +61,14 @@ func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, erro
 			}
 			return warm.Dialed{Socket: socket}, err
 		}
-		// What redigo's options do to the socket cannot be seen from here.
+		// A dial option may wrap the socket, for example in TLS, and cannot be inspected.
 		plain := socket != nil && !t.tls && len(cfg.dialOptions) == 0
 		return warm.Dialed{Conn: conn, Socket: socket, Plain: plain}, nil
 	}
 }
 
-// setName names a new connection. The name helps whoever reads CLIENT LIST and
-// nobody else, so a server that refuses CLIENT, as proxies do, is no worse.
+// setName sets the client name of a new connection. The name is only for CLIENT LIST,
+// so setName ignores a server that refuses CLIENT, as proxies do.
 func setName(c redis.Conn, name string) error {
 	if name == "" {
 		return nil
@@ -77,24 +77,24 @@ func setName(c redis.Conn, name string) error {
 	return warm.Answered(err)
 }
 
-// greeting is what redigo says to the server at a dial, before the PING.
+// greeting is what redigo sends to the server in a dial, before the PING.
 type greeting struct {
-	database int // unknownDatabase where redigo cannot be asked
+	database int // unknownDatabase if the trial dial fails
 	named    bool
 }
 
 const unknownDatabase = -1
 
-// greeting finds out what the user's dial options, which redigo keeps to itself,
-// make of the database and the client name: redigo dials a server that is not
-// there and says yes to everything.
+// greeting finds out which database and client name the user's dial options set.
+// redigo does not export its options, so greeting dials a fake server that answers OK
+// to every command, and reads what redigo sent.
 func (t target) greeting(opts []redis.DialOption) (g greeting) {
 	g.database = t.db
 	if len(opts) == 0 {
 		return g
 	}
 	defer func() {
-		if recover() != nil { // a dial will fail in the same way, and say so
+		if recover() != nil { // a real dial will panic too, and return the error
 			g.database = unknownDatabase
 		}
 	}()
@@ -107,12 +107,12 @@ func (t target) greeting(opts []redis.DialOption) (g greeting) {
 		return greeting{database: unknownDatabase}
 	}
 	said := strings.Split(server.heard.String(), "\r\n")
-	g.database = 0 // which redigo does not select
+	g.database = 0 // redigo sends no SELECT for database 0
 	for i := 0; i < len(said); i++ {
 		switch said[i] {
 		case "SETNAME":
 			g.named = true
-			i += 2 // the name, which may be anything
+			i += 2 // skip the name, which may be SELECT
 		case "SELECT":
 			g.database, _ = strconv.Atoi(said[i+2])
 		}
@@ -120,9 +120,9 @@ func (t target) greeting(opts []redis.DialOption) (g greeting) {
 	return g
 }
 
-// yes is a connection to a server that answers every command with OK.
+// yes is a connection to a fake server that answers every command with OK.
 type yes struct {
-	net.Conn // nil: what is not overridden is not called
+	net.Conn // nil: redigo calls only the methods below
 	heard    strings.Builder
 }
 
@@ -132,7 +132,7 @@ func (y *yes) Close() error                     { return nil }
 func (y *yes) SetReadDeadline(time.Time) error  { return nil }
 func (y *yes) SetWriteDeadline(time.Time) error { return nil }
 
-// hidden adapts a user's dialer, whose socket nobody sees.
+// hidden adapts the user's dial function, whose socket is hidden.
 func hidden(dial func(context.Context) (redis.Conn, error)) func(context.Context) (warm.Dialed, error) {
 	return func(ctx context.Context) (warm.Dialed, error) {
 		c, err := dial(ctx)

@@ -17,7 +17,7 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// failover is a primary behind a name, which a proxy stands for, and the server that takes over.
+// failover is a primary behind a proxy, which stands for a DNS name, and the server that takes over.
 type failover struct {
 	old, next *redistest.Server
 	name      *redistest.Proxy
@@ -45,8 +45,8 @@ func (f failover) requireLeft(t *testing.T) {
 // maxFailoverDials is how many dials a pool may make in d while a failover lasts.
 func maxFailoverDials(d time.Duration) int64 { return int64(20 * (1 + d/time.Second)) }
 
-// The name has moved when the first write is refused, and the pool is full of idle connections to the
-// old primary.
+// When the first write is refused, the name already points to the new primary, and the pool is full of
+// idle connections to the old primary.
 func TestWritesWorkSoonAfterAFailoverThatClosesNoConnection(t *testing.T) {
 	for _, idle := range []int{11, 50, 200} {
 		for _, conns := range []int{0, rediscache.DefaultPipelineConns} {
@@ -76,7 +76,7 @@ func TestWritesWorkSoonAfterAFailoverThatClosesNoConnection(t *testing.T) {
 	}
 }
 
-// The old primary goes on under the name for a while: reads are served, and the pool does not churn.
+// The name still points to the old primary for a while: reads are served, and the pool dials slowly.
 func TestAPoolWaitsForAFailoverWithoutChurn(t *testing.T) {
 	for name, opts := range map[string][]rediscache.PoolOption{
 		"with a floor": sizes(10, 50), "of one connection": sizes(1, 1), "without a floor": sizes(0, 2), "all floor": sizes(50, 50),
@@ -134,8 +134,8 @@ func TestAPoolWaitsForAFailoverWithoutChurn(t *testing.T) {
 	}
 }
 
-// Each answer that condemns a server has the connections that were dialled before it replaced. The
-// script stands for a name that points to another server once the answer was given.
+// After each error that condemns the server, the pool replaces the connections that were dialled before.
+// The script acts as a name that points to another server after this error.
 func TestAnAnswerThatCondemnsTheServerMovesThePool(t *testing.T) {
 	for _, answer := range []string{
 		"READONLY You can't write against a read only replica.", "MASTERDOWN Link with MASTER is down",
@@ -178,7 +178,7 @@ func TestAnAnswerThatCondemnsTheServerMovesThePool(t *testing.T) {
 	}
 }
 
-// A shared redigo connection that only reads goes to the new primary as well.
+// A shared redigo connection that only reads moves to the new primary too.
 func TestABorrowerOfTheOldPrimaryKeepsItsConnectionUntilItReturnsIt(t *testing.T) {
 	f := newFailover(t)
 	p := startPoolAt(t, f.old, "redis://"+f.name.Addr, sizes(2, 10)...)

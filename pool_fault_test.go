@@ -402,7 +402,7 @@ func TestASenderAndAReceiverMayFindTheEndAtOnce(t *testing.T) {
 	require.EqualValues(t, 20, p.Stats().Closed.Broken)
 }
 
-// Two lanes break at once, and the one that comes after the first of them is not to go with the second.
+// Two lanes break at once. The lane that replaces the first must not end with the second.
 func TestAServerThatStandsStillCostsTheLanesAndNoMore(t *testing.T) {
 	redistest.NoLeaks(t)
 	var still atomic.Pointer[chan struct{}]

@@ -18,8 +18,8 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// Any answer to a PING will do, and the client name is cosmetic: a proxy or an ACL may refuse both.
-func TestAnAnswerIsAnAnswer(t *testing.T) {
+// The pool accepts any reply to a PING, and ignores a refused client name: a proxy or an ACL may refuse both.
+func TestAnyReplyToAPINGIsAccepted(t *testing.T) {
 	for name, answer := range map[string]string{
 		"unknown": "-ERR unknown command 'PING', with args beginning with:", "proxy": "-unsupported command",
 		"denied":    "-NOPERM this user has no permissions to run the 'ping' command",
@@ -51,7 +51,7 @@ func TestAnAnswerIsAnAnswer(t *testing.T) {
 	}
 }
 
-// A server that does not serve says so in answer to the name, too, and then hangs up.
+// A server that does not serve returns its error to CLIENT SETNAME too, and then closes the connection.
 func TestARefusalOfTheNameThatCondemnsTheServerFailsTheDial(t *testing.T) {
 	redistest.NoLeaks(t)
 	const refusal = "DENIED Redis is running in protected mode"
@@ -64,7 +64,7 @@ func TestARefusalOfTheNameThatCondemnsTheServerFailsTheDial(t *testing.T) {
 	require.ErrorContains(t, err, refusal)
 }
 
-// The name that a user gives to redigo is his own: it wins, and is not cosmetic.
+// A client name in the dial options overrides WithClientName, and a server that refuses it fails the dial.
 func TestTheNameAmongTheDialOptionsWins(t *testing.T) {
 	s := poolServer(t, "--user", "nameless", "on", ">pw", "~*", "&*", "+@all", "-client")
 	own := rediscache.WithDialOptions(redis.DialClientName(t.Name()))
@@ -83,7 +83,7 @@ func TestTheNameAmongTheDialOptionsWins(t *testing.T) {
 	require.ErrorContains(t, err, "NOPERM")
 }
 
-// Code of the user ends a dial in every way that Go knows. No slot is lost, and Close does not wait.
+// The user's dialer ends in every way that Go has. No slot is lost, and Close does not hang.
 func TestADialerThatEndsItsGoroutineCostsNoSlot(t *testing.T) {
 	s := poolServer(t)
 	ways := map[string]func(){
@@ -137,7 +137,7 @@ func TestADialerThatEndsItsGoroutineCostsNoSlot(t *testing.T) {
 	}
 }
 
-// foreignConn is a connection of the user's own, whose methods may do anything.
+// foreignConn is a connection of the user, whose methods may do anything.
 type foreignConn struct {
 	redis.Conn
 	do, err, close func()
@@ -165,9 +165,9 @@ func (c foreignConn) Close() error {
 	return err
 }
 
-// A connection of the user's own panics, or ends its goroutine, once it was dialled: in the janitor's
-// PING, in redigo's clean-up, in Err, which the pool asks when it is returned, and in Close, which
-// nobody called who could recover.
+// After the dial, a connection of the user panics or calls runtime.Goexit: in the PING of the janitor, in
+// the clean-up of redigo, in Err, which the pool calls on its return, and in Close, in a goroutine of the
+// pool.
 func TestAConnectionThatEndsItsGoroutineCostsNoSlot(t *testing.T) {
 	s := poolServer(t)
 	for way, end := range map[string]func(){"Goexit": runtime.Goexit, "panic": func() { panic("no luck") }} {
@@ -223,7 +223,7 @@ func TestAConnectionThatEndsItsGoroutineCostsNoSlot(t *testing.T) {
 	}
 }
 
-// Where nobody can look at a socket, a connection proves that it is alive before it is lent.
+// A connection with a hidden socket must answer a PING before it is lent.
 func TestADeadConnectionWhoseSocketIsHiddenIsNotLent(t *testing.T) {
 	s := poolServer(t)
 	for name, option := range map[string]rediscache.PoolOption{
@@ -244,7 +244,7 @@ func TestADeadConnectionWhoseSocketIsHiddenIsNotLent(t *testing.T) {
 	}
 }
 
-// A busy connection whose socket is hidden is not asked each time.
+// A busy connection with a hidden socket gets no PING before each loan.
 func TestABusyConnectionWhoseSocketIsHiddenCostsNoPING(t *testing.T) {
 	redistest.NoLeaks(t)
 	script := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
@@ -260,7 +260,7 @@ func TestABusyConnectionWhoseSocketIsHiddenCostsNoPING(t *testing.T) {
 	require.Less(t, script.Count("PING"), 100)
 }
 
-func TestAnExhaustedPoolIsExhaustedForRedigoToo(t *testing.T) {
+func TestErrPoolExhaustedMatchesThatOfRedigo(t *testing.T) {
 	s := poolServer(t)
 	p := startPool(t, s, sizes(1, 1)...)
 	conn := borrowOne(t, p)
@@ -282,7 +282,7 @@ func TestAnExhaustedPoolIsExhaustedForRedigoToo(t *testing.T) {
 	require.ErrorIs(t, err, redis.ErrPoolExhausted)
 }
 
-// throttled's store selects its database at each borrow.
+// The store of throttled sends SELECT with each connection that it borrows.
 func TestASelectOfThePoolsOwnDatabaseCostsNoConnection(t *testing.T) {
 	s := poolServer(t)
 	for name, of := range map[string]struct {
@@ -315,7 +315,7 @@ func TestASelectOfThePoolsOwnDatabaseCostsNoConnection(t *testing.T) {
 	}
 }
 
-// QUIT, which is not even written, has a connection closed through any number of redigo pools.
+// QUIT makes the pool close a connection through any number of redigo pools, and is not even written.
 func TestQUITDiscardsABorrowedConnection(t *testing.T) {
 	s := poolServer(t)
 	p := startPool(t, s, sizes(1, 2)...)
@@ -340,8 +340,7 @@ func TestQUITDiscardsABorrowedConnection(t *testing.T) {
 	}
 }
 
-// A check of the master's role, as people write it, meets a failover that closed no connection and that
-// nobody has written into yet.
+// A TestOnBorrow checks the role of the server after a failover that closed no connection, before any write.
 func TestATestOnBorrowThatRejectsLeadsToAnotherConnection(t *testing.T) {
 	for _, withContext := range []bool{false, true} {
 		t.Run(fmt.Sprintf("with a context: %v", withContext), func(t *testing.T) {
@@ -407,7 +406,7 @@ func TestATestOnBorrowThatPanicsCostsNoSlot(t *testing.T) {
 	giveBack(t, conn)
 }
 
-// Redigo's pool ends its own lending, bounds what it lends, and counts that.
+// A pool of Redigo has its own Close, its own bounds and its own counts.
 func TestARedigoPoolIsOneOfManyOnAWarmPool(t *testing.T) {
 	s := poolServer(t)
 	p := startPool(t, s, sizes(2, 5)...)

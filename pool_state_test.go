@@ -112,9 +112,9 @@ func TestAnOrdinaryCommandCostsNoConnection(t *testing.T) {
 	require.Equal(t, ids, clientIDs(t, s))
 }
 
-// The server refuses a command with which redigo would undo what a borrower did. The next borrower, and
-// the caches on the pool, get their own replies all the same.
-func TestNoReplyReachesAnothersCommandWhateverTheACL(t *testing.T) {
+// The server refuses a command with which redigo undoes the state of a borrower. The next borrower, and
+// the caches on the pool, still get their own replies.
+func TestNoReplyReachesAnotherBorrowerUnderAnyACL(t *testing.T) {
 	subscribe := func(c redis.Conn) error { return errors.Join(c.Send("SUBSCRIBE", "a", "b"), c.Flush()) }
 	psubscribe := func(c redis.Conn) error { return errors.Join(c.Send("PSUBSCRIBE", "a*", "b*"), c.Flush()) }
 	watch := func(c redis.Conn) error { return do(c, "WATCH", "watched") }
@@ -187,8 +187,8 @@ func TestNoReplyReachesAnothersCommandWhateverTheACL(t *testing.T) {
 	}
 }
 
-// requireAsNew wants no state on the connections of the test: neither a subscription nor a transaction
-// nor a watched key.
+// requireAsNew requires that the connections of the test have no subscription, transaction or watched
+// key.
 func requireAsNew(t *testing.T, s *redistest.Server) {
 	t.Helper()
 	for _, c := range s.Clients(t.Name()) {
@@ -200,7 +200,7 @@ func requireAsNew(t *testing.T, s *redistest.Server) {
 	}
 }
 
-// Valkey 8.0 answers NOSUB to an UNSUBSCRIBE from nothing.
+// Valkey 8.0 answers NOSUB to an UNSUBSCRIBE without a subscription.
 func TestACleanUpThatTheServerRefusesClosesTheConnection(t *testing.T) {
 	redistest.NoLeaks(t)
 	script := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
@@ -233,7 +233,7 @@ func TestACleanUpThatTheServerRefusesClosesTheConnection(t *testing.T) {
 	require.EqualValues(t, 3, p.Stats().Closed.State)
 }
 
-// As redigo allows, one goroutine sends while another receives, errors too: the race detector watches.
+// redigo allows one goroutine to send while another receives, also errors. This is for the race detector.
 func TestASenderAndAReceiverMayShareABorrowedConnection(t *testing.T) {
 	s := poolServer(t)
 	p := startPool(t, s, sizes(1, 1)...)

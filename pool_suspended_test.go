@@ -20,8 +20,8 @@ import (
 // suspendedURL makes TestTheFirstCallAfterASuspensionSucceeds the process that is suspended.
 const suspendedURL = "REDISCACHE_SUSPENDED_URL"
 
-// A process is suspended, and a NAT forgets its connections meanwhile: what it sends on them is dropped
-// without a word.
+// While a process is suspended, a NAT forgets its connections, and then silently drops what the process
+// sends on them.
 func TestTheFirstCallAfterASuspensionSucceeds(t *testing.T) {
 	if url := os.Getenv(suspendedURL); url != "" {
 		beSuspended(t, url)
@@ -57,8 +57,7 @@ func TestTheFirstCallAfterASuspensionSucceeds(t *testing.T) {
 	}
 }
 
-// suspendedCases are the pools of the process that is suspended. None of them has a spare slot but the
-// first.
+// suspendedCases are the pools of the process that is suspended. Only the first has a free slot.
 var suspendedCases = []struct {
 	name      string
 	idle, max int
@@ -90,7 +89,7 @@ func beSuspended(t *testing.T, url string) {
 	}
 }
 
-// setWithin has a second for all: for the connection, for the command, and for its reply.
+// setWithin runs a SET within a second, including the wait for a connection.
 func setWithin(p *rediscache.WarmPool, d time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()

@@ -216,7 +216,7 @@ func TestNewPoolAcceptsWhatItDocuments(t *testing.T) {
 	}
 }
 
-// What people write by mistake is refused at once, with what to write instead.
+// Each common mistake is an error of NewPool that names the correction.
 func TestNewPoolSaysWhatToWriteInstead(t *testing.T) {
 	const (
 		list    = "it names more than one server, and a pool is for one: write one host"

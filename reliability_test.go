@@ -314,14 +314,13 @@ func cancelling(
 }
 
 // A clock that is set changes no duration, as Go's are monotonic, and no freshness, as Redis is
-// asked how long a value has to live. So the library looks at the time of day in one place alone: a
-// jump forward may mean that the machine was suspended. What remains is Redis's own clock, by which it
-// expires keys.
+// asked how long a value has to live. So the library reads the wall clock in only one place, because a
+// jump forward may mean that the machine was suspended. Keys still expire by the clock of Redis.
 func TestFaultAClockThatJumpsIsNotLookedAt(t *testing.T) {
 	wall := regexp.MustCompile(`\.(Unix(Nano|Micro|Milli)?|Date|Clock|Format|AppendFormat|Local|UTC|In|Round|Truncate)\(|time\.Parse\(`)
 	harmless := strings.NewReplacer(
 		"time.Unix(1, 0)", "", // a deadline long past
-		"now.Round(0).Sub(last.Round(0))", "", // a jump costs the idle connections a PING
+		"now.Round(0).Sub(last.Round(0))", "", // after a jump the idle connections must answer a PING
 	)
 	files := 0
 	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {

@@ -19,8 +19,8 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// bystanders call f each in a loop, on keys of their own, until stop is called, which returns how
-// many reads and writes there were and how many failed.
+// bystanders are goroutines that read and write keys of their own in a loop. stop ends them, and
+// returns how many reads and writes there were and how many failed.
 type bystanders struct {
 	reads, writes, failedReads, failedWrites, unknown atomic.Int64
 }
@@ -61,7 +61,7 @@ func (b *bystanders) run(t *testing.T, c *rediscache.Cache, callers int) (stop f
 	}
 }
 
-// Redis drops a client whose reply exceeds the limit: the reply to GET of a large value, each time.
+// Redis closes the connection if a reply exceeds the limit, as each GET of a large value does.
 func TestACommandWhoseReplyEndsItsConnectionHurtsNobodyElse(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
@@ -85,8 +85,8 @@ func TestACommandWhoseReplyEndsItsConnectionHurtsNobodyElse(t *testing.T) {
 	require.LessOrEqual(t, b.unknown.Load(), int64(8), "one lane broke")
 }
 
-// Redis refuses the length, and closes the connection while the value is still on its way.
-func TestAValueThatRedisRefusesForItsLengthIsNotStoredAndThatIsKnown(t *testing.T) {
+// Redis refuses the length, and closes the connection while the value is still being sent.
+func TestAValueThatIsTooLongForRedisIsKnownNotToBeStored(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	s.ConfigSet("proto-max-bulk-len", "1mb")
@@ -124,8 +124,8 @@ func TestAValueThatRedisRefusesForItsLengthIsNotStoredAndThatIsKnown(t *testing.
 	}
 }
 
-// A proxy that splits MGET over several servers answers for each of them.
-func TestAnErrorAmongTheElementsIsThatKeysError(t *testing.T) {
+// A proxy that splits MGET over several servers may return an error for the keys of one server.
+func TestAnErrorAmongTheElementsIsTheErrorOfItsKey(t *testing.T) {
 	redistest.NoLeaks(t)
 	for name, way := range pools {
 		s := newLiar(t)
@@ -159,13 +159,13 @@ func TestAnErrorAmongTheElementsIsThatKeysError(t *testing.T) {
 	}
 }
 
-// without returns m without a key, of which the load knows nothing.
+// without deletes key from m, as for a load that has no value for key, and returns m.
 func without(m map[string]int, key string) map[string]int {
 	delete(m, key)
 	return m
 }
 
-// Each of these is sent by some server or proxy that serves Redis' clients well otherwise.
+// Some server or proxy that works with Redis clients sends each of these replies.
 func TestRepliesThatOnlyLookStrangeBreakNothing(t *testing.T) {
 	redistest.NoLeaks(t)
 	for name, way := range pools {
@@ -196,8 +196,8 @@ func TestRepliesThatOnlyLookStrangeBreakNothing(t *testing.T) {
 	}
 }
 
-// A budget of an errgroup is a cause that matches DeadlineExceeded, and no deadline.
-func TestAnErrorMatchesThatOfItsContextWhateverTheCause(t *testing.T) {
+// A context without a deadline may be cancelled with a cause that matches DeadlineExceeded.
+func TestAnErrorMatchesThatOfItsContextForAnyCause(t *testing.T) {
 	redistest.NoLeaks(t)
 	for name, way := range pools {
 		silent := make(chan struct{})

@@ -111,7 +111,7 @@ func loadTwos(_ context.Context, keys []string) (map[string]int, error) {
 	return values, nil
 }
 
-// errorsOf gathers what an observer hears, as a load goes on without Redis.
+// errorsOf is an observer that collects errors, because a load goes on without Redis.
 type errorsOf struct {
 	mu   sync.Mutex // guards errs
 	errs []error
@@ -125,7 +125,7 @@ func (o *errorsOf) Observe(_ context.Context, e rediscache.Event) {
 	}
 }
 
-// take returns what was heard since the last time.
+// take returns the errors since the last take.
 func (o *errorsOf) take() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -35,13 +35,13 @@ var hostile = []string{
 // long is a key beyond what shares a connection, and nobody's neighbour: it is slow to compare.
 var long = strings.Repeat("long", 18<<10)
 
-// world is what a server ought to hold, by the names that callers use.
+// world is what a server should hold, by the names that callers use.
 type world struct {
 	s    *redistest.Server
 	held map[string]string
 }
 
-// stored is what the server ought to hold by the names that Redis sees.
+// stored returns what the server should hold, by the names in Redis.
 func (w *world) stored() map[string]string {
 	all := make(map[string]string, len(w.held))
 	for key, value := range w.held {

@@ -53,7 +53,7 @@ func redisPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPeer {
 	}
 }
 
-// recordingPeer is a listener that counts whatever it is told.
+// recordingPeer is a listener that counts the bytes that it receives.
 func recordingPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPeer {
 	var shown atomic.Pointer[tls.Certificate]
 	shown.Store(&certs.Server.Pair)
@@ -235,8 +235,8 @@ func TestClientCertificatesAreAskedForAtEachDial(t *testing.T) {
 	requireSimultaneous(t, p, 4)
 }
 
-// Whoever dials with TLS where there is none, or the other way round, reads so in the error.
-func TestADialThatTheOtherSideDoesNotUnderstandNamesTLS(t *testing.T) {
+// If only one side uses TLS, the error of the dial names TLS.
+func TestTheErrorOfADialNamesATLSMismatch(t *testing.T) {
 	redistest.NoLeaks(t)
 	certs := redistest.NewCerts(t)
 	s := redistest.StartTLS(t, certs, certs.Server)

@@ -20,8 +20,7 @@ import (
 // suspended.
 const suspendedCacheURL = "REDISCACHE_SUSPENDED_CACHE_URL"
 
-// A process is suspended while its caches hold connections that they share, and a NAT forgets the
-// connections meanwhile.
+// A process is suspended while its caches hold shared connections, and a NAT forgets these connections.
 func TestTheFirstCallOfACacheAfterASuspensionSucceeds(t *testing.T) {
 	if url := os.Getenv(suspendedCacheURL); url != "" {
 		useSuspendedCaches(t, url)
@@ -71,7 +70,7 @@ var suspendedCaches = []struct {
 	}},
 }
 
-// useSuspendedCaches leaves an idle lane to a cache on each pool. The first calls after the suspension
+// useSuspendedCaches makes a cache with an idle lane on each pool. The first calls after the suspension
 // are a write and a read.
 func useSuspendedCaches(t *testing.T, url string) {
 	var names []string

@@ -14,30 +14,29 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// View is a cache of typed values, which it can load. What it stores is the
-// codec's output and nothing else. All views of a key should have one codec
-// and one policy. Loads are shared among the callers of one View: make it once.
+// View is a cache of typed values, which it can load. It stores the bytes of the
+// codec and nothing else. All views of a key should have the same codec and policy.
+// The callers of one View share its loads, so make a View once, not for each request.
 // All methods are safe for concurrent use.
 //
-// Bytes that the codec cannot decode are a miss, and the next load overwrites
-// them.
+// Bytes that the codec cannot decode are a miss, and the next load overwrites them.
 type View[V any] struct {
 	c      *Cache
 	codec  Codec[V]
 	policy Policy // immutable; its TTL is not DefaultTTL
-	timed  bool   // immutable; whether it matters how long a value has to live
+	timed  bool   // immutable; whether reads need the time to live of a value
 
 	flights *flight.Group[result[V]]
-	turns   atomic.Uint64 // raised before loads look at Redis and load; orders these and callers in time
-	took    average       // of the loads
-	failed  backoffs      // of loads that failed while there was a value
+	turns   atomic.Uint64 // raised before a load reads Redis or loads, to order loads and callers in time
+	took    average       // the time that loads take
+	failed  backoffs      // keys whose load failed while there was a value
 }
 
-// Of makes a view of a cache, under its prefix. An error names every fault of
-// the policy. A view must know how long its values live, so a zero [Policy.TTL]
-// is an error on a cache without [WithTTL]. A codec that encodes the zero value
-// to nothing does not go with [Policy.Negative]; should another one encode
-// something to nothing, that is not stored.
+// Of makes a View of a cache, under its prefix. The error names every fault of the
+// policy. A zero [Policy.TTL] is an error on a cache without [WithTTL]. A
+// [Policy.Negative] is an error if the codec encodes the zero value to no bytes, as
+// [Bytes] and [String] do. Another value that is encoded to no bytes is then not
+// stored: Set returns an error, and GetOrLoad returns the value.
 func Of[V any](c *Cache, codec Codec[V], p Policy) (*View[V], error) {
 	var f faults
 	f.check(c != nil, "the cache is nil")
@@ -60,8 +59,8 @@ func Of[V any](c *Cache, codec Codec[V], p Policy) (*View[V], error) {
 	}, nil
 }
 
-// Get returns the value of key, fresh or stale, and loads nothing. It returns
-// [ErrNotFound] on a miss, and where that is what was remembered.
+// Get returns the value of key, fresh or stale, and loads nothing. On a miss, or if
+// the View remembers that there is no value, the error is [ErrNotFound].
 func (v *View[V]) Get(ctx context.Context, key string) (V, error) {
 	var none V
 	begin := v.c.begin()
@@ -81,8 +80,8 @@ func (v *View[V]) Get(ctx context.Context, key string) (V, error) {
 	return none, ErrNotFound
 }
 
-// Set stores value for the policy's TTL. A load under way that began before
-// does not overwrite it, if there is a [Policy.Lease].
+// Set stores value for the TTL of the policy. With [Policy.Lease], a load in flight
+// that began before Set does not overwrite value.
 func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	data, err := v.encode(value)
 	if err != nil {
@@ -91,7 +90,7 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	v.flights.Forget(key)
 	begin := v.c.begin()
 	var calls []*pipeline.Call
-	if v.policy.Lease > 0 { // or a load that began before stores once this value is gone
+	if v.policy.Lease > 0 { // otherwise an older load could store after this value has expired
 		calls = append(calls, v.c.endLeases([]string{key}))
 	}
 	_, errs := v.c.pipe.DoAll(ctx, append(calls, v.c.set(key, data, v.policy.life(v.policy.TTL)))...)
@@ -107,18 +106,18 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	return nil
 }
 
-// Delete removes the keys, and what is remembered of their absence, as
-// [Cache.Delete] does. With [Policy.Lease] the value of a load that began before
-// is not returned to a caller that comes after, in whichever process. Without it
-// that holds for the callers of this View.
+// Delete removes the keys as [Cache.Delete] does, also a remembered [ErrNotFound].
+// With [Policy.Lease], a caller in any process that comes after Delete does not get
+// the value of a load that began before Delete. Without it, this holds only for the
+// callers of this View, and only until such a load stores its value.
 func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
 	v.flights.Forget(keys...)
 	return v.c.Delete(ctx, keys...)
 }
 
-// GetMany returns the values of those keys that hold one, as Get does, in one
-// round trip. Where some of the keys could not be read it returns the values of
-// the others and the first error, as [Cache.GetMany] does.
+// GetMany returns the values of the keys that have one, as Get does, in one round
+// trip. If some of the keys could not be read, it returns the values of the other
+// keys and the first error, as [Cache.GetMany] does.
 func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, error) {
 	values := make(map[string]V, len(keys))
 	if len(keys) == 0 {
@@ -129,7 +128,7 @@ func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, er
 	if err != nil {
 		return nil, v.c.fail(ctx, "get many", "", begin, err)
 	}
-	var failed error // of the first key that has one
+	var failed error // the first error of a key
 	for i, e := range entries {
 		switch e.state {
 		case fresh:
@@ -146,33 +145,32 @@ func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, er
 	return values, failed
 }
 
-// entry is what a key holds. It does not have the bytes: they are the codec's, which
-// may change them or make the value of them.
+// entry is what a key holds. It does not keep the bytes, because the codec owns them.
 type entry[V any] struct {
 	state  state
 	value  V             // if the state is stale or above
 	digest string        // of the bytes; "": none, or not needed
-	left   time.Duration // to live, to the millisecond; forever where it does not end, or was not asked for
-	err    error         // if the state is bad, or the key alone was unread
+	left   time.Duration // to live, in whole milliseconds; forever if it never ends or was not read
+	err    error         // if the state is bad, or if only this key is unread
 }
 
 type state uint8
 
 const (
 	absent   state = iota
-	unread         // Redis could not be asked
+	unread         // the read from Redis failed
 	bad            // the codec cannot decode it
-	negative       // a load returned ErrNotFound, and that is remembered
-	stale          // from here on there is a value
-	early          // fresh, and to be loaded anew; see Policy.Early
+	negative       // a remembered ErrNotFound of a load
+	stale          // this and the states below have a value
+	early          // fresh, but to be loaded again; see Policy.Early
 	fresh
 )
 
-// forever is as long as anything lives.
+// forever is the longest Duration: no expiry.
 const forever = time.Duration(math.MaxInt64)
 
-// read asks for a key and, where that matters, how long it has to live. What
-// is stored between the two gives an older value a younger's time, once.
+// read reads a key and, if timed, its time to live. If another value is stored
+// between the two commands, the old value once gets the time of the new one.
 func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], error) {
 	get := pipeline.Read("GET", 1, pipeline.Value).Key(v.c.name(key))
 	if !timed {
@@ -189,9 +187,9 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 	return v.entry(held, left, false), nil
 }
 
-// readMany is read for keys, in their order. A key that was answered with an
-// error is unread. Any other error is that of the whole call, and so is the first
-// one if no key could be read.
+// readMany is read for keys, in their order. A key for which Redis returned an error
+// is unread. Any other error is the error of the whole call. If no key could be read,
+// the first error is that of the whole call too.
 func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
 	calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
 	if timed {
@@ -204,7 +202,7 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 		return nil, errs[0]
 	}
 	entries := make([]entry[V], len(keys))
-	var failed error // of the first key that has one
+	var failed error // the first error of a key
 	some := false
 	for i, held := range replies[0].Elems {
 		var left resp.Reply
@@ -230,10 +228,10 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 	return entries, nil
 }
 
-// entry decodes the replies to GET and, if it was asked, to PTTL. It decodes the
-// bytes once, as the codec may change them, and the digest comes before that. Under
-// a lease a load needs the digest of the value that it is to replace; leased says
-// that there will be such a load whatever the key holds.
+// entry decodes the replies to GET and, if it was sent, to PTTL. It computes the
+// digest before it decodes the bytes, because the codec may change them. A load with a
+// lease needs the digest of the value that it replaces; leased means that such a load
+// follows in any case.
 func (v *View[V]) entry(held, left resp.Reply, leased bool) entry[V] {
 	if held.Kind != resp.Bulk || left.Kind == resp.Int && left.Int == -2 {
 		return entry[V]{}
@@ -260,7 +258,7 @@ func (v *View[V]) entry(held, left resp.Reply, leased bool) entry[V] {
 	return e
 }
 
-var errEmpty = errors.New("the codec encoded a value to nothing, which stands for none under Policy.Negative")
+var errEmpty = errors.New("the codec encoded a value to no bytes, which Policy.Negative stores for a key without a value")
 
 func (v *View[V]) encode(value V) ([]byte, error) {
 	data, err := v.codec.Encode(value)

@@ -339,7 +339,7 @@ func (l *eventLog) Observe(_ context.Context, e rediscache.Event) {
 	l.events = append(l.events, e)
 }
 
-// take returns what was told since the last time, as op, key and outcome.
+// take returns the events since the last take, as op, key and outcome.
 func (l *eventLog) take() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,12 +1,11 @@
-// Package flight shares work: callers that ask for the same key while it is
-// worked on wait for one result.
+// Package flight shares work by key: callers that ask for a key while its work is in
+// flight wait for one result.
 //
-// The work belongs to none of its waiters. It runs in a goroutine of its own,
-// under a context that keeps the first caller's values, but neither its deadline
-// nor its cancellation, and that is cancelled when the last waiter has left.
-// Work for several keys delivers each key's result as soon as there is one. A
-// panic in the work, or a runtime.Goexit, comes up in every caller that still
-// waits then.
+// The work runs in a goroutine of its own. Its context has the values of the first
+// caller's context, but not its deadline and cancellation. The context is cancelled
+// when the last caller has stopped waiting. Work for several keys delivers each result
+// as soon as it is ready. If the work panics or calls runtime.Goexit, every caller that
+// still waits does the same.
 package flight
 
 import (
@@ -21,11 +20,10 @@ import (
 	"time"
 )
 
-// PanicError is the value that each waiting caller panics with when the shared
-// work has panicked.
+// PanicError is the value with which each waiting caller panics when the work panics.
 type PanicError struct {
-	Value any    // what the work panicked with
-	Stack []byte // of the goroutine that did
+	Value any    // the value of the panic
+	Stack []byte // the stack of the goroutine that panicked
 }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("%v\n\n%s", e.Value, e.Stack) }
@@ -36,28 +34,27 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// errExpired is the cause with which the context of work ends when its limit, or
-// the time for which its owner keeps it, is over. It is a value of this package
-// alone, so no cause of a caller's can be taken for it.
+// errExpired is the cause of a context that ended because Limit or Keep was over. It
+// is private, so no caller's context can have the same cause.
 var errExpired = fmt.Errorf("the time of the work is over: %w", context.DeadlineExceeded)
 
 var errUndelivered = errors.New("flight: the work returned without a result for this key")
 
-// Expired reports whether the context of work, or one derived from it, ended
-// because the time of the work was over: [Options.Limit] or [Options.Keep]. It
-// is false of a context that ended because no caller was left.
+// Expired reports whether the context of work, or one derived from it, ended because
+// [Options.Limit] or [Options.Keep] was over. It returns false if the context ended
+// because no caller waited any more.
 func Expired(ctx context.Context) bool {
 	return context.Cause(ctx) == errExpired //nolint:errorlint // this value, not what matches it
 }
 
-// Options bound the work that a caller begins. Work that the caller joins keeps
-// its own, but it is kept for Keep if no earlier caller asked for that.
+// Options bound the work that a caller begins. If the caller joins existing work, they
+// are ignored, except that the first Keep applies.
 type Options struct {
-	// Limit ends the context of the work, and the wait for it; 0: never.
+	// Limit bounds the context of the work, and the wait for it. Zero sets no bound.
 	Limit time.Duration
-	// Keep is how long from now the work goes on without a waiter, unless its
-	// owner closes; 0: not at all. After that, waiters still get the result, and
-	// a new caller begins new work.
+	// Keep is how long the work goes on without a waiter, from now or until the owner
+	// closes. With zero it does not. After Keep, waiters still get the result, but a
+	// new caller begins new work.
 	Keep time.Duration
 }
 
@@ -66,24 +63,24 @@ type Group[R any] struct {
 	owner *Owner // immutable
 	ended atomic.Uint64
 
-	mu    sync.Mutex // guards calls, and the fields of runs and calls that name it
+	mu    sync.Mutex // guards calls, and the fields marked "guarded by Group.mu"
 	calls map[string]*Call[R]
 }
 
-// run is one goroutine, which works for one key or several.
+// run is one goroutine and its work, for one key or several.
 type run[R any] struct {
 	g      *Group[R]       // immutable
-	ctx    context.Context // what the work runs under
+	ctx    context.Context // of the work
 	cancel context.CancelCauseFunc
 	calls  []*Call[R] // immutable
 
-	waiters int    // guarded by Group.mu; of the calls without an outcome, and one if the run is kept
-	kept    func() // guarded by Group.mu; ends the owner's wait; nil: not kept
-	cause   error  // guarded by Group.mu; why the run is no longer kept; nil: it is kept, or never was
+	waiters int    // guarded by Group.mu; of the calls without an outcome, and the owner if it keeps the run
+	kept    func() // guarded by Group.mu; releases the timer of Keep; nil: never kept
+	cause   error  // guarded by Group.mu; why the owner stopped keeping the run; nil: it did not
 }
 
-// Call is one key of a run. Its outcome is written before done is closed and
-// read only after that, which is what orders the two.
+// Call is one key of a run. Its outcome is written before done is closed, and read only
+// after done is closed, so the two do not race.
 type Call[R any] struct {
 	Key string // immutable
 
@@ -96,13 +93,13 @@ type Call[R any] struct {
 	exited   bool // by runtime.Goexit
 }
 
-// NewGroup makes a group whose goroutines the owner waits for.
+// NewGroup makes a group. owner waits for its goroutines.
 func NewGroup[R any](owner *Owner) *Group[R] {
 	return &Group[R]{owner: owner, calls: make(map[string]*Call[R])}
 }
 
-// Ticket is one caller's wait for one key. Each ticket is used once, by Wait or
-// by Leave.
+// Ticket is one caller's wait for one key. The caller must call either Wait or Leave,
+// once.
 type Ticket[R any] struct {
 	// Shared reports that another caller began the work.
 	Shared bool
@@ -110,15 +107,14 @@ type Ticket[R any] struct {
 	c *Call[R]
 }
 
-// Join returns a ticket for each of the keys, which differ. Keys without work in
-// flight are given to work, in one goroutine and in the order of keys. The work
-// delivers one result for each of its calls before it returns. Join reports false
-// if the owner is closed.
+// Join returns a ticket for each of the keys, which must be distinct. It calls work in a
+// new goroutine for the keys without work in flight, in the order of keys. work must
+// deliver one result for each of its calls before it returns. Join reports false if the
+// owner is closed.
 //
-// The context of the work ends with the limit, or when nobody waits for a key
-// that has no result yet; [Expired] tells these apart. A caller never joins work
-// whose context has ended: it begins new work, although the old work may not have
-// noticed yet.
+// The context of the work ends with the limit, or when no caller waits for a key without
+// a result; [Expired] tells these apart. A caller never joins work whose context has
+// ended. It begins new work, even if the old work still runs.
 func (g *Group[R]) Join(
 	ctx context.Context, keys []string, o Options, work func(ctx context.Context, calls []*Call[R]),
 ) ([]Ticket[R], bool) {
@@ -146,7 +142,7 @@ func (g *Group[R]) Join(
 	if !g.owner.start(func() { fresh.do(work) }) {
 		fresh.cancel(nil)
 		for _, t := range tickets {
-			t.c.waiters-- // Close waits for what others do: nothing is cancelled here
+			t.c.waiters-- // without leaveLocked, so that Close still waits for existing work
 			t.c.run.waiters--
 		}
 		return nil, false
@@ -158,8 +154,8 @@ func (g *Group[R]) Join(
 	return tickets, true
 }
 
-// detach returns a context with the values of ctx, and without its deadline and
-// its cancellation.
+// detach returns a context with the values of ctx and with limit, but without the
+// deadline and the cancellation of ctx.
 func detach(ctx context.Context, limit time.Duration) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	if limit == 0 {
@@ -172,7 +168,7 @@ func detach(ctx context.Context, limit time.Duration) (context.Context, context.
 	}
 }
 
-// keepLocked makes the owner a waiter of r.
+// keepLocked makes the owner a waiter of r for o.Keep, once.
 func (g *Group[R]) keepLocked(r *run[R], o Options) {
 	if o.Keep == 0 || r.kept != nil {
 		return
@@ -186,8 +182,8 @@ func (g *Group[R]) keepLocked(r *run[R], o Options) {
 	}
 }
 
-// Forget makes later callers begin new work. Callers that have joined still get
-// the result.
+// Forget makes later callers begin new work for the keys. Callers that have joined still
+// get the result.
 func (g *Group[R]) Forget(keys ...string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -196,15 +192,15 @@ func (g *Group[R]) Forget(keys ...string) {
 	}
 }
 
-// Ended counts outcomes. The outcome of a key is counted before Join begins other
-// work for that key, unless the key was forgotten. So if the count is what it was
-// before a caller looked for a result elsewhere, the work that this caller begins
-// does not repeat work that has just ended.
+// Ended counts outcomes. The outcome of a key is counted before Join begins new work for
+// the key, unless the key was forgotten. So if the count has not changed since a caller
+// read the key elsewhere, the work that the caller begins does not repeat work that ended
+// in between.
 func (g *Group[R]) Ended() uint64 { return g.ended.Load() }
 
-// do works, and gives every call an outcome however the work ends. The deferred
-// function tells the three ways apart: the work has returned; it has not and there
-// is a panic to recover; or there is none, and the goroutine is exiting.
+// do runs work, and gives every call an outcome. The deferred function distinguishes
+// three ways to end: work returned; work panicked, so recover returns a value; or work
+// called runtime.Goexit.
 func (r *run[R]) do(work func(context.Context, []*Call[R])) {
 	returned := false
 	defer func() {
@@ -220,8 +216,8 @@ func (r *run[R]) do(work func(context.Context, []*Call[R])) {
 	returned = true
 }
 
-// end gives the calls that the work left without a result the panic, or the exit
-// if p is nil, as their outcome.
+// end gives each call without a result the panic p as its outcome, or runtime.Goexit if p
+// is nil.
 func (r *run[R]) end(p *PanicError) {
 	r.g.mu.Lock()
 	defer r.g.mu.Unlock()
@@ -237,8 +233,8 @@ func (r *run[R]) end(p *PanicError) {
 	r.cancel(nil)
 }
 
-// Deliver gives the waiters of the key its result, once. Callers that come later
-// begin new work.
+// Deliver gives the result to the waiters of the key. It must be called at most once.
+// Later callers begin new work.
 func (c *Call[R]) Deliver(result R) {
 	c.run.g.mu.Lock()
 	defer c.run.g.mu.Unlock()
@@ -246,17 +242,17 @@ func (c *Call[R]) Deliver(result R) {
 	c.endLocked()
 }
 
-// Forget lets no further caller join the call.
+// Forget makes later callers begin new work instead of joining the call.
 func (c *Call[R]) Forget() {
 	c.run.g.mu.Lock()
 	defer c.run.g.mu.Unlock()
 	c.forgetLocked()
 }
 
-// endLocked hands the outcome out. The call leaves the map before done is closed:
-// a caller that has seen the outcome and asks again begins new work. The waiters
-// leave the run after done is closed: a waiter that sees the context end while
-// done is open knows that the work was given up.
+// endLocked publishes the outcome. It removes the call from the map before it closes done,
+// so a caller that has the outcome and calls Join again begins new work. It removes the
+// waiters from the run after it closes done, so a waiter that sees the context end while
+// done is open knows that there is no outcome.
 func (c *Call[R]) endLocked() {
 	c.forgetLocked()
 	c.run.g.ended.Add(1)
@@ -275,18 +271,17 @@ func (c *Call[R]) over() bool {
 	}
 }
 
-// forgetLocked takes the call out of the map, unless another has its place by now.
+// forgetLocked removes the call from the map, unless another call has replaced it.
 func (c *Call[R]) forgetLocked() {
 	if calls := c.run.g.calls; calls[c.Key] == c {
 		delete(calls, c.Key)
 	}
 }
 
-// Wait returns the result. Without one it returns when ctx ends or the limit is
-// reached, with that context's error, and with the error of ctx if both are over.
-// A result that is there is returned although ctx has ended. Wait panics with a
-// [*PanicError] if the work panicked, and ends the goroutine if the work ended its
-// own.
+// Wait returns the result, even if ctx has ended by then. If there is no result when ctx
+// or the context of the work ends, Wait returns the error of that context, or of ctx if
+// both ended. Wait panics with a [*PanicError] if the work panicked, and calls
+// runtime.Goexit if the work did.
 func (t Ticket[R]) Wait(ctx context.Context) (R, error) {
 	c := t.c
 	defer t.Leave()
@@ -312,14 +307,14 @@ func (t Ticket[R]) Leave() {
 	c := t.c
 	c.run.g.mu.Lock()
 	defer c.run.g.mu.Unlock()
-	if c.waiters > 0 { // or there is an outcome, and nobody waits any more
+	if c.waiters > 0 { // zero after an outcome
 		c.waiters--
 		c.run.leaveLocked(1)
 	}
 }
 
-// letGo ends the owner's wait for r, for cause. If the time is over no caller joins
-// r any more: one after the other, callers could else keep work that hangs for ever.
+// letGo ends the owner's wait for r. If Keep is over, it also forgets the calls:
+// otherwise a series of callers could keep work that hangs in flight forever.
 func (g *Group[R]) letGo(r *run[R], cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -331,11 +326,11 @@ func (g *Group[R]) letGo(r *run[R], cause error) {
 	r.leaveLocked(1)
 }
 
-// leaveLocked takes n waiters away. Their count and the map have one lock: either
-// a caller joins before the last waiter leaves, and the work goes on, or the caller
-// finds that the context has ended and begins new work.
+// leaveLocked removes n waiters, and cancels the work after the last one. The same lock
+// guards the count and the map. So a caller either joins before the last waiter leaves,
+// and the work goes on, or it sees that the context has ended and begins new work.
 func (r *run[R]) leaveLocked(n int) {
 	if r.waiters -= n; r.waiters == 0 {
-		r.cancel(r.cause) // wakes goroutines, and runs no other code here
+		r.cancel(r.cause) // it only wakes goroutines, so the lock may be held
 	}
 }

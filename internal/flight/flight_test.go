@@ -298,7 +298,7 @@ func TestWhatKeepsWorkEndsAndEndsNothingThatSomebodyWaitsFor(t *testing.T) {
 	})
 }
 
-// As callers do who wait a while for a fresh value: there is always one.
+// There is always a caller that waits a while for a fresh value, but never the same one.
 func TestCallersWhoComeAndGoDoNotKeepWorkThatHangs(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		ended := make(chan error, 2)
@@ -431,7 +431,7 @@ func TestNoCallerGetsCancelledWork(t *testing.T) {
 	owner.Close()
 }
 
-// result is what a caller of Wait sees.
+// result returns the outcome of Wait as text.
 func result(ctx context.Context, ticket flight.Ticket[string]) (got string) {
 	defer func() {
 		if p, ok := recover().(*flight.PanicError); ok {
@@ -442,7 +442,7 @@ func result(ctx context.Context, ticket flight.Ticket[string]) (got string) {
 	return fmt.Sprint(got, err)
 }
 
-func TestEachKeysResultIsThereAsSoonAsItIs(t *testing.T) {
+func TestEachKeysResultIsDeliveredAtOnce(t *testing.T) {
 	for name, end := range map[string]struct {
 		way  func(b *flight.Call[string])
 		want string
@@ -527,11 +527,11 @@ func TestTheContextEndsWhenNobodyWaitsForAKeyWithoutAResult(t *testing.T) {
 		})
 		require.True(t, ok)
 		require.Equal(t, "A<nil>", result(t.Context(), tickets[0]))
-		require.Equal(t, "<nil><nil>", result(t.Context(), tickets[1]), "the caller of b waits still")
+		require.Equal(t, "<nil><nil>", result(t.Context(), tickets[1]), "the caller of b still waits")
 	})
 }
 
-func TestAResultThatIsThereIsReturnedAlthoughTheContextHasEnded(t *testing.T) {
+func TestAReadyResultIsReturnedAfterTheContextEnded(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -543,8 +543,8 @@ func TestAResultThatIsThereIsReturnedAlthoughTheContextHasEnded(t *testing.T) {
 	})
 }
 
-// As errgroup and some frameworks do: the cause says why, and matches another error.
-func TestACallersCauseIsNotTakenForTheEndOfTheWork(t *testing.T) {
+// errgroup and some frameworks cancel a context with a cause that matches another error.
+func TestTheCauseOfACallersContextIsNotTakenForExpiry(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		caller, cancel := context.WithCancelCause(t.Context())
 		expired := make(chan bool, 1)
@@ -568,8 +568,8 @@ func TestACallersCauseIsNotTakenForTheEndOfTheWork(t *testing.T) {
 	})
 }
 
-// Nobody is there in whom it could come up, and it must not end the process.
-func TestAPanicOfWorkThatNobodyWaitsForEndsNothing(t *testing.T) {
+// There is no caller to panic, and the panic must not end the process.
+func TestAPanicOfWorkWithoutWaitersIsRecovered(t *testing.T) {
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		for _, way := range []func(){func() { panic("boom") }, runtime.Goexit} {
 			join(t.Context(), g, "k", flight.Options{Keep: time.Hour}, func(context.Context) string { way(); return "" }).Leave()

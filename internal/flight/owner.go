@@ -7,15 +7,15 @@ import (
 
 // Owner waits for the goroutines of its groups.
 type Owner struct {
-	ctx context.Context // over once Close has begun: what is kept is let go
+	ctx context.Context // cancelled when Close begins, which ends every Keep
 	end context.CancelFunc
 
-	mu     sync.Mutex // guards closed, and wg against an Add that meets Wait
+	mu     sync.Mutex // guards closed, so that no wg.Add comes after wg.Wait
 	closed bool
 	wg     sync.WaitGroup
 }
 
-// NewOwner makes an owner, which is to be closed.
+// NewOwner makes an owner. The caller must close it.
 func NewOwner() *Owner {
 	o := new(Owner)
 	o.ctx, o.end = context.WithCancel(context.Background())
@@ -33,8 +33,8 @@ func (o *Owner) start(f func()) bool {
 	return true
 }
 
-// Go runs f in a goroutine that Close waits for. The context of f ends when Close begins. Go reports
-// false, and does not run f, if the owner is closed.
+// Go runs f in a goroutine that Close waits for. The context of f ends when Close begins. If the owner
+// is closed, Go does not run f and reports false.
 func (o *Owner) Go(f func(context.Context)) bool {
 	return o.start(func() { f(o.ctx) })
 }
@@ -42,9 +42,8 @@ func (o *Owner) Go(f func(context.Context)) bool {
 // Done is closed when Close begins.
 func (o *Owner) Done() <-chan struct{} { return o.ctx.Done() }
 
-// Close lets go of what nobody waits for, and waits for what somebody does:
-// after it no goroutine is left and none will be started. It may be called
-// more than once.
+// Close cancels the work that no caller waits for, and waits for all goroutines. After
+// Close no goroutine starts. It may be called more than once.
 func (o *Owner) Close() {
 	o.mu.Lock()
 	o.closed = true

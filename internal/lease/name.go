@@ -1,5 +1,4 @@
-// Package lease holds what leases are apart from the values that a load is about: the names of
-// their keys, and the wait for a lease that another load holds.
+// Package lease has the names of the keys of leases, and the wait for a lease that another load holds.
 package lease
 
 import (
@@ -7,16 +6,16 @@ import (
 	"sync"
 )
 
-// The name of a lease is the name of the key it belongs to, a colon, five letters and a suffix:
+// The name of a lease is the name of its key, a colon, five letters and a suffix:
 //
 //		user:1  ->  user:1:klnhj:rediscache-lease
 //
-//	 1. Every key has a lease, and two keys have two: cutting 23 bytes off the name returns the key.
-//	 2. Both have one slot in a cluster. A key with a hash tag keeps the tag, as it is at the front.
-//	    Any other key is hashed as a whole. So is its lease, as the letters and the suffix have no
-//	    brace, and the letters are chosen so that the CRC16 comes out the same.
-//	 3. The name begins with the key, so an access rule for a prefix covers both, and Clear removes both.
-//	 4. No key that a caller names is a lease: see [Stored].
+//	 1. Every key has a lease, and two keys have two: the name without its last 23 bytes is the key.
+//	 2. A key and its lease are in the same slot of a cluster. If the key has a hash tag, so has the
+//	    name of the lease. Otherwise Redis hashes both names as a whole, because the letters and the
+//	    suffix have no brace, and the letters are chosen so that both have the same slot.
+//	 3. The name begins with the key, so an ACL rule for a prefix covers both, and Clear removes both.
+//	 4. No key of a caller is stored under the name of a lease: see [Stored].
 const (
 	suffix  = ":rediscache-lease"
 	letters = 5
@@ -24,12 +23,12 @@ const (
 	pad     = "+"
 )
 
-// Stored returns the name under which a cache stores key below prefix, without the prefix. That is
-// key, unless the whole name ends in the suffix of leases and any number of plus signs: such a key
-// is stored with one more plus sign.
+// Stored returns the name under which a cache stores key, without prefix. That is key, unless
+// prefix + key ends in the suffix of leases and any number of plus signs: then Stored appends one
+// more plus sign.
 //
-// So no stored name ends in the suffix, and two keys never share a name: one that was extended ends
-// in the suffix and at least one plus sign, and any other key that ends like that was extended too.
+// So no stored name ends in the suffix itself. Two keys never share a name: Stored appends a plus
+// sign to every key that ends in the suffix and plus signs, so the number of plus signs still differs.
 func Stored(prefix, key string) string {
 	if n := len(key); n > 0 && key[n-1] != suffix[len(suffix)-1] && key[n-1] != pad[0] {
 		return key // nearly all keys
@@ -51,8 +50,8 @@ func Reserved(prefix, key string) bool {
 	return strings.HasSuffix(suffix, key) && strings.HasSuffix(prefix, suffix[:len(suffix)-len(key)])
 }
 
-// Name returns the name of the lease of prefix + key, which is a stored name. It is the whole name,
-// with the prefix.
+// Name returns the whole name of the lease of prefix + key, prefix included. key is a result of
+// [Stored].
 func Name(prefix, key string) string {
 	n := len(prefix) + len(key)
 	var b strings.Builder
@@ -63,7 +62,7 @@ func Name(prefix, key string) string {
 	b.WriteByte(':')
 	code := uint16(0)
 	if hashed(full) == full {
-		// What the letters must change is the difference that everything behind the key makes.
+		// The letters must cancel the effect that all bytes after the key have on the slot.
 		sum := crc(full)
 		code = codes()[(update(sum, ":"+zero+suffix)^sum)%slots]
 	}
@@ -77,14 +76,14 @@ func Name(prefix, key string) string {
 
 const zero = "hhhhh" // the letters of code 0
 
-// slots is how many a Redis Cluster has.
+// slots is the number of slots of a Redis Cluster.
 const slots = 16384
 
 // Slot returns the slot of a key in a Redis Cluster.
 func Slot(key string) uint16 { return crc(hashed(key)) % slots }
 
-// hashed returns the part of a key that says its slot: what is between the first opening brace and
-// the first closing one after it, or the whole key where nothing is, or one is missing.
+// hashed returns the part of a key that Redis hashes: the text between the first opening brace and
+// the next closing brace, or the whole key if that text is empty or a brace is missing.
 func hashed(key string) string {
 	_, after, opened := strings.Cut(key, "{")
 	tag, _, closed := strings.Cut(after, "}")
@@ -94,9 +93,9 @@ func hashed(key string) string {
 	return tag
 }
 
-// codes has for each difference of two slots a code of letters, three bits each, that makes it. A
-// CRC that begins with zero is linear: bits that change in a message change the CRC by the CRC of a
-// message of these bits alone.
+// codes maps each difference of two slots to the code of the letters that cause it, three bits a
+// letter. This works because a CRC that begins with zero is linear: the CRC of two messages XORed is
+// the XOR of their CRCs.
 var codes = sync.OnceValue(func() *[slots]uint16 {
 	var all [slots]uint16
 	for code := range uint16(1) << (3 * letters) {
@@ -123,8 +122,8 @@ func update(sum uint16, s string) uint16 {
 
 func step(sum uint16, b byte) uint16 { return sum<<8 ^ table[byte(sum>>8)^b] }
 
-// table is that of CRC16 with the polynomial x^16 + x^12 + x^5 + 1, highest bit first, which Redis
-// Cluster uses.
+// table is the table of the CRC16 of Redis Cluster: polynomial x^16 + x^12 + x^5 + 1, highest bit
+// first.
 var table = func() (t [256]uint16) {
 	for i := range t {
 		sum := uint16(i) << 8

@@ -10,10 +10,10 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// pieces are what the keys of the tests below are made of.
+// pieces are the parts of the keys in the tests below.
 var pieces = []string{"", "{", "}", "a", "+", suffix, suffix[:6], suffix[6:], "e", ":hhhhh"}
 
-// words returns every string that up to n pieces make, each once.
+// words returns every concatenation of up to n pieces, each once.
 func words(n int) []string {
 	all := []string{""}
 	for range n {
@@ -28,7 +28,7 @@ func words(n int) []string {
 	return all
 }
 
-// eachSplit calls f with the key cut at every place where a prefix may end.
+// eachSplit calls f with every split of key into a prefix and the rest.
 func eachSplit(full string, f func(prefix, key string)) {
 	for i := range len(full) + 1 {
 		f(full[:i], full[i:])
@@ -82,7 +82,7 @@ func TestLettersMakeEveryDifferenceOfTwoSlots(t *testing.T) {
 	for _, code := range codes() {
 		seen[code] = true
 	}
-	require.Len(t, seen, slots, "a code that is missing would be 0, which is another's")
+	require.Len(t, seen, slots, "a missing code would be 0, the code of another difference")
 }
 
 func TestALeaseHasTheSlotOfItsKey(t *testing.T) {

@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// How often a process looks at leases that others hold. All loads of a cache that wait share one
-// [Watch], so the bounds are those of a cache, whatever the number of loads and of keys.
+// How often a process reads the leases that other loads hold. All waiting loads of a cache share one
+// [Watch], so these are the bounds of a cache for any number of loads and keys.
 const (
-	// A round looks at what is due, with one command. So rounds are at most 200 commands a second,
-	// and a lone key is looked at 5 ms after the wait for it began. What a call looks at by itself, when
-	// its wait begins and when a holder has moved, is on top of that, and at the pace of looks.
+	// A round reads the leases that are due, with one command. So there are at most 200 rounds a second,
+	// and the first round for a single key comes 5 ms after its wait began. In addition each Wait reads
+	// its own items when it begins and when a holder has moved, as rarely as rounds read one holder.
 	betweenRounds = 5 * time.Millisecond
 
-	// The wait between two looks at a holder is half of the time that it has been waited for, up to
-	// this. So the wait ends at most half as late again as it could, and at most 100 ms late.
+	// The time between two reads for a holder is at most half of the time since the first wait for it,
+	// and at most this. So a wait lasts at most half as long again as necessary, and at most 100 ms more.
 	betweenLooks = 100 * time.Millisecond
 
-	// A round looks at so many keys, which are 128 names for an MGET, so that Redis is not held up. It
-	// looks at a key of each holder that is due, and at more of them in turn while there is room: a load
-	// of 5,000 keys ends its leases together, so one of them says when to look at the others.
+	// A round reads at most this many keys, which are 128 names of an MGET, so that Redis is not blocked.
+	// It reads one key of each holder that is due, and more keys while there is room. One key of a holder
+	// shows when to read the others, because a load of 5,000 keys ends its leases together.
 	perRound = 64
 
-	// All keys of a holder that has moved are looked at, by commands for so many each.
+	// When a holder has moved, Wait reads all its keys, at most this many with one command.
 	perLook = 512
 )
 
@@ -34,27 +34,27 @@ type Item struct {
 	Name   string // of the lease
 	Prefix string // of the key
 	Key    string
-	Before string // what Digest returned for what the key held when the load began
-	Token  string // what the lease holds; "": that is not known yet, and after Wait that it is free
+	Before string // the digest of what the key held when the load began
+	Token  string // the token in the lease; "": unknown before Wait, free after Wait
 
-	Held []byte // after Wait, what the key holds if that is not what it held before
+	Held []byte // set by Wait if the key holds another value than before
 }
 
-// Seen is what a look at an item found.
+// Seen is the result of a look at an item.
 type Seen struct {
 	Token string // "": the lease is free
-	Held  []byte // nil: nothing
+	Held  []byte // the value of the key; nil: none
 }
 
-// Config is what a [Watch] is made of.
+// Config configures a [Watch].
 type Config struct {
-	// Look looks at the leases and at the keys of items.
+	// Look reads the leases and the keys of items.
 	Look func(ctx context.Context, items []*Item) ([]Seen, error)
-	// Digest tells values apart. It is "" for nil.
+	// Digest returns a digest of value, which differs for different values and is "" for nil.
 	Digest func(value []byte) string
-	// Go runs a function in a goroutine that somebody waits for. It reports false after Done.
+	// Go runs a function in a goroutine whose owner waits for it. It reports false after Done is closed.
 	Go func(func(context.Context)) bool
-	// Done is closed when all waits are to end.
+	// Done is closed to end all waits.
 	Done <-chan struct{}
 }
 
@@ -67,39 +67,40 @@ type Watch struct {
 	looking bool // the goroutine of rounds runs
 }
 
-// holder is a load elsewhere, by the token that all its leases hold.
+// holder is a load in another process. All its leases hold one token, the key of Watch.holders.
 type holder struct {
-	since time.Time // when somebody began to wait for it
-	due   time.Time // for a look
+	since time.Time // when the first wait for it began
+	due   time.Time // when to read it next
 	waits []wait    // not empty
-	next  int       // of waits, to look at
+	next  int       // index in waits of the next item to read
 }
 
-// wait is for one item of a party.
+// wait is the wait of a party for one item.
 type wait struct {
 	item  *Item
 	party *party
 }
 
-// party is one call of Wait.
+// party is one call of Wait. A holder "moves" when its lease or its key changes.
 type party struct {
 	moved  map[string]bool // whether a holder has moved, by its token; guarded by Watch.mu
 	signal chan struct{}   // holds one
 }
 
-// NewWatch makes a watch, which has a goroutine while somebody waits.
+// NewWatch makes a watch. It has a goroutine only while a call of Wait waits.
 func NewWatch(cfg Config) *Watch {
 	return &Watch{cfg: cfg, holders: make(map[string]*holder)}
 }
 
-// Wait waits until the lease of an item is free, or its key holds another value than before, and
-// returns those items. If it cannot look it returns all items, after a pause. It returns none if ctx
-// ends or Done is closed. The wait for these items began at since, maybe in an earlier call.
+// Wait waits until the lease of an item is free or its key holds another value than before, and
+// returns the items for which that is so. If Look returns an error, Wait returns all items after a
+// pause. It returns none if ctx ends or Done is closed. since is when the wait for these items began,
+// perhaps in an earlier call.
 //
-// The caller has just failed to get the lease of an item without a Token. If Wait finds that lease free
-// or the value changed, it pauses too before it returns: the item may look so each time although
-// nobody can have the lease, where a proxy asks a replica that is behind or answers with an error, or
-// where the key of the lease holds something else than a string.
+// For an item without a Token the caller has just failed to take the lease. If Wait then finds the
+// lease free or the value changed, it also pauses before it returns. Otherwise the caller could retry
+// all the time while it cannot take the lease: a proxy may read from a replica that is behind or return
+// an error for the key, or the key of the lease may hold another type than a string.
 func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (changed []*Item) {
 	var look []*Item
 	for _, it := range items {
@@ -132,7 +133,8 @@ func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (chang
 	}
 }
 
-// note keeps what an item holds if that is news, and reports whether a load should do something.
+// note reports whether Wait returns the item: its key holds another value, which note keeps, or its
+// lease is free.
 func (w *Watch) note(it *Item, seen Seen) bool {
 	if w.cfg.Digest(seen.Held) != it.Before {
 		it.Held = seen.Held
@@ -141,7 +143,7 @@ func (w *Watch) note(it *Item, seen Seen) bool {
 	return seen.Token == ""
 }
 
-// pause waits for d, unless the wait is to end.
+// pause waits for d, or until ctx ends or Done is closed.
 func (w *Watch) pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -152,8 +154,8 @@ func (w *Watch) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// park waits for holders of items to move, and returns the items of those that did, or none if the
-// wait is to end.
+// park waits until a holder of items has moved, and returns the items of the holders that have. It
+// returns none if ctx ends or Done is closed first.
 func (w *Watch) park(ctx context.Context, since time.Time, items []*Item) (moved []*Item) {
 	p := &party{moved: make(map[string]bool), signal: make(chan struct{}, 1)}
 	if !w.join(p, since, items) {
@@ -177,7 +179,7 @@ func (w *Watch) park(ctx context.Context, since time.Time, items []*Item) (moved
 	return moved
 }
 
-// join makes a party wait, and has rounds begin if it is the first.
+// join adds the waits of a party, and starts rounds if it does not run. It reports false after Done.
 func (w *Watch) join(p *party, since time.Time, items []*Item) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -194,7 +196,7 @@ func (w *Watch) join(p *party, since time.Time, items []*Item) bool {
 	return w.looking
 }
 
-// leaveLocked takes a party out of those that wait for a holder, if it is one.
+// leaveLocked removes the waits of a party for a holder.
 func (w *Watch) leaveLocked(p *party, token string) {
 	h := w.holders[token]
 	if h == nil {
@@ -206,8 +208,8 @@ func (w *Watch) leaveLocked(p *party, token string) {
 	}
 }
 
-// rounds looks while somebody waits. It is the goroutine of the watch. Another one takes over if Look
-// ends it, which the code of a pool can do by runtime.Goexit.
+// rounds is the goroutine of the watch. It reads what is due until no party waits. If code of a pool
+// calls runtime.Goexit in Look, another goroutine takes over.
 func (w *Watch) rounds(ctx context.Context) {
 	done := false
 	defer func() {
@@ -240,7 +242,8 @@ func (w *Watch) rounds(ctx context.Context) {
 	}
 }
 
-// due returns copies of the items that a round looks at. It reports false, for good, if nobody waits.
+// due returns copies of the items that a round reads. If no party waits it reports false, and rounds
+// must end.
 func (w *Watch) due(ctx context.Context, now time.Time) (items []Item, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -253,7 +256,7 @@ func (w *Watch) due(ctx context.Context, now time.Time) (items []Item, ok bool) 
 			due = append(due, h)
 		}
 	}
-	if len(due) > perRound { // the others are due still
+	if len(due) > perRound { // the others stay due for the next round
 		slices.SortFunc(due, func(a, b *holder) int { return a.due.Compare(b.due) })
 		due = due[:perRound]
 	}
@@ -267,15 +270,15 @@ func (w *Watch) due(ctx context.Context, now time.Time) (items []Item, ok bool) 
 	return items, true
 }
 
-// interval is how long to wait between two looks at what has been waited for that long. It differs
-// from process to process, so that they do not look together.
+// interval returns the time until the next read of a holder for which parties have waited that long.
+// It is random, so that processes do not read at the same time.
 func interval(waited time.Duration) time.Duration {
 	d := min(max(waited/2, betweenRounds), betweenLooks)
 	return d/2 + rand.N(d/2)
 }
 
-// tell wakes who waits for a holder that has moved: a lease is free or another's, a key holds
-// something else, or nobody can look.
+// tell wakes the parties that wait for a holder that has moved: its lease is free or has another
+// token, its key holds another value, or the read failed.
 func (w *Watch) tell(items []Item, seen []Seen, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 
 type looks = func(context.Context, []*lease.Item) ([]lease.Seen, error)
 
-// watching runs f in a bubble with a watch that looks by look.
+// watching runs f in a synctest bubble, with a watch whose Look is look.
 func watching(t *testing.T, look looks, f func(t *testing.T, w *lease.Watch, owner *flight.Owner)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -29,9 +29,9 @@ func watching(t *testing.T, look looks, f func(t *testing.T, w *lease.Watch, own
 	})
 }
 
-// However often a caller fails to get a lease that looks free, it comes to look no more often than for
-// a lease that another load holds.
-func TestWhatLooksChangedIsNotReturnedAllTheTime(t *testing.T) {
+// A caller that fails to take a lease that looks free reads it no more often than a lease that another
+// load holds.
+func TestALeaseThatLooksFreeIsNotReadMoreOften(t *testing.T) {
 	n := 0
 	for name, look := range map[string]looks{
 		"free":     func(context.Context, []*lease.Item) ([]lease.Seen, error) { n++; return make([]lease.Seen, 1), nil },
@@ -48,13 +48,13 @@ func TestWhatLooksChangedIsNotReturnedAllTheTime(t *testing.T) {
 					require.Len(t, w.Wait(t.Context(), since, []*lease.Item{{Name: "l", Key: "k"}}), 1)
 				}
 			})
-			require.Less(t, n, 10_000/50+100, "one every 50 ms at most, but in the first tenths of a second")
+			require.Less(t, n, 10_000/50+100, "at most one every 50 ms after the first tenths of a second")
 		})
 	}
 }
 
-// Code of a pool can end the goroutine that looks.
-func TestALookThatEndsItsGoroutineEndsNoOthersWait(t *testing.T) {
+// Code of a pool can call runtime.Goexit in Look.
+func TestALookThatCallsGoexitEndsNoOtherWait(t *testing.T) {
 	n := 0
 	watching(t, func(_ context.Context, items []*lease.Item) ([]lease.Seen, error) {
 		switch n++; n {

@@ -27,8 +27,8 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.
 	for _, c := range calls {
 		c.ask(now)
 	}
-	// The exchange is still written to if the caller has left, so it is read only if the caller has not.
-	// This is what becomes of it if code of the pool ends the goroutine.
+	// If borrowed returns an error, its goroutine may still write x, so x is not read then. The initial x
+	// is the result if code of the pool ends the goroutine.
 	x := exchange{sent: len(calls), err: errExited}
 	left := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
 		x = l.exchange(calls)
@@ -46,7 +46,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.
 	}
 }
 
-// condemnedBy reports whether one of the replies to calls says that the connection is of no use.
+// condemnedBy reports whether one of the replies condemns the connection.
 func (p *Pipeline) condemnedBy(l loan, calls []*Call, replies []resp.Reply) (condemned bool) {
 	for i, reply := range replies {
 		condemned = p.condemned(l.conn, calls[i].shape, reply) || condemned
@@ -54,8 +54,8 @@ func (p *Pipeline) condemnedBy(l loan, calls []*Call, replies []resp.Reply) (con
 	return condemned
 }
 
-// borrowed lends a connection to use, under the timeout of c. An error means
-// that use was not called, or is going on: the caller has left then.
+// borrowed borrows a connection and calls use with it, within the timeout of c. An error
+// means that use was not called, or still runs because the caller gave up.
 func (p *Pipeline) borrowed(
 	ctx context.Context, c *Call, use func(loan) (spent bool, failed error),
 ) error {
@@ -94,7 +94,7 @@ func (p *Pipeline) borrowed(
 	case err != nil:
 		return err
 	}
-	if ours, ok := conn.(*warm.Conn); ok { // its sockets know how long this process was suspended
+	if ours, ok := conn.(*warm.Conn); ok { // its socket extends deadlines by a suspension of the process
 		stop := context.AfterFunc(ctx, ours.Cut)
 		l := loan{ctx, conn, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, time.Time{}), time.Time{}}
 		spent, failed := true, errExited // unless use returns
@@ -105,7 +105,8 @@ func (p *Pipeline) borrowed(
 		spent, failed = use(l)
 		return nil
 	}
-	// Nothing cuts the connection of a foreign pool, so a caller that leaves leaves the call behind.
+	// The connection of a foreign pool cannot be cut. So use runs in a goroutine of its own, and goes on
+	// after the caller gave up.
 	done := make(chan struct{})
 	p.wg.Go(func() {
 		defer close(done)
@@ -124,31 +125,31 @@ func (p *Pipeline) borrowed(
 	}
 }
 
-// loan is a connection that one caller has.
+// loan is a connection that one caller has to itself.
 type loan struct {
-	ctx   context.Context // of the caller; only its end is looked at
+	ctx   context.Context // of the caller; only its Err is used
 	conn  redis.Conn
 	link  link
-	until time.Time // when the time of the call is over, if nothing cuts the connection then
+	until time.Time // when the call times out, if the connection cannot be cut; zero otherwise
 }
 
-// exchange is what became of calls on a loan. Those without a reply failed with err.
+// exchange is the result of calls on a loan. The calls without a reply failed with err.
 type exchange struct {
-	replies []resp.Reply // of the first calls
+	replies []resp.Reply // to the first calls
 	sent    int          // how many calls the server can have received as a whole
 	err     error
-	left    bool // err is the end of the caller's context
-	hungUp  bool // the server has closed the connection, whatever it has answered
+	left    bool // the caller's context ended
+	hungUp  bool // the server closed the connection during the write
 }
 
 // exchange writes calls and receives their replies. It reads no byte of a call after it has
 // returned.
 //
-// Where a write fails because the server has hung up, the server may have said why: Redis refuses a
-// value above proto-max-bulk-len when it has read the length, and closes the connection while the
-// value is still on its way. Linux keeps what had arrived before the reset. That answer is the
-// outcome of the call that was being written, and proves that it was not executed, as does every
-// byte of it that was not sent.
+// If a write fails because the server has closed the connection, an error reply may say why: Redis
+// refuses a value above proto-max-bulk-len when it has read the length, and closes the connection while
+// the value is still being sent. Linux keeps the bytes that arrived before the reset. That error reply is
+// the outcome of the call that was being written. The call was not executed, because a part of it was
+// not sent.
 func (l loan) exchange(calls []*Call) exchange {
 	x := exchange{replies: make([]resp.Reply, 0, len(calls)), sent: len(calls)}
 	unsent := l.send(calls)
@@ -187,8 +188,8 @@ func (l loan) send(calls []*Call) error {
 	return err
 }
 
-// receive takes the replies until one is missing. A call that the server has not received as a whole
-// has no reply but an error, which is the last.
+// receive receives the replies until one is missing. A call that the server has not received as a whole
+// can only have an error reply, which must be the last reply.
 func (l loan) receive(calls []*Call, x *exchange) error {
 	for i, c := range calls {
 		reply, err := c.receive(l.link)
@@ -206,7 +207,7 @@ func (l loan) receive(calls []*Call, x *exchange) error {
 	return nil
 }
 
-// received counts the calls of which the server can have received the last byte.
+// received returns how many calls the server can have received to the last byte.
 func received(calls []*Call, written int) int {
 	for i, c := range calls {
 		if written -= len(c.req); written < 0 {
@@ -216,12 +217,12 @@ func received(calls []*Call, written int) int {
 	return len(calls)
 }
 
-// lost is the error of call i, which has no reply.
+// lost returns the error of call i, which has no reply.
 func (x exchange) lost(i int) error {
 	return &lostError{cause: x.err, sent: i < x.sent, left: x.left, company: x.sent - len(x.replies)}
 }
 
-// enter has Close wait for a call, if it is not closed.
+// enter makes Close wait for a call. It reports false if the pipeline is closed.
 func (p *Pipeline) enter() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

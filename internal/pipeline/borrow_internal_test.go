@@ -13,7 +13,7 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// A timer of a socket knows nothing of the rest of a batch when the process stood still in its midst.
+// A timer of a socket does not know how long the process was suspended during a batch.
 func TestTheTimeOfACallIsATimerOfTheSocketOnlyWhereNothingCutsIt(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })

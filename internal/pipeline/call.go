@@ -8,52 +8,52 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// A Call is one command and, later, its outcome. It is encoded while it is
-// built, so that nothing of the caller's is read after that.
+// A Call is one command and, later, its outcome. The command is encoded while it is
+// built, so the pipeline reads none of the caller's memory after that.
 //
-// Its state word holds a generation and one of the states below. Whoever moves
-// it on by compare-and-swap owns what follows, so a call has one outcome: the
-// lane's, by queued -> claimed -> ending -> ended, or its caller's or the clock's,
-// by queued -> unlinked or claimed -> abandoned. Of the lane both the reader and
-// the clock may end a call: the reader with its reply, the clock after a suspension. A call that was left so is never
-// used again. The generation lets the clock look at one that may have been
-// answered and used anew meanwhile.
+// The state word holds a generation and one of the states below. A goroutine that
+// changes the state by compare-and-swap decides the outcome, so a call has only one: that
+// of the lane (queued -> claimed -> ending -> ended), or that of its caller or the clock
+// (queued -> unlinked, or claimed -> abandoned). Two goroutines of a lane may end a call:
+// the reader with its reply, and the clock after a suspension. An unlinked or abandoned
+// call is never used again. The generation protects the clock, which may look at a call
+// that was answered and used again meanwhile.
 type Call struct {
 	name  string
-	req   []byte // the command in RESP, or both of a run
-	value int    // where in req an argument begins that is a value, not a key or an option; 0: none
-	write bool   // whether a repetition could do harm
+	req   []byte // the command in RESP, or both commands of a run
+	value int    // the index in req of the value argument; 0: there is none
+	write bool   // the command must not be repeated after it may have been received
 	shape
 
 	state atomic.Uint64 // generation << 3 | state
-	since int64         // the pipeline's clock when it was first queued; 0: not yet
-	began time.Time     // when it first asked for a connection of its own, if it was not queued before
+	since int64         // the pipeline's clock when the call was first queued; 0: not yet
+	began time.Time     // when the call first borrowed a connection of its own, if that was before since
 	done  chan struct{} // holds one
 	reply resp.Reply
 	err   error
 
-	unsent int  // retries because it had not been sent as a whole
-	heldUp int  // how often it came behind a large reply
-	broke  int  // connections that broke while they owed it a reply
-	apart  bool // its next try is on a connection of its own, as it may be what broke the last one
+	unsent int  // retries because the call had not been sent as a whole
+	heldUp int  // how often the call came behind a large reply
+	broke  int  // connections that broke before they returned the reply
+	apart  bool // the next try is on a connection of its own, because the call may have broken the last one
 }
 
 const (
-	queued    = iota // zero: only the lane's queue knows it
-	claimed          // by the writer: it may be on the wire
+	queued    = iota // zero: in the queue of a lane
+	claimed          // by the writer: the call may be on the wire
 	ended            // reply and err are set
-	unlinked         // left while queued: never sent
-	abandoned        // left while claimed: its reply is read and dropped
+	unlinked         // given up while queued: never sent
+	abandoned        // given up while claimed: the reply is read and dropped
 	ending           // reply and err are being set
 )
 
 var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
 
-// Read begins a command of n arguments that may be repeated.
+// Read begins a command of n arguments that may be retried after it was sent.
 func Read(name string, n int, form Form) *Call { return begin(name, n, form, false) }
 
-// Write begins a command of n arguments that is never repeated once it may
-// have been received.
+// Write begins a command of n arguments that is never retried after the server may have
+// received it.
 func Write(name string, n int, form Form) *Call { return begin(name, n, form, true) }
 
 func begin(name string, n int, form Form, write bool) *Call {
@@ -89,9 +89,9 @@ func (c *Call) Int(n int64) *Call {
 	return c
 }
 
-// After makes c a run of two commands: first, and then what c was. They are written and retried as
-// one call, so no try of the first is later than the second. First must be harmless to repeat, and is
-// the pipeline's from here on.
+// After makes c a run of two commands: first, and then that of c. They are written and retried as one
+// call, so no retry of first comes after the second command alone. A retry of first must be harmless.
+// The pipeline owns first from here on.
 func (c *Call) After(first *Call) *Call {
 	c.before = first.form
 	if c.value > 0 {
@@ -102,14 +102,15 @@ func (c *Call) After(first *Call) *Call {
 	return c
 }
 
-// Queued makes c a command within a MULTI of [Pipeline.Talk], whose reply comes with that of EXEC.
+// Queued makes c a command in a MULTI of [Pipeline.Talk]. Its own reply is QUEUED; the reply to EXEC
+// holds its result.
 func (c *Call) Queued() *Call {
 	c.form = Queued
 	return c
 }
 
-// identity is what two calls that do the same to the same keys have in common: the command without
-// its value and what follows that.
+// identity returns the part of the command before its value, which is equal for two calls that do the
+// same to the same keys.
 func (c *Call) identity() []byte {
 	if c.value > 0 {
 		return c.req[:c.value]
@@ -117,15 +118,15 @@ func (c *Call) identity() []byte {
 	return c.req
 }
 
-// split returns, for redigo, the command that begins at some place of the request, and where the next one begins.
-// Strings are copied, the value is part of the call.
+// split returns, for redigo, the command that begins at the index at of the request, and where
+// the next command begins. It copies the strings, but not the value.
 func (c *Call) split(at int, into []any) (name string, args []any, next int) {
 	n, at := length(c.req, at)
 	for i := range n {
 		size, body := length(c.req, at)
 		arg := c.req[body : body+size : body+size]
 		switch {
-		case i == 0 && string(arg) == c.name: // which allocates nothing
+		case i == 0 && string(arg) == c.name: // the comparison does not allocate
 			name = c.name
 		case i == 0:
 			name = string(arg)
@@ -139,8 +140,8 @@ func (c *Call) split(at int, into []any) (name string, args []any, next int) {
 	return name, into, at
 }
 
-// length returns the number in the head of a command or of an argument of our own making, and where
-// what follows the head begins.
+// length returns the number in the header of an array or a bulk string that this package encoded, and
+// the index after the header.
 func length(req []byte, at int) (n, body int) {
 	for at++; req[at] != '\r'; at++ {
 		n = n*10 + int(req[at]-'0')
@@ -148,7 +149,7 @@ func length(req []byte, at int) (n, body int) {
 	return n, at + len("\r\n")
 }
 
-// release gives a call back that no lane knows any more.
+// release returns a call to the sync.Pool. No lane may have it any more.
 func (c *Call) release() {
 	c.reply, c.err = resp.Reply{}, nil
 	if cap(c.req) <= maxKept {
@@ -159,7 +160,7 @@ func (c *Call) release() {
 // maxKept is the size above which a buffer is not kept for the next call.
 const maxKept = 16 << 10
 
-// queue makes the call new for a lane. Nobody else knows it now.
+// queue begins a new generation of the call for a lane. No other lane may have the call.
 func (c *Call) queue(now int64) entry {
 	gen := c.state.Load()>>3 + 1
 	c.state.Store(gen << 3) // queued
@@ -167,7 +168,7 @@ func (c *Call) queue(now int64) entry {
 	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write, shape: c.shape}
 }
 
-// begin lets the time of a call begin, if it has not.
+// begin starts the timeout of a call, unless it has started.
 func (c *Call) begin(now int64) {
 	switch {
 	case c.since != 0:
@@ -178,15 +179,15 @@ func (c *Call) begin(now int64) {
 	}
 }
 
-// ask is begin for one that asks for a connection of its own.
+// ask is begin for a call that borrows a connection of its own.
 func (c *Call) ask(now time.Time) {
 	if c.since == 0 && c.began.IsZero() {
 		c.began = now
 	}
 }
 
-// leave moves the call on in its caller's stead. It reports false if it has
-// ended, or if the clock was first: then done is sent.
+// leave gives the call up for its caller. It reports false if the call has ended or the
+// clock gave it up first: then done has a value, or will have one.
 func (c *Call) leave() bool {
 	e := entry{call: c, gen: c.state.Load() >> 3}
 	return e.move(queued, unlinked) || e.move(claimed, abandoned)
@@ -194,12 +195,12 @@ func (c *Call) leave() bool {
 
 func (c *Call) in(state uint64) bool { return c.state.Load()&7 == state }
 
-// lostError is a call without a reply. If the server has not received all of it, it was not applied.
+// lostError is the error of a call without a reply. If sent is false, the call was not applied.
 type lostError struct {
 	cause   error
-	sent    bool
-	left    bool // for the caller's reasons, not the connection's
-	company int  // calls that the connection owed a reply when it broke, this one included
+	sent    bool // the server may have received the whole command
+	left    bool // the caller gave up; the connection did not break
+	company int  // calls without a reply when the connection broke, this call included
 }
 
 // alone reports whether no other call can have broken the connection.
@@ -208,12 +209,12 @@ func (e *lostError) alone() bool { return e.company <= 1 }
 func (e *lostError) Error() string { return e.cause.Error() }
 func (e *lostError) Unwrap() error { return e.cause }
 
-// entry is a lane's hold on a call.
+// entry is a lane's reference to a call.
 type entry struct {
 	call  *Call
 	gen   uint64
-	since int64 // the pipeline's clock when it was first queued
-	// Of the call, which may be another by the time they are asked for.
+	since int64 // the pipeline's clock when the call was first queued
+	// Copied from the call, because the Call may be used for another command meanwhile.
 	size  int
 	write bool
 	shape
@@ -223,7 +224,7 @@ func (e entry) move(from, to uint64) bool {
 	return e.call.state.CompareAndSwap(e.gen<<3|from, e.gen<<3|to)
 }
 
-// end gives a call its outcome, unless it was left.
+// end gives a call its outcome, unless the caller or the clock gave it up.
 func (e entry) end(from uint64, reply resp.Reply, err error) {
 	if !e.move(from, ending) {
 		return
@@ -234,7 +235,7 @@ func (e entry) end(from uint64, reply resp.Reply, err error) {
 	c.done <- struct{}{}
 }
 
-// expire leaves a call in its caller's stead.
+// expire gives a call up when it times out, and wakes its caller.
 func (e entry) expire() {
 	if e.move(queued, unlinked) || e.move(claimed, abandoned) {
 		e.call.done <- struct{}{}

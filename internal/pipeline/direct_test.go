@@ -14,8 +14,8 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// What follows a reply on a connection of its own is not left for the next borrower.
-func TestAReplyThatNobodyAskedForEndsAConnectionOfItsOwn(t *testing.T) {
+// Bytes after the reply on a borrowed connection must not reach the next borrower.
+func TestAnExtraReplyClosesABorrowedConnection(t *testing.T) {
 	redistest.NoLeaks(t)
 	var last atomic.Int64
 	var extra atomic.Bool
@@ -46,9 +46,9 @@ func TestAReplyThatNobodyAskedForEndsAConnectionOfItsOwn(t *testing.T) {
 	}
 }
 
-// The server has answered one of two and hangs up without reading the rest: the first has its
-// reply, the second was not sent as a whole, so it was not executed.
-func TestWhatAServerSaidBeforeItHungUpIsRead(t *testing.T) {
+// The server answers the first of two calls and closes the connection without reading the rest. The
+// first call has its reply. The second was not sent as a whole, so it was not executed.
+func TestRepliesBeforeAHangUpAreRead(t *testing.T) {
 	redistest.NoLeaks(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

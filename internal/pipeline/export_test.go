@@ -27,8 +27,8 @@ func (p *Pipeline) Finishing() bool {
 	return true
 }
 
-// AfterWrite has f called by whoever writes the next batch to the only lane, as
-// if it lost the processor then. No call may be under way.
+// AfterWrite makes the writer of the next batch on the only lane call f after the write, as
+// if it lost the processor then. No call may be in flight.
 func (p *Pipeline) AfterWrite(f func()) {
 	l := (*p.lanes.Load())[0]
 	l.mu.Lock()

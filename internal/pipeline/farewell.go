@@ -10,17 +10,17 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// farewells judges the error replies on connections of a pool that is not ours.
-// Of a WarmPool's connections the store judges, which knows when each was
+// farewells decides which connections of a foreign pool to close after an error reply.
+// For connections of a warm.Store the store decides, because it knows when each was
 // dialled. The zero value is ready.
 type farewells struct{ last atomic.Pointer[time.Time] }
 
-// farewellEvery bounds the dials while new connections reach a server that gives
-// the same answer, to 20 a second. Until then a connection goes on serving reads.
+// farewellEvery bounds the dials to 20 a second while new connections still get the same
+// error. Between two dials the connections still serve reads.
 const farewellEvery = 50 * time.Millisecond
 
-// ends reports whether c should not be lent again after the error reply answer:
-// a new connection, to another server or with another password, may do better.
+// ends reports whether to close c after the error reply answer, because a new connection,
+// to another server or with another password, may work.
 func (f *farewells) ends(c redis.Conn, answer string) bool {
 	if ours, ok := c.(*warm.Conn); ok {
 		return ours.Condemn(answer)

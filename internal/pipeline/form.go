@@ -6,21 +6,20 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// Form is what a command's reply looks like unless it is an error. RESP2 does not number replies,
-// so a reply that cannot belong to its command shows that the connection is out of step: what
-// follows belongs to other commands too, and the connection is closed.
+// Form is the expected type of a reply that is no error. RESP2 does not number replies. So a reply
+// of another type shows that replies and commands are out of step, and the connection is closed.
 //
-// A form therefore refuses what another command of this package would be answered with, and
-// accepts the rest of what servers and proxies are known to send:
+// A Form refuses the replies to other commands of this package, and accepts all other replies that
+// servers and proxies are known to send:
 //
 //   - An error may stand in the place of any reply, and of any element of a reply to MGET: a proxy
 //     that splits MGET over several servers puts the error of one server there.
-//   - PING and SET may be answered with the bulk string PONG or OK. No other bulk string is taken
-//     for a status, as that would be the reply to a GET.
-//   - SCAN's cursor may be any reply that is one word.
+//   - The reply to PING and SET may be the bulk string PONG or OK. Any other bulk string is not
+//     accepted as a status, because it would be the reply to a GET.
+//   - The cursor of SCAN may be any reply that is one word.
 //
-// It refuses the status QUEUED of a call that is not [Call.Queued]: the connection is within a
-// transaction that somebody else has begun, and the command was not executed.
+// Only a call that is [Call.Queued] accepts the status QUEUED. For any other call QUEUED means that
+// the connection is in a transaction of another borrower, and the command was not executed.
 type Form uint8
 
 // The forms.
@@ -38,10 +37,10 @@ const (
 
 var errForm = errors.New("rediscache: unexpected reply type")
 
-// shape is what is known of a reply before it arrives.
+// shape describes the expected replies of a call.
 type shape struct {
 	form   Form
-	before Form  // of a command that is sent ahead, see After; zero: there is none
+	before Form  // of the first command of a run, see After; zero: the call is no run
 	argc   int32 // arguments of the command
 }
 
@@ -53,11 +52,11 @@ func (s shape) replies() int {
 	return 1
 }
 
-// receiver is what replies come from.
+// receiver is the source of replies.
 type receiver interface{ receive() (resp.Reply, error) }
 
-// receive reads the replies of the server and returns the reply to the call. That of a run is an
-// array of both, or an error of Redis for the second command that a retry may change.
+// receive reads the replies of the server and returns the reply to the call. For a run that is an
+// array of both replies, but a reply of kind Error if a retry of the second command may succeed.
 func (s shape) receive(l receiver) (resp.Reply, error) {
 	if s.before == 0 {
 		return s.receiveOne(l)
@@ -88,7 +87,7 @@ func (s shape) receiveOne(l receiver) (resp.Reply, error) {
 	return reply, err
 }
 
-// check returns an error unless r can be the reply.
+// check returns errForm if r cannot be the reply.
 func (s shape) check(r resp.Reply) error {
 	if r.Kind == resp.Error || s.fits(r) {
 		return nil

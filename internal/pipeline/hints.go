@@ -7,17 +7,17 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// hints remembers which commands get a connection of their own the next time: a command whose reply
-// was large, as it would hold up the replies behind it, and a command whose connection broke, as it
-// may be what broke it. Redis drops a client whose reply exceeds client-output-buffer-limit, and
-// some proxies drop a client that sends a command that they do not know.
+// hints remembers which commands get a connection of their own the next time: a command with a large
+// reply, because it holds up the replies behind it, and a command that may have broken its connection.
+// Redis closes the connection if a reply exceeds client-output-buffer-limit, and some proxies close it
+// after a command that they do not know.
 //
-// A command is known by the hash of all that precedes its value, so every SET of a key is the same
-// command. Where a whole kind of command breaks its connections, no key tells the next one from a
-// harmless one, so its name is remembered as well.
+// A command is identified by the hash of its bytes before the value, so every SET of a key is the same
+// command. If a command breaks its connections with every key, no key is remembered in time, so its name
+// is remembered too.
 //
-// A slot is forgotten when its command gets a small reply, or when another command takes it. Both
-// cost no more than the first time did.
+// A slot is cleared when its command gets a small reply, or when another command takes the slot. The
+// forgotten command then costs no more than it did the first time.
 type hints struct {
 	any   atomic.Bool // false until there is a command to look for
 	slot  [1024]atomic.Uint64
@@ -25,8 +25,8 @@ type hints struct {
 	names [64]atomic.Uint64 // the hash of a name, with the number of its strikes in the low bits
 }
 
-// maxStrikes is how many commands of one name must break connections of their own, and none
-// succeed on one, until the name is remembered. One or two are more likely the network's doing.
+// maxStrikes is how many commands of one name must break connections of their own, with no success in
+// between, until the name is remembered. One or two are more likely a failure of the network.
 const maxStrikes = 3
 
 const strikeBits = 3
@@ -34,7 +34,7 @@ const strikeBits = 3
 var hintSeed = maphash.MakeSeed()
 
 func (h *hints) at(c *Call) (hash uint64, slot *atomic.Uint64) {
-	hash = maphash.Bytes(hintSeed, c.identity()) | 1 // zero is no command, an even hash is doubted once
+	hash = maphash.Bytes(hintSeed, c.identity()) | 1 // zero: no command; even: doubted once, see doubt
 	return hash, &h.slot[hash>>1%uint64(len(h.slot))]
 }
 
@@ -58,7 +58,7 @@ func (h *hints) apart(c *Call) bool {
 	return slot.Load() == hash|maxStrikes
 }
 
-// learn keeps what the size of a reply says.
+// learn remembers a command with a large reply.
 func (h *hints) learn(c *Call, reply resp.Reply) {
 	if reply.Size() >= largeReply {
 		h.remember(c)
@@ -99,7 +99,8 @@ func (h *hints) strike(c *Call) {
 	}
 }
 
-// forget is for a command that got a reply on a connection of its own.
+// forget is called when a command got a reply on a connection of its own. It clears the strikes of the
+// name and, after a small reply, the hint of the command.
 func (h *hints) forget(c *Call, reply resp.Reply) {
 	if !h.any.Load() {
 		return

@@ -13,8 +13,8 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// Ten values of 50 kB hold up a lane as one of 500 kB does.
-func TestAnArrayIsAsLargeAsAllThatItHolds(t *testing.T) {
+// Ten values of 50 kB hold up a lane as much as one value of 500 kB.
+func TestTheSizeOfAnArrayIncludesItsElements(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := newPoisoned(t, func(redistest.Call) bool { return false })
 	s.answers = func(c redistest.Call) []byte {

@@ -13,66 +13,66 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// A lane is one borrowed connection that callers share. A caller appends its
-// call to the queue; if nobody is writing it becomes the writer, which lets
-// others join, claims all that is queued, writes it at once, and hands it to
-// the reader. Whoever brings the queue to a batch while the writer waits for
-// others takes the turn to write from it, so that the server has something to
-// do while the rest of the callers come.
+// A lane is one borrowed connection that callers share. A caller appends its call to the
+// queue. If there is no writer, the caller becomes the writer: it lets other callers
+// join, claims all queued calls, writes them at once, and hands them to the reader. If
+// the queue reaches the size of a batch while the writer lets others join, the caller
+// that filled the batch takes the turn of the writer, so that the server has work while
+// other callers still come.
 //
-// A caller that is alone reads its reply itself, which saves two switches from
-// goroutine to goroutine; the clock sends it off when that takes long.
+// A lone caller reads its reply itself, which saves two goroutine switches. If the reply
+// takes long, the clock makes it hand the read over to the reader.
 //
-// One reader goroutine borrows the connection, receives in order, and returns
-// the connection when the lane is over: when the writer has left and all that
-// was claimed has ended. The calls that it has not ended are, in the order of
-// their replies, batch[pos:], flight, what the writer has claimed, and queue.
+// The reader goroutine borrows the connection and receives replies in order. It returns
+// the connection when the lane is over: the writer has ended, and so have all claimed
+// calls. The calls without an outcome are, in the order of their replies, batch[pos:],
+// flight, the calls that the writer has claimed, and queue.
 type lane struct {
 	p      *Pipeline
-	beside bool          // immutable; there was another when it was opened
+	beside bool          // immutable; the lane was opened beside another
 	wake   chan struct{} // holds one
 
-	// Read by anyone, to choose a lane; in and life are written under mu.
+	// Read without mu, to choose a lane; in and life are written under mu.
 	in   atomic.Int64 // calls queued
 	out  atomic.Int64 // calls ended before batch
-	pos  atomic.Int64 // how many of batch have ended; the reader's
+	pos  atomic.Int64 // how many calls of batch have ended; written by the reader
 	slow atomic.Bool  // a large reply is arriving
-	life atomic.Int32 // what follows; it only rises
+	life atomic.Int32 // leasing to broken; it only rises
 
 	mu      sync.Mutex // guards all below
-	wire    wire       // nil until leased
-	conn    redis.Conn // that of wire
+	wire    wire       // nil until the connection is borrowed
+	conn    redis.Conn // the connection of wire
 	alone   ownReader  // wire, if a caller may read from it
 	queue   []entry
 	writing bool
 	gathers bool // the writer lets others join, and may lose its turn to one of them
-	turn    int  // the writer's; any other that thinks it writes has lost its own
+	turn    int  // of the current writer; a writer with an older turn has lost it
 	flight  []entry
-	batch   []entry // the reader's; changed by it under mu, read by the clock
+	batch   []entry // changed by the reader under mu, read by the clock
 	parked  bool    // the reader waits for wake
 	eager   bool    // the reader waits for bytes before there is a call
-	own     bool    // a caller reads its own reply: the reader stays parked
-	ownAt   int64   // the clock when that began
-	solo    bool    // the last call was alone
-	kicked  bool    // whoever waits for bytes is sent off
-	err     error   // why it broke
-	unsent  int     // how many of those claimed last the server cannot have received
-	spent   bool    // its connection is not to be lent again
-	spare   []entry // queue's other slice
-	claims  []entry // what the writer has claimed, some of which may be in flight
+	own     bool    // a caller reads its own reply; the reader stays parked
+	ownAt   int64   // the clock when own was set
+	solo    bool    // the last caller was alone
+	kicked  bool    // a read deadline interrupts the goroutine that waits for bytes
+	err     error   // why the lane broke
+	unsent  int     // how many of the last claimed calls the server cannot have received
+	spent   bool    // the connection must not be lent again
+	spare   []entry // a second slice, which claim swaps with queue
+	claims  []entry // the calls that the writer has claimed; some may be in flight
 
-	opened, active int64 // the clock when it began, when it last had something to do
-	progress, at   int64 // of the wire, and the clock when that was seen first
-	scarce         bool  // the pool had no other connection to lend when that was last seen
+	opened, active int64 // the clock when the lane was opened, and when it last had a call
+	progress, at   int64 // of the wire, and the clock when it reached this progress
+	scarce         bool  // the pool had no other connection to lend at the last tick
 }
 
 // The life of a lane.
 const (
-	leasing   int32 = iota // calls are queued for the connection that is to come
+	leasing   int32 = iota // the reader borrows a connection; calls are queued
 	open                   // calls are sent
-	finishing              // no more calls are taken; those that the lane has end in order
-	suspected              // likewise, but nobody knows whether the connection still works: reads go elsewhere
-	broken                 // the connection failed, or none came
+	finishing              // the lane takes no more calls, and finishes those that it has
+	suspected              // as finishing, but the connection may be dead: reads are retried elsewhere
+	broken                 // the connection failed, or the pool lent none
 )
 
 // takes reports whether the lane takes calls.
@@ -91,16 +91,16 @@ func (l *lane) leased() bool {
 var (
 	errSuspended = errors.New("rediscache: the process was suspended with the call in flight")
 	errStalled   = errors.New("rediscache: no reply within the read timeout")
-	errExtra     = errors.New("rediscache: a reply that nobody asked for")
-	errHeldUp    = errors.New("rediscache: behind a large reply")
+	errExtra     = errors.New("rediscache: the server sent a reply without a command")
+	errHeldUp    = errors.New("rediscache: the call was behind a large reply")
 	errQuiet     = errors.New("rediscache: the server closed an idle connection")
 )
 
-// load is how many calls have not ended.
+// load returns how many calls have no outcome.
 func (l *lane) load() int64 { return l.in.Load() - l.out.Load() - l.pos.Load() }
 
-// judgeLocked lets the lane end in order, and its connection with it, after an
-// answer that says that it is of no use.
+// judgeLocked makes the lane end in order, and its connection with it, after an error
+// reply that condemns the connection.
 func (l *lane) judgeLocked(s shape, reply resp.Reply) {
 	if l.p.condemned(l.conn, s, reply) {
 		l.spent = true
@@ -108,7 +108,8 @@ func (l *lane) judgeLocked(s shape, reply resp.Reply) {
 	}
 }
 
-// condemned reports whether an answer says that its connection is of no use.
+// condemned reports whether an error reply means that the connection must not be used
+// again.
 func (p *Pipeline) condemned(conn redis.Conn, s shape, reply resp.Reply) bool {
 	if s.before != 0 {
 		return p.condemned(conn, shape{}, reply.Elems[0]) || p.condemned(conn, shape{}, reply.Elems[1])
@@ -116,7 +117,7 @@ func (p *Pipeline) condemned(conn redis.Conn, s shape, reply resp.Reply) bool {
 	return reply.Kind == resp.Error && (p.farewells.ends(conn, reply.Text) || resp.MeaningOf(reply.Text).Has(resp.Closes))
 }
 
-// breakLocked ends the lane, with an error.
+// breakLocked ends the lane with err, unless it broke before.
 func (l *lane) breakLocked(err error) {
 	if l.err == nil {
 		l.err = err
@@ -138,7 +139,7 @@ func (l *lane) wakeLocked() {
 	}
 }
 
-// kickLocked sends off who waits for bytes, at no cost to what comes later.
+// kickLocked interrupts the goroutine that waits for bytes. No byte is lost.
 func (l *lane) kickLocked() {
 	if !l.kicked {
 		l.kicked = true
@@ -146,7 +147,7 @@ func (l *lane) kickLocked() {
 	}
 }
 
-// unkickLocked is for who waited for bytes.
+// unkickLocked is called by the goroutine that waited for bytes, to undo kickLocked.
 func (l *lane) unkickLocked() {
 	if l.kicked {
 		l.kicked = false
@@ -154,8 +155,8 @@ func (l *lane) unkickLocked() {
 	}
 }
 
-// run is the reader's goroutine, one of the pipeline's wait group. The code of
-// another maker's pool may end it: then the lane ends all the same.
+// run is the goroutine of the reader, one of the pipeline's wait group. The code of a
+// foreign pool may call runtime.Goexit in it; then the deferred function ends the lane.
 func (l *lane) run(ctx context.Context) {
 	err := errExited
 	defer func() {
@@ -176,7 +177,7 @@ var errOver = errors.New("over")
 
 // close ends a lane in order.
 func (l *lane) close() {
-	defer l.p.forget(l) // whatever becomes of the connection
+	defer l.p.forget(l) // also if giveBack calls runtime.Goexit
 	l.mu.Lock()
 	spent := l.spent
 	l.mu.Unlock()
@@ -212,7 +213,7 @@ func (l *lane) lease(ctx context.Context) error {
 	return nil
 }
 
-// read receives what is in flight, and waits if nothing is.
+// read receives the replies to a batch, and waits for one if no call is in flight.
 func (l *lane) read() error {
 	batch, err := l.next()
 	if err != nil {
@@ -237,9 +238,9 @@ func (l *lane) read() error {
 	return nil
 }
 
-// holdUp is called while the reader receives a large reply: the reads behind it
-// go elsewhere, and what comes for them here is dropped. Those that are being
-// written now go when they join, see flyLocked.
+// holdUp is called while the reader receives a large reply. The reads behind it are
+// retried elsewhere, and their replies here are dropped. flyLocked does the same for
+// calls that are being written now.
 func (l *lane) holdUp(slow bool) {
 	l.slow.Store(slow)
 	if !slow {
@@ -254,8 +255,8 @@ func (l *lane) holdUp(slow bool) {
 	goElsewhere(behind, errHeldUp)
 }
 
-// goElsewhere ends those of the calls that only read, for cause, so that they
-// are retried on another connection.
+// goElsewhere ends the reads among the calls with cause, so that they are retried on
+// another connection.
 func goElsewhere(calls []entry, cause error) {
 	for _, e := range calls {
 		if !e.write {
@@ -275,8 +276,9 @@ func (l *lane) flyLocked(mine []entry) {
 	}
 }
 
-// judge looks, before a caller that hears of the reply can send more, whether
-// there is more than was asked for. That cannot be told while others write.
+// judge checks for a condemning error, and after the last reply for bytes that no command
+// asked for. It runs before the caller gets the reply and can send more. While another
+// caller writes, such bytes may be its reply, so judge does not check for them.
 func (l *lane) judge(s shape, reply resp.Reply, last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -286,9 +288,9 @@ func (l *lane) judge(s shape, reply resp.Reply, last bool) {
 	}
 }
 
-// next waits for a batch. After one that callers shared the next is likely to
-// be shared too, and the reader waits for its replies at once: whoever writes
-// it need not wake the reader.
+// next waits for a batch. After a batch of several callers the next batch is likely to be
+// shared too. Then the reader waits for bytes at once, so that the writer need not wake
+// it.
 func (l *lane) next() ([]entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -315,7 +317,7 @@ func (l *lane) next() ([]entry, error) {
 	}
 }
 
-// fillLocked waits for bytes without the lock, until somebody kicks.
+// fillLocked waits for bytes, without the lock, or for kickLocked.
 func (l *lane) fillLocked() error {
 	l.eager = true
 	l.mu.Unlock()
@@ -341,8 +343,8 @@ func (l *lane) waitLocked() {
 	l.mu.Lock()
 }
 
-// finish lets the lane end in order, its connection too if it is spent. One
-// that is still to come is not.
+// finish makes the lane end in order. With spent its connection is closed too. It does
+// nothing with spent if the lane has no connection yet, because that will be a new one.
 func (l *lane) finish(spent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -358,11 +360,11 @@ func (l *lane) finishLocked() {
 	l.wakeLocked()
 }
 
-// suspect ends a lane after a suspension of the process: the server, or a
-// firewall on the way, may have forgotten the connection meanwhile. The reads of
-// the lane go elsewhere, its writes wait for their replies. A warm store has the
-// connection prove that it is alive before it lends it again; a foreign pool does
-// not know, so that the connection is closed.
+// suspect ends a lane after a suspension of the process, because the server or a firewall
+// may have forgotten the connection meanwhile. The reads of the lane are retried
+// elsewhere; its writes wait for their replies. A warm store sends the connection a PING
+// before it lends it again. A foreign pool does not know of the suspension, so its
+// connection is closed.
 func (l *lane) suspect() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -388,7 +390,7 @@ func (l *lane) giveBack(isBroken, spent bool) {
 	l.p.returned(func() { l.wire.giveBack(isBroken, spent) })
 }
 
-// fail ends a broken lane and its calls, once the writer has left.
+// fail ends a broken lane and its calls, after the writer has ended.
 func (l *lane) fail(err error) {
 	l.mu.Lock()
 	if l.err == nil {
@@ -404,8 +406,8 @@ func (l *lane) fail(err error) {
 	l.pos.Store(0)
 	l.mu.Unlock()
 
-	defer func() { // whatever becomes of the connection
-		if leased || l.beside { // there is another try: that one's, or with its connection
+	defer func() { // also if giveBack calls runtime.Goexit
+		if leased || l.beside { // a retry may work: on a new connection, or on the other lane
 			err = &lostError{cause: err}
 		}
 		l.p.forget(l)
@@ -418,13 +420,12 @@ func (l *lane) fail(err error) {
 	}()
 	if leased {
 		l.giveBack(true, true)
-		l.p.finishAll(true) // what broke it may have broken the others: a second try goes to a new one
+		l.p.finishAll(true) // the same cause may have broken the other lanes: retries go to new connections
 	}
 }
 
-// tick is the clock's: it ends calls whose time is over, breaks a lane without
-// progress, and ends a lane whose time is over. scarce means that the pool has
-// no connection to lend.
+// tick is called by the clock. It times out calls, and breaks or ends the lane if
+// dueLocked says so. scarce means that the pool has no connection to lend.
 func (l *lane) tick(now int64, scarce bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -454,8 +455,8 @@ func (l *lane) tick(now int64, scarce bool) {
 	}
 }
 
-// expireLocked looks at all: one that is tried again is older than those that
-// it came behind.
+// expireLocked times out calls. It checks all entries, because a retried call is older
+// than the calls before it.
 func (l *lane) expireLocked(entries []entry, now int64) {
 	if l.p.timeoutTicks == 0 {
 		return

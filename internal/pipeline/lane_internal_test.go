@@ -289,7 +289,7 @@ func TestABatchOfManySmallCallsGathersMore(t *testing.T) {
 	}
 }
 
-// One that is tried again keeps its time, and comes behind younger ones.
+// A retried call keeps its start time, and is queued behind younger calls.
 func TestATimeoutEndsACallThatIsBehindYoungerOnes(t *testing.T) {
 	p := New(Config{Lanes: 1, Timeout: tick})
 	l := &lane{p: p}

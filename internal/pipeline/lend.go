@@ -13,29 +13,29 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// holdings are the connections that a pipeline has borrowed. Where a pool
-// refuses one because all are in use, and one of them is the pipeline's, the
-// borrower waits for that: a cache does not fail for its own use of the pool.
+// holdings counts the connections that a pipeline has borrowed. If a pool refuses a
+// connection because all are in use, and the pipeline holds one of them, the borrower
+// waits for its return. So a cache does not fail because of connections that it holds.
 type holdings struct {
 	mu      sync.Mutex // guards all below
 	held    int
-	returns int       // counts the connections that were returned
+	returns int       // counts returned connections
 	refused list.List // of chan struct{}: calls that wait for a return, in order
-	free    time.Time // until then lanes leave what was returned to others
+	free    time.Time // lanes borrow nothing before this time
 }
 
-// refusal is a borrower whom the pool has refused a connection.
+// refusal is the state of a borrower that the pool has refused a connection.
 type refusal struct {
-	at     time.Time // the first time; zero: not yet
-	before int       // the count of returns when it asked last
+	at     time.Time // the first refusal; zero: none
+	before int       // holdings.returns before the last attempt
 }
 
-// lend borrows a connection for calls that share it with nobody.
+// lend borrows a connection that calls of one caller have to themselves.
 func (p *Pipeline) lend(ctx context.Context) (redis.Conn, error) {
 	h := &p.holdings
 	for r := new(refusal); ; {
 		if p.spare() == 0 {
-			p.yield() // before it queues in the pool: the lane's connection is for the next in that queue
+			p.yield() // a lane returns its connection, for the first borrower in the pool's queue
 		}
 		h.asks(r)
 		c, err := p.ask(ctx)
@@ -52,9 +52,9 @@ func (p *Pipeline) lend(ctx context.Context) (redis.Conn, error) {
 	}
 }
 
-// lendToLane borrows a connection for a lane. It leaves a connection that was
-// just returned to others that cannot wait for it, and gives up at once where
-// another lane takes calls.
+// lendToLane borrows a connection for a lane. It does not borrow for a moment after a
+// return, so that borrowers outside the cache, which cannot wait, get the connection. If
+// another lane takes calls, it does not retry.
 func (p *Pipeline) lendToLane(ctx context.Context, l *lane) (redis.Conn, error) {
 	h := &p.holdings
 	for r := new(refusal); ; {
@@ -76,8 +76,8 @@ func (h *holdings) asks(r *refusal) {
 	r.before = h.returns
 }
 
-// mayRetry reports whether a borrower that was refused may ask again: while the
-// pipeline has a connection that it will return, and for a moment otherwise.
+// mayRetry reports whether a borrower that was refused may retry: while the pipeline
+// holds a connection or has just returned one, and otherwise for refusedFor.
 func (h *holdings) mayRetry(r *refusal) bool {
 	if r.at.IsZero() {
 		r.at = time.Now()
@@ -87,8 +87,8 @@ func (h *holdings) mayRetry(r *refusal) bool {
 	return h.held > 0 || h.returns != r.before || time.Since(r.at) < refusedFor
 }
 
-// await waits for the next return, not for long, because others return
-// connections too. It reports false if ctx ends first.
+// await waits for the next return by the pipeline, but at most for gap, because other
+// borrowers return connections too. It reports false if ctx has ended.
 func (h *holdings) await(ctx context.Context, r *refusal) bool {
 	h.mu.Lock()
 	if h.returns != r.before {
@@ -108,7 +108,7 @@ func (h *holdings) await(ctx context.Context, r *refusal) bool {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.refused.Remove(place) // which does nothing if a return has just woken it
+	h.refused.Remove(place) // no-op if a return has woken this call meanwhile
 	return ctx.Err() == nil
 }
 
@@ -125,14 +125,14 @@ func (h *holdings) nextLocked() {
 	}
 }
 
-// leave makes lanes leave what is returned to others for a while.
+// leave makes lanes borrow nothing for gap.
 func (h *holdings) leave() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.free = time.Now().Add(gap)
 }
 
-// leaveGap waits while connections are left to others.
+// leaveGap waits until lanes may borrow again.
 func (p *Pipeline) leaveGap(ctx context.Context) error {
 	p.holdings.mu.Lock()
 	d := time.Until(p.holdings.free)
@@ -160,7 +160,7 @@ func (p *Pipeline) takenBesides(l *lane) bool {
 	return false
 }
 
-// yield lets a lane return its connection.
+// yield makes one open lane end, so that it returns its connection.
 func (p *Pipeline) yield() {
 	for _, l := range *p.lanes.Load() {
 		if l.life.Load() == open {
@@ -170,7 +170,8 @@ func (p *Pipeline) yield() {
 	}
 }
 
-// returned counts a connection that giveBack returns, whatever becomes of that.
+// returned calls giveBack, which returns a connection, and counts the return, even if
+// giveBack panics or calls runtime.Goexit.
 func (p *Pipeline) returned(giveBack func()) {
 	left := p.cfg.Refuses && p.spare() == 0
 	h := &p.holdings
@@ -184,10 +185,10 @@ func (p *Pipeline) returned(giveBack func()) {
 		}
 		h.nextLocked()
 	}()
-	_ = foreign(giveBack) // the connection is the pool's, its faults are too
+	_ = foreign(giveBack) // an error in the pool's own code needs no handling here
 }
 
-// errExited is why a call is lost whose goroutine the code of a pool has ended.
+// errExited is the error of a call whose goroutine the code of a pool has ended.
 var errExited = errors.New("rediscache: the pool ended the goroutine")
 
 // ask borrows a connection from the pool.
@@ -213,13 +214,13 @@ func (p *Pipeline) ask(ctx context.Context) (c redis.Conn, err error) {
 	return nil, err
 }
 
-// isClosed knows what redigo's pool returns once it is closed. The error has no
+// isClosed reports whether err is that of a closed redigo pool, which has no exported
 // name.
 func isClosed(err error) bool { return err.Error() == "redigo: get on closed pool" }
 
-// foreign runs code of a pool's maker. A panic in it becomes an error: in most
-// goroutines of a pipeline it would end the process. runtime.Goexit in it ends
-// the goroutine, which the callers of foreign are prepared for.
+// foreign runs code of a foreign pool. It returns a panic as an error, because in most
+// goroutines of a pipeline a panic would end the process. The callers of foreign must be
+// prepared for runtime.Goexit.
 func foreign(f func()) (err error) {
 	defer func() {
 		switch v := recover().(type) {

@@ -6,7 +6,7 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// ownReader is what a wire must do for a caller that reads its own reply.
+// ownReader is a wire from which a caller can read its own reply.
 type ownReader interface {
 	fill() error
 	whole(replies int) bool
@@ -14,10 +14,10 @@ type ownReader interface {
 	unkick()
 }
 
-// maxOwn is how many calls of a caller that is alone it reads the replies to.
+// maxOwn is the most calls of a lone caller whose replies the caller reads itself.
 const maxOwn = 2
 
-// areOwn reports that what was claimed are a caller's first calls, and few.
+// areOwn reports whether the claimed calls are the first calls of own, and at most maxOwn.
 func areOwn(claimed []entry, own []*Call) bool {
 	if len(claimed) > min(len(own), maxOwn) {
 		return false
@@ -30,8 +30,8 @@ func areOwn(claimed []entry, own []*Call) bool {
 	return true
 }
 
-// mayReadOwn ends the writer, whose own calls are all that it has claimed, if
-// nobody else has any.
+// mayReadOwn reports whether the writer, which has claimed only its own calls, may read
+// their replies itself: if the lane has no other calls. Then it ends the writer.
 func (l *lane) mayReadOwn() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,10 +42,9 @@ func (l *lane) mayReadOwn() bool {
 	return true
 }
 
-// readOwn receives the replies to the caller's own calls, and returns to how
-// many. When more of a reply is to come than is there, or the clock sends the
-// caller off, the rest is the reader's. Other calls, which may have joined
-// meanwhile, are the reader's anyway.
+// readOwn receives the replies to the caller's own calls, and returns how many it
+// received. If a reply is not complete, or the clock kicks the caller, the reader
+// receives the rest. The reader also receives the replies to calls that joined meanwhile.
 func (l *lane) readOwn(mine []entry) (answered int) {
 	var replies [maxOwn]resp.Reply
 	var wrong error
@@ -61,7 +60,7 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 	l.unkickLocked()
 	for i, e := range mine[:answered] {
 		e.call.reply, e.call.err = replies[i], nil
-		e.move(claimed, ended) // nobody else knows of it
+		e.move(claimed, ended) // without done, because the caller itself is here
 		l.judgeLocked(e.shape, replies[i])
 	}
 	l.out.Add(int64(answered))

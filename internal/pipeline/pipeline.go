@@ -1,9 +1,9 @@
-// Package pipeline lets many callers share few connections, full duplex.
+// Package pipeline lets many callers share a few connections, full duplex.
 //
-// A [Call] has exactly one outcome. One whose caller leaves costs nothing but
-// its reply, which is read and dropped. When a lane breaks, a call that was
-// not written is sent on another, one that only reads is sent once more, and
-// any other has an outcome that nobody knows.
+// A [Call] has exactly one outcome. If its caller gives up, the reply is read and
+// dropped, and the connection stays. When a lane breaks, a call that was not written is
+// retried, a read that was written is retried, and the outcome of a write that was
+// written is unknown.
 package pipeline
 
 import (
@@ -22,11 +22,11 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// ErrOutcomeUnknown is given to users under the same name.
+// ErrOutcomeUnknown is exported by package rediscache under the same name.
 var ErrOutcomeUnknown = errors.New("rediscache: outcome unknown")
 
 const (
-	maxGathered    = 1024 // calls in a lane before others go to the next one, see choose
+	maxGathered    = 1024 // calls in a lane before more calls go to the next lane, see choose
 	maxQueued      = 8192 // calls in a lane before callers wait
 	maxUnannounced = 64 << 10
 	maxTogether    = 512      // calls of one caller
@@ -37,28 +37,29 @@ const (
 	maxStep    = 5 // ticks that one turn of the clock may count
 )
 
-// Config is what a pipeline is made of.
+// Config configures a pipeline.
 type Config struct {
 	// Lease borrows a connection.
 	Lease func(ctx context.Context) (redis.Conn, error)
-	// Late says why a call is over, for cause, before a connection was leased;
-	// nil: for cause.
+	// Late returns the error of a call that ended, because of cause, before a
+	// connection was borrowed; nil: cause itself.
 	Late func(cause error) error
 	// Spare returns how many connections the pool can lend without a wait; nil:
-	// nobody knows.
+	// unknown.
 	Spare func() int
 
-	// Foreign means that the connections of the pool do not say when somebody
-	// else waits for one.
+	// Foreign means that the pool is not a warm.Store, so its connections do not
+	// report that other borrowers wait.
 	Foreign bool
-	// Refuses means that nobody can wait for a connection of the pool: it returns
-	// an error at once when all are in use.
+	// Refuses means that borrowers cannot wait in the pool: it returns an error at
+	// once when all connections are in use.
 	Refuses bool
 
 	Lanes   int           // 0: each call borrows a connection of its own
-	Timeout time.Duration // of a call; 0: its context's
-	// How long to wait for a connection on which nothing comes, and which takes no more of what is
-	// written; 0: the connection's own timeouts.
+	Timeout time.Duration // of a call; 0: only its context bounds a call
+	// ReadTimeout bounds the time without a byte from the server, and WriteTimeout the
+	// time in which the server takes no byte. With zero only the connection's own
+	// timeouts apply.
 	ReadTimeout, WriteTimeout time.Duration
 }
 
@@ -68,12 +69,12 @@ type Pipeline struct {
 	timeoutTicks int64                     // immutable
 	stallTicks   int64                     // immutable
 	start        func(*lane)               // immutable; its goroutine is one of wg
-	ctx          context.Context           // immutable; over when leases are to end
+	ctx          context.Context           // immutable; cancelled by Close, to end waits for a connection
 	stop         context.CancelFunc        // immutable; ends ctx
 	clock        atomic.Int64              // ticks, while there is a lane
-	beat         atomic.Pointer[time.Time] // when the clock last moved; nil: it has not
-	gathered     atomic.Int64              // the clock until which one lane gets all calls
-	refused      atomic.Int64              // the clock until which no lane is opened beside another
+	beat         atomic.Pointer[time.Time] // when the clock last moved; nil: never
+	gathered     atomic.Int64              // until this clock one lane gets all calls
+	refused      atomic.Int64              // until this clock no lane is opened beside another
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers in queue
 	hints        hints
@@ -83,13 +84,13 @@ type Pipeline struct {
 
 	mu      sync.Mutex // guards below, and the replacement of lanes
 	queue   list.List  // of *waiter: callers that found no room in a lane, in order
-	coming  int        // calls of waiters that were woken and have not looked yet
+	coming  int        // calls of waiters that were woken and have not called offer yet
 	closed  bool
 	ticking bool // keepTime runs
-	pausing int  // calls that will be tried again
+	pausing int  // calls that wait before a retry
 }
 
-// New makes a pipeline, which borrows nothing before it is used.
+// New makes a pipeline. It borrows no connection before the first call.
 func New(cfg Config) *Pipeline {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Pipeline{cfg: cfg, ctx: ctx, stop: stop}
@@ -99,12 +100,13 @@ func New(cfg Config) *Pipeline {
 	p.timeoutTicks = ticks(cfg.Timeout)
 	p.stallTicks = ticks(cfg.ReadTimeout)
 	p.lanes.Store(new([]*lane))
-	p.clock.Store(1) // 0 is no time
+	p.clock.Store(1) // 0 means "not set"
 	p.start = func(l *lane) { p.wg.Go(func() { l.run(ctx) }) }
 	return p
 }
 
-// ticks rounds up, and counts the tick that has begun.
+// ticks converts d to ticks. It rounds up, and adds one for the current tick, of which
+// a part is over.
 func ticks(d time.Duration) int64 {
 	if d <= 0 {
 		return 0
@@ -112,10 +114,10 @@ func ticks(d time.Duration) int64 {
 	return int64((d-1)/tick) + 2
 }
 
-// Do sends a call and returns its reply, which is never of kind Error: that is
-// a redis.Error. The call is the pipeline's from here on. An error of a Write
-// matches ErrOutcomeUnknown if it may have been applied, and means that it was
-// not if it does not match.
+// Do sends a call and returns its reply. A reply of kind Error is returned as a
+// redis.Error instead. The pipeline owns the call from here on. If a Write may have been
+// applied in spite of an error, the error matches ErrOutcomeUnknown; otherwise the Write
+// was not applied.
 func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
 	if err := ctx.Err(); err != nil {
 		c.release()
@@ -129,10 +131,9 @@ func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
 	return p.settleOne(ctx, c, reply, err)
 }
 
-// DoAll sends calls together, at most 512 at once, and waits for all. A call that is large, or
-// whose reply was large or broke its connection the last time, is sent apart. They are sent in their
-// order, and the outcomes are in it. After a call that timed out the calls that are not sent yet
-// time out too.
+// DoAll sends calls in their order, at most 512 together, and waits for all. The outcomes have the
+// same order. A call is sent alone if it is large, or if its last reply was large or broke the
+// connection. After a call timed out, the calls that are not sent yet time out too.
 func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []error) {
 	replies, errs := make([]resp.Reply, len(calls)), make([]error, len(calls))
 	var late error
@@ -166,10 +167,10 @@ func small(c *Call) bool { return len(c.req) < largeCall }
 // joins reports whether the call may be sent together with others.
 func (p *Pipeline) joins(c *Call) bool { return small(c) && !p.hints.apart(c) }
 
-// TooLate reports that a call ended with its time.
+// TooLate reports whether a call timed out.
 func TooLate(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
 
-// try tries calls one time, together if there are several. All of these are small.
+// try sends calls once, together if there are several. Several calls are all small.
 func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	if len(calls) == 1 {
 		replies[0], errs[0] = p.once(ctx, calls[0])
@@ -188,7 +189,7 @@ func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply,
 	}
 }
 
-// once tries a call one time.
+// once sends one call once.
 func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	if p.cfg.Lanes == 0 || !small(c) {
 		return p.borrow(ctx, c)
@@ -210,14 +211,14 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	return p.wait(ctx, l, c, answered > 0)
 }
 
-// turnedAway reports that a pool which makes nobody wait has no connection to spare. A call can
-// then share one, if it has time left.
+// turnedAway reports whether the pool refused a connection because all are in use, and the call has
+// time left. The call is then sent on a lane instead.
 func (p *Pipeline) turnedAway(err error) bool {
 	return p.cfg.Lanes > 0 && errors.Is(err, redis.ErrPoolExhausted) &&
 		!TooLate(err) && !errors.Is(err, context.Canceled)
 }
 
-// heldUp reports that a large reply is arriving in every lane that there may be.
+// heldUp reports whether all lanes are open, and a large reply is arriving in each.
 func (p *Pipeline) heldUp() bool {
 	lanes := *p.lanes.Load()
 	for _, l := range lanes {
@@ -228,15 +229,15 @@ func (p *Pipeline) heldUp() bool {
 	return len(lanes) >= p.cfg.Lanes
 }
 
-// mustPart reports that this try must be on a connection of its own.
+// mustPart reports whether the next try must be on a connection of its own.
 func (c *Call) mustPart() bool { return c.apart || c.bounced() }
 
-// bounced reports that the call came behind a large reply on one lane and on the
-// next. It has a connection of its own then, as its replies on those are read
-// and dropped: large ones would hold up each other for ever.
+// bounced reports whether the call came behind a large reply twice. Its next try is on a
+// connection of its own. The lanes read and drop its earlier replies, so large calls
+// could otherwise hold up each other forever.
 func (c *Call) bounced() bool { return c.heldUp > 1 }
 
-// wait is for the outcome of a call that a lane has, which may be there.
+// wait waits for the outcome of a call that a lane has. With answered there is no wait.
 func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (resp.Reply, error) {
 	switch {
 	case answered:
@@ -265,11 +266,11 @@ func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (r
 	return resp.Reply{}, &lostError{cause: cause, sent: c.in(abandoned), left: true}
 }
 
-// send gives the calls to a lane, and waits while none has room. The first of
-// them, as many as it returns, are answered then.
+// send gives the calls to a lane, and waits while no lane has room. The first answered
+// calls have their outcome already.
 func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered int, err error) {
 	var s seat
-	if p.waiting.Load() == 0 { // else others are first
+	if p.waiting.Load() == 0 { // otherwise the waiters come first
 		s, err = p.offer(calls)
 	}
 	if s.lane == nil && err == nil {
@@ -281,17 +282,16 @@ func (p *Pipeline) send(ctx context.Context, calls []*Call) (l *lane, answered i
 	return s.lane, answered, err
 }
 
-// seat is what became of calls that were offered: the lane that has them, if
-// any has, and what is left to do for the caller.
+// seat is the result of an offer: the lane that has the calls, nil if none had room, and
+// what the caller must do.
 type seat struct {
 	lane    *lane
-	writes  bool // the caller is the lane's writer now,
-	turn    int  // in this turn,
-	gathers bool // and others are likely to join it
+	writes  bool // the caller must write for the lane
+	turn    int  // the turn of this writer
+	gathers bool // the writer should let other callers join first
 }
 
-// offer gives the calls to a lane, which it opens if the calls are worth one
-// more. No lane has them if none has room.
+// offer gives the calls to a lane. It opens another lane if choose advises it.
 func (p *Pipeline) offer(calls []*Call) (seat, error) {
 	best, more := p.choose()
 	if more {
@@ -309,13 +309,14 @@ func (p *Pipeline) offer(calls []*Call) (seat, error) {
 	return best.enqueue(calls), nil
 }
 
-// choose returns the lane with the fewest calls, so that client and server
-// work at the same time. When there are many small calls that is the first one:
-// a batch is worth more then, and while one busy lane keeps all processors at
-// work the runtime does not look whether another's socket has something to
-// read. A lane in which a large reply is arriving is as good as full. So is a
-// lane without a connection, as the pool may refuse or take its time. It
-// reports, too, whether the calls are worth one more lane.
+// choose returns the lane with the fewest calls, so that client and server work at the
+// same time. While calls are gathered it returns the first lane with fewer than
+// maxGathered calls: with many small calls a batch saves more, and while one busy lane
+// keeps all processors busy, the runtime does not poll the socket of another.
+//
+// A lane in which a large reply is arriving is chosen last, and a lane without a
+// connection before it, because the pool may refuse the connection or lend it late. more
+// reports whether to open another lane.
 func (p *Pipeline) choose() (best *lane, more bool) {
 	var few int64 = 1
 	if p.clock.Load() < p.gathered.Load() {
@@ -352,7 +353,7 @@ func (p *Pipeline) choose() (best *lane, more bool) {
 	return best, more
 }
 
-// gather lets one lane have all calls for a while.
+// gather makes one lane get all calls for so many ticks.
 func (p *Pipeline) gather(ticks int64) {
 	until := p.clock.Load() + ticks
 	for {
@@ -393,7 +394,7 @@ func (p *Pipeline) tickLocked() {
 	}
 }
 
-// forget takes out a lane that is over.
+// forget removes a lane that is over.
 func (p *Pipeline) forget(gone *lane) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -407,7 +408,7 @@ func (p *Pipeline) forget(gone *lane) {
 	p.wakeLocked()
 }
 
-// remaining is what is left of the timeout of c, which is not zero.
+// remaining returns what is left of the timeout of c. There must be a timeout.
 func (p *Pipeline) remaining(c *Call) time.Duration {
 	switch {
 	case !c.began.IsZero():
@@ -418,9 +419,9 @@ func (p *Pipeline) remaining(c *Call) time.Duration {
 	return p.cfg.Timeout - time.Duration(p.clock.Load()-c.since)*tick
 }
 
-// keepTime is the clock, one of wg: it runs while there is a lane, or a call
-// that will have one. While the process is suspended it counts a few ticks at
-// most, so that nothing expires for that.
+// keepTime is the clock, and a goroutine of wg. It runs while there is a lane, a waiter,
+// or a call that waits before a retry. A suspension of the process counts as at most
+// maxStep ticks, so that calls do not time out because of it.
 func (p *Pipeline) keepTime() {
 	t := time.NewTicker(tick)
 	defer t.Stop()
@@ -461,15 +462,14 @@ func (p *Pipeline) mayStop() bool {
 	return !p.ticking
 }
 
-// suspended reports whether the clock is so late that the process must have
-// been suspended.
+// suspended reports whether the process was suspended since the last tick.
 func (p *Pipeline) suspended() bool {
 	beat := p.beat.Load()
 	return beat != nil && warm.Suspended(*beat, time.Now())
 }
 
-// Close takes no more calls, lets those that were sent end, and waits until
-// the connections are handed back. It may be called more than once.
+// Close makes new and waiting calls fail, waits for the calls in flight, and returns
+// after all connections are returned. It may be called more than once.
 func (p *Pipeline) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -480,8 +480,7 @@ func (p *Pipeline) Close() {
 	p.wg.Wait()
 }
 
-// finishAll lets the lanes that there are end in order, their connections too
-// if they are spent.
+// finishAll makes all lanes end in order. With spent their connections are closed.
 func (p *Pipeline) finishAll(spent bool) {
 	for _, l := range *p.lanes.Load() {
 		l.finish(spent)

@@ -435,13 +435,13 @@ func TestALaneThatEndsIsWaitedForWhereThePoolHasNoOtherConnection(t *testing.T) 
 	for range 10 {
 		ask("k")
 	}
-	redistest.Eventually(t, func() bool { return p.Load() == 1+10 }, "they are for the next lane, which was refused")
+	redistest.Eventually(t, func() bool { return p.Load() == 1+10 }, "the calls wait for the next lane, which the pool refused")
 	close(goOn)
 	wg.Wait()
 	p.Close()
 }
 
-// It is handed back between the pool's refusal and the moment when that is heard of.
+// The connection is returned after the pool refused the call and before the call gets the refusal.
 func TestACallThatThePoolRefusedIsServedByTheConnectionThatCameBack(t *testing.T) {
 	redistest.NoLeaks(t)
 	var hold atomic.Pointer[chan struct{}]
@@ -613,9 +613,9 @@ func TestInFlightIsBounded(t *testing.T) {
 func TestACallWaitsForRoomAndGetsIt(t *testing.T) {
 	redistest.NoLeaks(t)
 	const bound = 8192
-	// A lane that has nothing to do ends after a second, which makes room too. A
-	// caller that waits for less has its place from the replies. Where that is not
-	// enough for the machine, it is tried again.
+	// A lane without calls ends after a second, which makes room too. A caller that
+	// waits for less time got its room from the replies. A slow machine may need several
+	// attempts.
 	for range 10 {
 		release := make(chan struct{})
 		s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
@@ -786,7 +786,7 @@ func TestAReaderThatWaitsForBytesIsSentOffAndLooksAtWhatComes(t *testing.T) {
 			require.Equal(t, fmt.Sprint("k", i), string(r.Bytes))
 		}
 	}
-	for range 200 { // a reply may be there before the writer has said what is in flight
+	for range 200 { // a reply may arrive before the writer has handed its calls to the reader
 		shareGets()
 	}
 	for range 3 {

@@ -15,12 +15,12 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// poisoned is a server that hangs up instead of answering what is poison, and answers a GET of
-// "held" when it may.
+// poisoned is a server that closes the connection instead of answering a poison command. It answers
+// a GET of "held" when gate is closed.
 type poisoned struct {
 	*redistest.Script
 	answers  func(c redistest.Call) []byte // may be nil, and return nil
-	harmless atomic.Bool                   // nothing is poison any more
+	harmless atomic.Bool                   // no command is poison any more
 	gate     chan struct{}                 // a GET of "held" is answered once it is closed
 
 	mu    sync.Mutex
@@ -61,7 +61,7 @@ func newPoisoned(t *testing.T, isPoison func(c redistest.Call) bool) *poisoned {
 	return s
 }
 
-// times returns how often that was asked.
+// times returns how often the server received that command.
 func (s *poisoned) times(what string) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,15 +71,15 @@ func (s *poisoned) times(what string) (n int) {
 	return n
 }
 
-// forget forgets what was asked.
+// forget clears the counts of commands.
 func (s *poisoned) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.asked)
 }
 
-// tries returns how often the server is asked for a value by one Get, during which f is called. It
-// is once, unless f breaks the lane. What f sends on the lane waits for the reply to that Get.
+// tries calls f during one Get, and returns how often the server receives that GET: once, unless f
+// breaks the lane. Calls of f on the lane wait for the reply to the Get.
 func (s *poisoned) tries(t *testing.T, p *pipeline.Pipeline, f func()) int {
 	t.Helper()
 	gate := make(chan struct{})
@@ -129,7 +129,7 @@ func TestAReadThatEndsItsConnectionFailsAloneAmongMany(t *testing.T) {
 	wg.Wait()
 }
 
-func TestAReadThatEndsItsConnectionFailsAloneOfOneCallersCalls(t *testing.T) {
+func TestAReadThatEndsItsConnectionFailsAloneInOneDoAll(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := newPoisoned(t, getsPoison)
 	p := openOn(t, storeOf(t, s.Addr, 10, 10, true), 1, 10*time.Second)
@@ -166,7 +166,7 @@ func TestAReadThatEndsItsConnectionFailsAloneOfOneCallersCalls(t *testing.T) {
 	require.Equal(t, 1, s.times("GET 1"))
 }
 
-func TestACommandThatEndsItsConnectionIsRememberedUntilItDoesNot(t *testing.T) {
+func TestACommandThatEndsItsConnectionIsRememberedUntilItSucceeds(t *testing.T) {
 	redistest.NoLeaks(t)
 	value := 0
 	for name, call := range map[string]func() *pipeline.Call{
@@ -195,7 +195,7 @@ func TestACommandThatEndsItsConnectionIsRememberedUntilItDoesNot(t *testing.T) {
 	}
 }
 
-// requireOnLane wants c to wait for what the lane is waiting for.
+// requireOnLane requires that c waits on the lane, behind the call in flight.
 func requireOnLane(t *testing.T, p *pipeline.Pipeline, c *pipeline.Call) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -204,7 +204,7 @@ func requireOnLane(t *testing.T, p *pipeline.Pipeline, c *pipeline.Call) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
-// Some proxies hang up after a command that they do not know, whatever the key.
+// Some proxies close the connection after a command that they do not know, with any key.
 func TestACommandThatAProxyDoesNotKnowIsKnownByItsName(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := newPoisoned(t, func(c redistest.Call) bool { return c.Name() == "PTTL" })
@@ -228,8 +228,8 @@ func TestACommandThatAProxyDoesNotKnowIsKnownByItsName(t *testing.T) {
 	s.tries(t, p, func() { requireOnLane(t, p, ttl(101)) })
 }
 
-// A server that closes every connection is no reason to dial hundreds of them for one call.
-func TestTheRetriesOfOneCallerBreakNoMoreThanSoManyConnections(t *testing.T) {
+// A server that closes every connection must not cause hundreds of dials for one call.
+func TestTheRetriesOfOneCallerBreakALimitedNumberOfConnections(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := newPoisoned(t, func(c redistest.Call) bool { return c.Name() == "GET" })
 	p := openWarm(t, s.Addr, 20*time.Second)

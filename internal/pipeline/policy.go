@@ -5,39 +5,41 @@ import (
 	"time"
 )
 
-// When a lane is opened, and when it returns its connection. A pool is shared
-// with others, and so is each of its connections in turn.
+// These times decide when a lane is opened and when it returns its connection, because
+// other borrowers share the pool. A tick is 10 ms.
 const (
-	// A lane had no call for so long: its socket is worth a look before the next
-	// call, and a pool that has no other connection gets this one.
+	// After 20 ms without a call, the lane checks its socket before the next call. If
+	// the pool has no other connection to lend, the lane returns this one.
 	quietTicks = 2
-	// A lane had no call for a second: it ends, so that an idle cache holds nothing.
+	// After a second without a call the lane ends, so that an idle cache holds no
+	// connection.
 	idleTicks = 100
-	// A lane ends after five seconds, so that the pool's rules reach its
-	// connection: those that the connection does not report.
+	// After five seconds the lane ends in any case, because the pool may have rules for
+	// its connections that a connection does not report.
 	heldTicks = 500
-	// The connection of a foreign pool reports nothing. It may outlive its lifetime
-	// by a second, so a lane ends after half of one.
+	// After half a second a lane on a foreign pool ends. Its connection reports
+	// nothing, and must not outlive its lifetime by more than a second.
 	foreignTicks = 50
-	// A lane ends where somebody may wait whom nobody sees. Others are to be served
-	// within 50 ms: that is this time, twice where a lane was first in the pool's
-	// queue, and the calls that are in flight then.
+	// After 20 ms a lane on a foreign pool ends if the pool has no other connection,
+	// because other borrowers may wait unseen. They should be served within 50 ms: this
+	// time, twice if another lane was first in the pool's queue, and the time of the
+	// calls in flight.
 	briefTicks = 2
-	// After the pool had no connection to spare, no lane is opened beside another
-	// for a second, and calls are gathered.
+	// After the pool had no connection to spare, for a second no lane is opened beside
+	// another, and one lane gets all calls.
 	tightTicks = 100
 
-	// gap is how long a lane leaves a connection to others that nobody can wait
-	// for: those ask again and again, once in a few milliseconds.
+	// gap is how long lanes do not borrow after a return, if borrowers cannot wait in
+	// the queue of the pool: such borrowers retry every few milliseconds.
 	gap = 5 * time.Millisecond
 
-	// refusedFor is how long a borrower asks a pool that refuses again while
-	// others have all connections: they use one for milliseconds as a rule.
+	// refusedFor is how long a borrower retries after the pool refused it while others
+	// hold all connections: most borrowers need a connection for milliseconds.
 	refusedFor = 100 * time.Millisecond
 )
 
-// spare returns how many connections the pool can lend without a wait. What
-// nobody knows of a foreign pool is none.
+// spare returns how many connections the pool can lend without a wait. For a foreign
+// pool without Spare it is zero.
 func (p *Pipeline) spare() int {
 	switch {
 	case p.cfg.Spare != nil:
@@ -48,10 +50,9 @@ func (p *Pipeline) spare() int {
 	return math.MaxInt
 }
 
-// mayOpenLocked reports whether one more lane may be opened. A lane beside
-// another leaves the pool a connection for others, and is not opened while the
-// connection that it lacks may be that of a lane that ends. Lanes that end count
-// once: with a server that does not answer they end one after the other.
+// mayOpenLocked reports whether one more lane may be opened. A lane beside another must
+// leave a connection in the pool for others. All lanes that end count as one lane, so at
+// most Lanes+1 exist: with a server that does not answer they end one after the other.
 func (p *Pipeline) mayOpenLocked() bool {
 	lanes := *p.lanes.Load()
 	taking := 0
@@ -62,7 +63,7 @@ func (p *Pipeline) mayOpenLocked() bool {
 		case open:
 			taking++
 		case broken:
-			if !p.cfg.Foreign { // the store hears in a moment that it broke, and then doubts what it would lend
+			if !p.cfg.Foreign { // wait until the store knows that it broke, and checks its idle connections
 				return false
 			}
 		}
@@ -82,16 +83,16 @@ func (p *Pipeline) mayOpenLocked() bool {
 	return true
 }
 
-// due is what the clock does with a lane.
+// due is what the clock must do with a lane.
 type due uint8
 
 const (
 	stays    due = iota
-	finishes     // and returns its connection
+	finishes     // ends in order and returns its connection
 	breaks
 )
 
-// dueLocked decides over a lane that has a connection.
+// dueLocked decides what the clock does with a lane that has a connection.
 func (l *lane) dueLocked(now int64) due {
 	p := l.p
 	silent, idle, held := now-l.at, now-l.active, now-l.opened
@@ -109,16 +110,15 @@ func (l *lane) dueLocked(now int64) due {
 		return finishes
 	case l.scarce && p.cfg.Foreign && held >= briefTicks:
 		return finishes
-	case p.stallTicks == 0 && p.timeoutTicks > 0 && silent > p.timeoutTicks: // the time of its first call is over
+	case p.stallTicks == 0 && p.timeoutTicks > 0 && silent > p.timeoutTicks: // the first call in flight has timed out
 		return finishes
 	}
 	return stays
 }
 
-// restLocked ends a lane without calls at once where others wait for its
-// connection, or may wait, so that a cache that is not in use holds none. Where
-// nothing can be seen of the pool the lane keeps the connection for a moment, as
-// the pool may have plenty.
+// restLocked ends a scarce lane without calls at once, if others wait for its connection
+// or may wait, so that a cache that is not in use holds none. If the pool reports
+// nothing, the lane keeps the connection for briefTicks, because the pool may have more.
 func (l *lane) restLocked() {
 	if !l.scarce || l.life.Load() != open || l.load() > 0 || l.writing {
 		return
@@ -128,9 +128,8 @@ func (l *lane) restLocked() {
 	}
 }
 
-// abandonTicks is how long a lane without a timeout of its own goes on without
-// a reply: it takes calls until the time of the first one is over, and then
-// waits until that of the last one is.
+// abandonTicks is how long a lane without a read timeout waits for any reply: it takes
+// calls until the first one times out, and then waits until the last one times out.
 func (p *Pipeline) abandonTicks() int64 {
 	if p.stallTicks > 0 || p.timeoutTicks == 0 {
 		return math.MaxInt64
@@ -138,8 +137,9 @@ func (p *Pipeline) abandonTicks() int64 {
 	return 2 * p.timeoutTicks
 }
 
-// laneTimeout is how long redigo waits for a reply on a lane: zero leaves it to
-// the connection. Where nothing can cut the connection it is what abandonTicks is.
+// laneTimeout is how long redigo waits for a reply on a lane. With zero only the
+// connection's own timeout applies. A foreign connection cannot be cut, so without a
+// read timeout laneTimeout is a little more than abandonTicks.
 func (p *Pipeline) laneTimeout() time.Duration {
 	if p.cfg.ReadTimeout == 0 && p.cfg.Timeout > 0 && p.cfg.Foreign {
 		return 2*p.cfg.Timeout + 4*tick

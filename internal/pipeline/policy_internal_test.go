@@ -15,8 +15,8 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// fullHouse is a pipeline of one lane, which has all the calls that it takes, and callers that wait
-// behind these: each sends a call of its own, and they come one after another.
+// fullHouse makes a pipeline with one full lane, and callers that wait for room in the order in which
+// they came. Each caller sends one call.
 func fullHouse(t *testing.T, callers int) (p *Pipeline, l *lane, came func() []int, outcome <-chan error) {
 	p, give := crowd(t, 1, true)
 	give(maxQueued)
@@ -49,7 +49,7 @@ func (p *Pipeline) queued() int {
 	return p.queue.Len()
 }
 
-func TestRoomIsForThoseThatWaitInTheirOrder(t *testing.T) {
+func TestWaitersGetRoomInTheirOrder(t *testing.T) {
 	const callers = 20
 	p, l, came, outcomes := fullHouse(t, callers)
 	for i := range callers {
@@ -68,7 +68,7 @@ func TestRoomIsForThoseThatWaitInTheirOrder(t *testing.T) {
 	require.NoError(t, err, "nobody waits where there is room")
 }
 
-func TestACallerDoesNotPassThoseThatWaitForRoom(t *testing.T) {
+func TestACallerDoesNotOvertakeWaiters(t *testing.T) {
 	p, l, came, outcomes := fullHouse(t, 1)
 	l.out.Add(1) // there is room, which nobody has been told
 	last := make(chan error, 1)
@@ -95,7 +95,7 @@ func TestRoomForManyWakesMany(t *testing.T) {
 	require.ElementsMatch(t, []int{0, 1, 2, 3, 4, 5, 6}, came())
 }
 
-func TestTheRoomOfACallerThatLeavesIsTheNextOnes(t *testing.T) {
+func TestTheRoomOfACancelledWaiterGoesToTheNext(t *testing.T) {
 	p, l, came, outcomes := fullHouse(t, 1)
 	w := &waiter{calls: 1, woken: make(chan error, 1)}
 	p.mu.Lock()
@@ -119,7 +119,7 @@ func TestCloseEndsTheWaitForRoom(t *testing.T) {
 	}
 }
 
-func TestTheTimeOfThoseThatWaitForRoomIsCounted(t *testing.T) {
+func TestTheWaitForRoomCountsForTheTimeout(t *testing.T) {
 	p, _, _, outcomes := fullHouse(t, 3)
 	p.timeoutTicks = 10
 	p.expireWaiters(p.clock.Load() + 9)
@@ -130,7 +130,7 @@ func TestTheTimeOfThoseThatWaitForRoomIsCounted(t *testing.T) {
 	}
 }
 
-// wantedWire is wanted by others, or is not.
+// wantedWire is a wire whose connection other borrowers want, or not.
 type wantedWire struct {
 	scripted
 	wantedNow bool
@@ -171,7 +171,7 @@ func TestWhenALaneReturnsItsConnection(t *testing.T) {
 	}
 }
 
-func TestALaneWithoutCallsReturnsAConnectionThatOthersWaitForAtOnce(t *testing.T) {
+func TestALaneWithoutCallsReturnsAWantedConnectionAtOnce(t *testing.T) {
 	for _, wanted := range []bool{true, false} {
 		l := &lane{p: New(Config{Lanes: 1}), wire: wantedWire{wantedNow: wanted}, scarce: true}
 		l.ageLocked(open)
@@ -190,15 +190,15 @@ func TestALaneBesideAnotherLeavesThePoolAConnection(t *testing.T) {
 	spare := 1
 	p.cfg.Spare = func() int { return spare }
 	require.Equal(t, []int64{8}, give(8))
-	require.True(t, p.Refused(), "and is not thought of for a while")
+	require.True(t, p.Refused(), "and no lane is opened for a while")
 	spare = 2
 	require.Equal(t, []int64{16}, give(8))
 	p.refused.Store(0)
 	require.Equal(t, []int64{16, 8}, give(8))
 }
 
-// forgetful is a server whose first connection is forgotten when the test says so, and whose replies
-// to a command arrive there all the same when release is called.
+// forgetful is a server that forgets its first connection when the test says so. When release is
+// called, its replies on that connection still arrive.
 func forgetful(t *testing.T) (p *Pipeline, forget, release func(), count func(name string) int) {
 	forgotten, goOn := make(chan struct{}), make(chan struct{})
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {

@@ -7,25 +7,25 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// waiter is a caller that found no room in a lane. Room that comes is for the
-// waiters, in their order: a caller that comes meanwhile queues behind them, and
-// no more of them are woken than there is room for, as each wake has its price.
+// waiter is a caller that found no room in a lane. Waiters get room in their order, and a
+// new caller queues behind them. Only as many waiters are woken as there is room for,
+// because each wake costs time.
 type waiter struct {
 	calls int
 	since int64         // the clock when the first of its calls began
 	woken chan error    // holds one; nil: there is room
-	place *list.Element // in Pipeline.queue; nil once it is woken
+	place *list.Element // in Pipeline.queue; nil after the waiter is woken
 }
 
-// await waits until a lane has room for the calls, and gives them to it. The
-// time of all calls begins.
+// await waits until a lane has room for the calls, and gives the calls to the lane. The
+// timeouts of the calls start now.
 func (p *Pipeline) await(ctx context.Context, calls []*Call) (seat, error) {
 	now := p.clock.Load()
 	for _, c := range calls {
 		c.begin(now)
 	}
 	w := &waiter{calls: len(calls), since: calls[0].since, woken: make(chan error, 1)}
-	p.waiting.Add(1) // before it looks: from now on whoever makes room sees it
+	p.waiting.Add(1) // before wakeLocked looks for room, so that room made later wakes this waiter
 	defer p.waiting.Add(-1)
 	p.mu.Lock()
 	w.place = p.queue.PushBack(w)
@@ -49,9 +49,9 @@ func (p *Pipeline) await(ctx context.Context, calls []*Call) (seat, error) {
 	}
 }
 
-// arrive gives the calls of a waiter that was woken to a lane. If another had
-// the room the waiter is the first in the queue again. A lane looks at its
-// connection, whose code may end the goroutine.
+// arrive gives the calls of a woken waiter to a lane. If another caller took the room, the
+// waiter becomes the first in the queue again. A lane looks at its connection, whose code
+// may end the goroutine.
 func (p *Pipeline) arrive(w *waiter, calls []*Call) (s seat, err error) {
 	err = errExited
 	defer func() {
@@ -61,12 +61,13 @@ func (p *Pipeline) arrive(w *waiter, calls []*Call) (s seat, err error) {
 		if s.lane == nil && err == nil {
 			w.place = p.queue.PushFront(w)
 		}
-		p.wakeLocked() // what it did not take, or what it was thought to take
+		p.wakeLocked() // for the room that this waiter did not use
 	}()
 	return p.offer(calls)
 }
 
-// leave takes a waiter out. If it was woken its room is the next one's.
+// leave removes a waiter from the queue. If it was woken already, the next waiter gets its
+// room.
 func (p *Pipeline) leave(w *waiter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -79,7 +80,7 @@ func (p *Pipeline) leave(w *waiter) {
 	p.wakeLocked()
 }
 
-// room wakes waiters, if there are any, after something made room.
+// room wakes waiters. It is called after each event that makes room.
 func (p *Pipeline) room() {
 	if p.waiting.Load() > 0 {
 		p.mu.Lock()
@@ -88,8 +89,7 @@ func (p *Pipeline) room() {
 	}
 }
 
-// wakeLocked wakes as many waiters as there is room for, and all once the
-// pipeline is closed.
+// wakeLocked wakes as many waiters as there is room for, or all if the pipeline is closed.
 func (p *Pipeline) wakeLocked() {
 	if p.queue.Len() == 0 {
 		return
@@ -113,8 +113,8 @@ func (p *Pipeline) wakeOneLocked(w *waiter, err error) {
 	w.woken <- err
 }
 
-// roomLocked returns how many calls the lanes have room for, one that may be
-// opened included.
+// roomLocked returns how many calls the lanes have room for. If none has room but one more
+// lane may be opened, it returns the room of that lane.
 func (p *Pipeline) roomLocked() (room int64) {
 	for _, l := range *p.lanes.Load() {
 		if l.takes() {
@@ -127,8 +127,8 @@ func (p *Pipeline) roomLocked() (room int64) {
 	return room
 }
 
-// expireWaiters ends the waits of calls whose time is over, for the clock. It
-// looks at all: calls that are retried are older than those before them.
+// expireWaiters times out waiters, for the clock. It checks all waiters, because a retried
+// call is older than the calls before it.
 func (p *Pipeline) expireWaiters(now int64) {
 	if p.timeoutTicks == 0 {
 		return

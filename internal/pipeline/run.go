@@ -6,8 +6,8 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// DoRun sends c right after first, as one call: see [Call.After]. The reply and err are those of Do
-// for c. Where Redis executed c, refused is the error with which it refused first.
+// DoRun sends first and c as one call, see [Call.After]. reply and err are those of Do for c. If c was
+// executed, refused is the error reply to first, or nil.
 func (p *Pipeline) DoRun(ctx context.Context, first, c *Call) (reply resp.Reply, refused, err error) {
 	write := c.write
 	both, err := p.Do(ctx, c.After(first))
@@ -21,13 +21,13 @@ func (p *Pipeline) DoRun(ctx context.Context, first, c *Call) (reply resp.Reply,
 	return reply, answerError(both.Elems[0], false), nil
 }
 
-// Talk lends a connection to talk, for several round trips under the timeout of one call. Its ask
-// sends calls together and returns their replies, which may be of Kind Error; an error means that the
-// connection is of no use any more. Nothing is retried.
+// Talk lends a connection to talk, for several round trips within the timeout of one call. ask sends
+// calls together and returns their replies, which may be of Kind Error. After an error of ask the
+// connection cannot be used any more. Talk retries nothing.
 //
-// Where the server may hold state for the connection, such as that of WATCH, talk ends that state or
-// returns an error: then the connection is closed. Talk may return before talk does, with an error,
-// when ctx or the timeout ends. So talk must not write to anything that its caller reads then.
+// If talk leaves state on the server, such as that of WATCH, it must return an error, so that Talk
+// closes the connection. If ctx or the timeout ends, Talk may return an error while talk still runs.
+// So talk must not write to variables that the caller of Talk reads after an error.
 func (p *Pipeline) Talk(ctx context.Context, talk func(ask Ask) error) error {
 	if err := ctx.Err(); err != nil {
 		return err

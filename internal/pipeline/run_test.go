@@ -17,7 +17,8 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// eachOfDo runs f on pipelines that send in each way: a lane that redigo reads or we, and none.
+// eachOfDo runs f on each kind of pipeline: with lanes on sockets, with lanes of redigo, and without
+// lanes.
 func eachOfDo(t *testing.T, addr string, timeout time.Duration, f func(t *testing.T, p *pipeline.Pipeline)) {
 	t.Helper()
 	t.Run("lanes", func(t *testing.T) { f(t, openWarm(t, addr, timeout)) })
@@ -69,7 +70,7 @@ func TestTwoCommandsOfARunAreAnsweredTogether(t *testing.T) {
 	})
 }
 
-// The second reply may come late, while a lone caller reads its own replies and when it does not.
+// The second reply may come late, whether a lone caller reads its replies itself or not.
 func TestTheRepliesOfARunMayComeApart(t *testing.T) {
 	for _, cut := range []int{1, 4, 5, 8} {
 		more := make(chan struct{})
@@ -97,13 +98,13 @@ func TestTheRepliesOfARunMayComeApart(t *testing.T) {
 		}()
 		redistest.Eventually(t, func() bool { return s.Count("SET") == 1 }, "it is under way")
 		since := time.Now()
-		redistest.Eventually(t, func() bool { return time.Since(since) > 50*time.Millisecond }, "the clock sends it off")
+		redistest.Eventually(t, func() bool { return time.Since(since) > 50*time.Millisecond }, "the clock hands the read to the reader")
 		close(more)
 		<-done
 	}
 }
 
-// Whatever has arrived, a run whose replies are not all there may have been executed.
+// A run with a missing reply may have been executed, even if the other reply has arrived.
 func TestARunThatLosesItsConnectionIsUnknownAndNotRepeated(t *testing.T) {
 	for _, reply := range []string{"", ":1\r\n", ":1\r\n+O", ":1\r\n:1\r\n", "+OK\r\n+OK\r\n"} {
 		var sets atomic.Int64
@@ -161,8 +162,8 @@ func TestATalkIsSeveralRoundTripsOnOneConnection(t *testing.T) {
 	})
 }
 
-// A talk that fails leaves its connection as no other has it.
-func TestAConnectionOfATalkThatFailedIsLentToNobody(t *testing.T) {
+// A talk that fails may leave state on its connection.
+func TestTheConnectionOfAFailedTalkIsNotLentAgain(t *testing.T) {
 	s := redistest.Start(t)
 	eachOfDo(t, s.Addr, time.Second, func(t *testing.T, p *pipeline.Pipeline) {
 		err := p.Talk(t.Context(), func(ask pipeline.Ask) error {
@@ -186,7 +187,7 @@ func TestAConnectionOfATalkThatFailedIsLentToNobody(t *testing.T) {
 	})
 }
 
-func TestATalkEndsWithItsTime(t *testing.T) {
+func TestATalkTimesOut(t *testing.T) {
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "GET" {
 			return nil, false

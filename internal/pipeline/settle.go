@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	maxRepeats = 3               // of a call that was not sent
-	maxBroken  = 12              // connections that may break under a read: two lanes, and its share of DoAll's halves
-	maxRefused = 3 * time.Second // how long a refused call is retried that has no timeout, as long as a reply may take by default
+	maxRepeats = 3               // retries of a call that was not sent
+	maxBroken  = 12              // connections that may break under one read: two lanes, and ten for the halves of 512 calls
+	maxRefused = 3 * time.Second // how long to retry a refused call that has no timeout: as long as a reply may take by default
 	minBackoff = 2 * time.Millisecond
 	maxBackoff = 100 * time.Millisecond
 )
@@ -29,13 +29,13 @@ func (p *Pipeline) settleOne(ctx context.Context, c *Call, reply resp.Reply, err
 	return replies[0], errs[0]
 }
 
-// settle retries what may be retried, and puts the outcome of each call in its place. A call's
-// timeout bounds all its tries.
+// settle retries calls that may be retried, and puts the outcome of each call in its place. The timeout
+// of a call bounds all its retries.
 //
-// Where a connection broke, any call that it owed a reply may be the reason, as the reply to one
-// command can make a server or a proxy hang up. Such reads are retried on connections of their own:
-// first together, in half as many each time that breaks, so that in the end only the one that breaks
-// its connection fails.
+// If a connection broke, any call without a reply may be the cause, because a server or a proxy may
+// close the connection instead of a reply to one command. Such reads are retried on connections of their
+// own: first together, then in halves each time the connection breaks, so that in the end only the read
+// that breaks its connection fails.
 func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	var again []int
 	refused, broke := false, false
@@ -97,7 +97,7 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 	}
 }
 
-// retry tries the calls of a part together, and reports whether their connection broke.
+// retry sends the calls of a part together, and reports whether their connection broke.
 func (p *Pipeline) retry(ctx context.Context, part []int, calls []*Call, replies []resp.Reply, errs []error) (broke bool) {
 	some := make([]*Call, len(part))
 	for n, i := range part {
@@ -114,23 +114,23 @@ func (p *Pipeline) retry(ctx context.Context, part []int, calls []*Call, replies
 }
 
 const (
-	// maxAlone is how many calls of others may be lost with a read whose second try is on a
-	// connection of its own. A pool's floor has spare connections for so few. More would have to be
-	// dialled just when connections break, so their second try is on a lane, and only the third alone.
+	// maxAlone is how many calls of other callers may be lost with a read that is then retried on a
+	// connection of its own. A pool has enough idle connections for so few calls. More calls would need
+	// dials just when connections break, so their first retry is on a lane, and only the second alone.
 	maxAlone = 8
-	// maxLosses is how many connections the retries of one DoAll may lose: what it takes to find
-	// three calls among 512 that break theirs, and few enough that a server which closes every
-	// connection costs no storm of dials.
+	// maxLosses is how many connections the retries of one DoAll may break. It takes about that many to
+	// find three calls that break their connection among 512, and they cause no storm of dials if a
+	// server closes every connection.
 	maxLosses = 32
 )
 
-// suspect remembers a call that may be what broke its connection. A read with company is retried
-// alone, which will tell; a write is not retried, so the next write of its key is sent alone, or the
-// one after that where many calls were lost with it.
+// suspect records a hint about a call that may have broken its connection. A read that was lost with
+// other calls gets no hint, because its retry shows whether it is the cause. A write is not retried, so
+// the next write of its key is sent alone, or the one after that if many calls were lost.
 func (p *Pipeline) suspect(c *Call, lost *lostError) {
 	switch cause := lost.cause; {
 	case p.cfg.Lanes == 0, !lost.sent, lost.left, errors.Is(cause, errHeldUp), errors.Is(cause, errSuspended):
-	case errors.Is(cause, errStalled), errors.Is(cause, os.ErrDeadlineExceeded): // it was this side that ended it
+	case errors.Is(cause, errStalled), errors.Is(cause, os.ErrDeadlineExceeded): // this side closed the connection
 	case lost.alone():
 		p.hints.strike(c)
 	case c.write && lost.company <= maxAlone:
@@ -140,17 +140,17 @@ func (p *Pipeline) suspect(c *Call, lost *lostError) {
 	}
 }
 
-// fate is what is to be done about a call.
+// fate is what settle does with a call after a try.
 type fate uint8
 
 const (
 	settled fate = iota
 	atOnce       // retried
 	later        // retried after a pause
-	inDoubt      // retried, and may be what broke its connection
+	inDoubt      // retried; the call may have broken its connection
 )
 
-// fate counts the retries that it lets be made.
+// fate decides whether the call is retried, and counts the retries.
 func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	var lost *lostError
 	switch {
@@ -164,7 +164,7 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	case !lost.sent && c.unsent < c.maxUnsent():
 		c.unsent++
 		return atOnce
-	case lost.sent && !c.write && errors.Is(lost.cause, errSuspended): // no call is to blame
+	case lost.sent && !c.write && errors.Is(lost.cause, errSuspended): // no call broke the connection
 		if c.broke++; c.broke > 1 {
 			return settled
 		}
@@ -179,8 +179,8 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	return settled
 }
 
-// maxUnsent is how often a call may be retried because it was not sent as a whole. A large one may
-// be why: the server hangs up when it has read the length.
+// maxUnsent returns how often a call may be retried because it was not sent as a whole. A large call may
+// itself be the cause: a server closes the connection when it refuses the length of a value.
 func (c *Call) maxUnsent() int {
 	if small(c) {
 		return maxRepeats
@@ -188,8 +188,8 @@ func (c *Call) maxUnsent() int {
 	return 1
 }
 
-// outcome is the result of a call that is not retried. The error of a call whose context has ended
-// matches the context's.
+// outcome returns the result of a call that is not retried. If the context has ended, the error also
+// matches that of the context.
 func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.Reply, error) {
 	var lost *lostError
 	switch {
@@ -214,7 +214,7 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 	return resp.Reply{}, err
 }
 
-// answerError returns the error of a reply, or nil if it is none.
+// answerError returns an error reply as an error, and nil for any other reply.
 func answerError(reply resp.Reply, write bool) error {
 	if reply.Kind != resp.Error {
 		return nil
@@ -226,7 +226,7 @@ func answerError(reply resp.Reply, write bool) error {
 	return err
 }
 
-// besides returns err so that it matches the error of ctx, too, once that has ended.
+// besides returns err, wrapped so that it also matches the error of ctx if ctx has ended.
 func besides(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%w: %w", ended, err)
@@ -234,7 +234,7 @@ func besides(ctx context.Context, err error) error {
 	return err
 }
 
-// deadline is when a call that is refused now is given up.
+// deadline returns until when a call that Redis refuses for now is retried.
 func (p *Pipeline) deadline(ctx context.Context, c *Call) time.Time {
 	d := cmp.Or(p.cfg.ReadTimeout, maxRefused)
 	if p.cfg.Timeout > 0 {
@@ -247,8 +247,8 @@ func (p *Pipeline) deadline(ctx context.Context, c *Call) time.Time {
 	return give
 }
 
-// pause waits before the next round, unless that would come too late. The time
-// counts although there may be no lane.
+// pause waits before the next round. It reports false if the next round would come after
+// give, or if ctx ends. It keeps the clock running, so that the timeouts of calls go on.
 func (p *Pipeline) pause(ctx context.Context, give time.Time, round int) bool {
 	d := min(minBackoff<<min(round, 10), maxBackoff)
 	d = d/2 + rand.N(d/2)

@@ -6,8 +6,8 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// DoTwo is DoAll for two small calls, with the first error. It is on the path
-// of a hit, and costs what Do does twice: no slices.
+// DoTwo is DoAll for two small calls. It returns the first error. It allocates no slices,
+// because it is on the path of a hit.
 func (p *Pipeline) DoTwo(ctx context.Context, a, b *Call) (first, second resp.Reply, err error) {
 	if p.cfg.Lanes == 0 {
 		replies, errs := p.DoAll(ctx, a, b)
@@ -27,9 +27,9 @@ func (p *Pipeline) DoTwo(ctx context.Context, a, b *Call) (first, second resp.Re
 	if err != nil {
 		return first, second, err
 	}
-	// The second comes after the first: a caller that waits for it is woken once.
+	// The second reply comes after the first, so a caller that waits for the second first is woken once.
 	second, err = p.collect(ctx, l, b, answered > 1)
-	first, errA := p.collect(ctx, l, a, answered > 0) // also after an error: it is on its way
+	first, errA := p.collect(ctx, l, a, answered > 0) // also after an error, because the lane has the call
 	if errA != nil {
 		err = errA
 	}

@@ -12,22 +12,22 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// A link carries the calls of one borrower, who writes first and receives then.
+// A link carries the calls of one borrower, which first writes and then receives.
 type link interface {
-	// put buffers a command, which stays as it is until flush has returned.
+	// put buffers a command. The call must not change until flush has returned.
 	put(c *Call) error
-	// flush writes what was put. A wire's writes as much as goes without waiting, and returns false
-	// when bytes are left for flushRest.
+	// flush writes the buffer. A wire writes only as much as it can without waiting, and returns false
+	// if bytes are left for flushRest.
 	flush() (bool, error)
-	// written returns how many bytes of what was put since the last flush the server can have
-	// received, at most. It is asked after put or a flush has failed.
+	// written returns at most how many bytes since the last flush the server can have received. It is
+	// called after put or a flush has failed.
 	written() int
 	// receive reads the next reply.
 	receive() (resp.Reply, error)
-	// extra reports whether more has arrived than was received.
+	// extra reports whether bytes have arrived that were not received.
 	extra() bool
-	// giveBack ends the loan, after which nobody uses the link. broken also makes the pool recheck
-	// older idle connections; spent closes this one.
+	// giveBack returns the connection. The link must not be used after that. broken closes the
+	// connection and makes the pool recheck older idle connections; spent only closes this one.
 	giveBack(broken, spent bool)
 }
 
@@ -36,13 +36,13 @@ type wire interface {
 	link
 	// waits reports whether put and flush wait for a server that does not read.
 	waits() bool
-	// flushRest writes what flush has left, and waits.
+	// flushRest writes the bytes that flush has left, and waits for the server.
 	flushRest() error
 
-	// progress changes while something arrives.
+	// progress returns a count that changes while bytes or replies arrive.
 	progress() int64
-	// quiet looks at a wire that was not in use for a while: false means that
-	// the server has closed it or sent what nobody asked for.
+	// quiet checks a connection that was idle. It returns false if the server has
+	// closed it or has sent bytes that no command asked for.
 	quiet() bool
 	// wanted reports whether the pool wants the connection back.
 	wanted() bool
@@ -50,8 +50,8 @@ type wire interface {
 	cut()
 }
 
-// newWire chooses the maker. slow is called when the reply that is arriving turns out to be large,
-// where that can be seen, and when that reply has arrived.
+// newWire returns a socketWire if the socket is known, and a redigoWire otherwise. A socketWire calls
+// slow(true) when the arriving reply turns out to be large, and slow(false) when it has arrived.
 func newWire(c redis.Conn, read, write time.Duration, slow func(bool)) wire {
 	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
 		return newSocketWire(l, write, slow)
@@ -59,8 +59,8 @@ func newWire(c redis.Conn, read, write time.Duration, slow func(bool)) wire {
 	return &redigoWire{conn: c, timeout: read}
 }
 
-// newLink is newWire for one borrower. until bounds the wait for a reply where nothing cuts the
-// connection when the borrower's time is over.
+// newLink is newWire for one borrower. until bounds the wait for a reply if the connection cannot be cut
+// when the borrower's time is over.
 func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
 	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
 		return newOwnLink(l, read, write)
@@ -68,17 +68,16 @@ func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
 	return &redigoWire{conn: c, timeout: read, until: until}
 }
 
-// redigoWire goes through redigo's Send, Flush and Receive, which any pool's
-// connections have. They may wait, for as long as the connection's own
-// timeouts let them.
+// redigoWire uses Send, Flush and Receive, which the connections of any pool have. They
+// may wait as long as the connection's own timeouts allow.
 type redigoWire struct {
 	conn     redis.Conn
-	timeout  time.Duration // of a reply; 0: the connection's own
-	until    time.Time     // if not zero, no reply is waited for longer
+	timeout  time.Duration // of a reply; 0: the connection's own timeout
+	until    time.Time     // a bound for the wait for a reply; zero: none
 	scratch  []any
-	size     int          // of what was put since the last flush
-	flushing bool         // Flush has not returned; where it panicked, it may have written all
-	got      atomic.Int64 // replies
+	size     int          // bytes put since the last flush
+	flushing bool         // Flush has not returned; if it panicked, it may have written all
+	got      atomic.Int64 // replies received
 }
 
 func (w *redigoWire) put(c *Call) error {
@@ -114,7 +113,8 @@ func (w *redigoWire) flush() (whole bool, err error) {
 
 func (w *redigoWire) flushRest() error { return nil }
 
-// written knows that a socket whose write failed has not taken the last byte.
+// written returns all bytes but the last: after a failed write, the last byte was not sent. A
+// flush that did not return may have written all.
 func (w *redigoWire) written() int {
 	if w.flushing {
 		return w.size
@@ -127,7 +127,8 @@ func (w *redigoWire) receive() (resp.Reply, error) {
 	return fromRedigo(guard(func() (any, error) { return receiveWithTimeout(w.conn, w.patience()) }))
 }
 
-// patience is how long a reply may take. Zero leaves it to the connection.
+// patience returns how long a reply may take. With zero only the connection's own timeout
+// applies.
 func (w *redigoWire) patience() time.Duration {
 	if w.until.IsZero() {
 		return w.timeout
@@ -148,8 +149,8 @@ func receiveWithTimeout(c redis.Conn, timeout time.Duration) (any, error) {
 	return c.Receive()
 }
 
-// unsupported knows what redigo's pool says, having done nothing, for a
-// connection that has no timeouts. The error has no name.
+// unsupported reports whether err is that of redigo's pool for a connection without
+// ConnWithTimeout. After this error nothing was read. It has no exported name.
 func unsupported(err error) bool {
 	return err != nil && err.Error() == "redis: connection does not support ConnWithTimeout"
 }
@@ -172,8 +173,9 @@ func (w *redigoWire) wanted() bool {
 	return ok && l.Wanted()
 }
 
-// cut can only wait for redigo's own timeouts where the pool hides the socket. The Close of a
-// connection of another maker may take its time, or end the goroutine, and that is the clock's.
+// cut does nothing for a foreign connection, which cannot be cut: its own timeouts end the
+// read. The Close of a connection whose socket is hidden is foreign code, which may block or
+// end its goroutine, so it does not run on the clock's.
 func (w *redigoWire) cut() {
 	if l, ok := w.conn.(*warm.Conn); ok {
 		go l.Cut()
@@ -184,9 +186,9 @@ func (w *redigoWire) giveBack(broken, spent bool) {
 	end(w.conn, broken, spent)
 }
 
-// end hands a connection back.
+// end returns a connection.
 func end(c redis.Conn, broken, spent bool) {
-	defer c.Close() // also where c panics
+	defer c.Close() // also if c panics
 	l, ours := c.(*warm.Conn)
 	switch {
 	case ours && broken:
@@ -198,11 +200,11 @@ func end(c redis.Conn, broken, spent bool) {
 	}
 }
 
-// spoil makes a connection of a pool that is not ours fail, so that the pool
-// closes it: it receives, without time to, until that is an error. What was
-// buffered, which may make redigo panic once more, comes first.
+// spoil makes a connection of a foreign pool fail, so that the pool closes it: spoil
+// receives with the shortest timeout until the connection has an error. Buffered replies
+// come first, and redigo may panic on them.
 func spoil(c redis.Conn) {
-	for range 4096 { // as many as redigo's buffer can hold, and more
+	for range 4096 { // more replies than the buffer of redigo can hold
 		if c.Err() != nil {
 			return
 		}
@@ -210,7 +212,7 @@ func spoil(c redis.Conn) {
 	}
 }
 
-// guard returns a panic of redigo as an error: redigo panics on a length that no memory holds.
+// guard returns a panic of redigo as an error: redigo panics on a length that is larger than memory.
 func guard(use func() (any, error)) (_ any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -220,7 +222,7 @@ func guard(use func() (any, error)) (_ any, err error) {
 	return use()
 }
 
-// fromRedigo turns a reply of redigo's into ours.
+// fromRedigo converts a reply of redigo.
 func fromRedigo(reply any, err error) (resp.Reply, error) {
 	if err != nil {
 		var answer redis.Error

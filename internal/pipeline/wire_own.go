@@ -13,8 +13,8 @@ import (
 )
 
 // ownLink speaks RESP on the socket of a connection that one borrower has. Each read and each piece
-// of a write has a deadline of its own, so what makes progress may take as long as it needs. A
-// context that ends cuts the connection.
+// of a write has a deadline of its own, so a transfer may take long as long as it makes progress. The
+// end of the context cuts the connection.
 type ownLink struct {
 	conn        *warm.Conn
 	socket      net.Conn
@@ -22,10 +22,10 @@ type ownLink struct {
 
 	in   *resp.Reader
 	out  []byte
-	sent int // of out
+	sent int // bytes of out that were sent
 }
 
-// links keeps the readers' buffers of 64 KiB from loan to loan.
+// links reuses the 64 KiB buffers of the readers.
 var links = sync.Pool{New: func() any {
 	w := new(ownLink)
 	w.in = resp.NewReader(w, resp.Limits{})
@@ -47,7 +47,7 @@ func (w *ownLink) Read(p []byte) (int, error) {
 	return w.socket.Read(p)
 }
 
-// after is a deadline, or none if d is zero.
+// after returns the deadline after d, or none if d is zero.
 func after(d time.Duration) time.Time {
 	if d == 0 {
 		return time.Time{}
@@ -55,7 +55,7 @@ func after(d time.Duration) time.Time {
 	return time.Now().Add(d)
 }
 
-// put borrows the bytes of the first command, and copies only to append another.
+// put uses the bytes of the first command without a copy, and copies them to append another command.
 func (w *ownLink) put(c *Call) error {
 	if w.out == nil {
 		w.out = c.req[:len(c.req):len(c.req)]
@@ -65,7 +65,7 @@ func (w *ownLink) put(c *Call) error {
 	return nil
 }
 
-// maxPiece is what a slow network must take within the write timeout.
+// maxPiece is the most bytes that a slow network must take within one write timeout.
 const maxPiece = 1 << 20
 
 func (w *ownLink) flush() (bool, error) {
@@ -80,12 +80,12 @@ func (w *ownLink) flush() (bool, error) {
 		}
 	}
 	w.out, w.sent = nil, 0
-	_ = w.socket.SetWriteDeadline(time.Time{}) // for redigo, which may set none. If it fails, so does receive.
+	_ = w.socket.SetWriteDeadline(time.Time{}) // redigo may not set a deadline itself. If this fails, so does receive.
 	return true, nil
 }
 
-// answered marks the error of a write to a server that has hung up: its last replies can be read
-// still. A server that merely does not read has sent none.
+// answered wraps the error of a write in a hungUpError if the server has closed the connection, because
+// its last replies may still be readable. After a timeout there are none.
 func (w *ownLink) answered(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
 		return err
@@ -104,8 +104,8 @@ func (w *ownLink) giveBack(broken, spent bool) {
 	links.Put(w)
 }
 
-// hungUpError is the error of a write that failed as the server closed the connection, whose last
-// replies may be readable.
+// hungUpError is the error of a write that failed because the server closed the connection. The last
+// replies of the server may still be readable.
 type hungUpError struct{ error }
 
 func (e *hungUpError) Unwrap() error { return e.error }

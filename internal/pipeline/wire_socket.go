@@ -9,30 +9,30 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// socketWire speaks RESP on the socket of a connection that the store lends.
-// redigo's buffers are empty then, and stay so. Reads have no deadline: the lane
-// watches the progress and cuts.
+// socketWire speaks RESP on the socket of a connection that the store lends. The buffers
+// of redigo are empty then, and stay empty. Reads have no deadline: the lane cuts the
+// connection if there is no progress.
 type socketWire struct {
 	conn    *warm.Conn
 	socket  net.Conn
-	try     func(p []byte) (int, error) // writes what goes at once, unless it waits
-	waiting bool                        // immutable: try waits
-	write   time.Duration               // immutable; timeout of what flush has left
+	try     func(p []byte) (int, error) // writes as much as it can without waiting, unless waiting is set
+	waiting bool                        // immutable: try waits for the server
+	write   time.Duration               // immutable; the timeout of flushRest
 
-	out  []byte // the writer's
-	sent int    // of out
+	out  []byte // used by the writer
+	sent int    // bytes of out that were sent
 
-	in   *resp.Reader // the receiver's
-	size int          // bytes that came for the reply that is being received
-	slow func(bool)   // told when that turns out to be large, and when it is over
-	got  atomic.Int64 // bytes in all
+	in   *resp.Reader // used by the receiver
+	size int          // bytes read for the current reply
+	slow func(bool)   // called when the current reply turns out to be large, and when it has arrived
+	got  atomic.Int64 // bytes read in all
 }
 
 func newSocketWire(c *warm.Conn, write time.Duration, slow func(bool)) *socketWire {
 	w := &socketWire{conn: c, socket: c.Socket(), write: write, slow: slow}
 	w.try, w.waiting = nonblocking(w.socket)
 	w.in = resp.NewReader(w, resp.Limits{})
-	_ = w.socket.SetDeadline(time.Time{}) // redigo's; if it fails, so does the next read
+	_ = w.socket.SetDeadline(time.Time{}) // redigo may have set one. If this fails, so does the next read.
 	return w
 }
 
@@ -55,9 +55,8 @@ func (w *socketWire) receive() (resp.Reply, error) {
 	return reply, err
 }
 
-// For a caller that reads the reply to its own call: fill waits for the first
-// bytes of it, whole tells whether that was all of so many replies, and kick ends
-// the wait and costs nothing.
+// The methods of ownReader: fill waits for bytes if none are buffered, whole reports
+// whether n replies are buffered, and kick makes fill return without losing bytes.
 func (w *socketWire) fill() error      { return w.in.Fill() }
 func (w *socketWire) whole(n int) bool { return w.in.Whole(n) }
 func (w *socketWire) kick()            { _ = w.socket.SetReadDeadline(time.Unix(1, 0)) }
@@ -103,7 +102,7 @@ func (w *socketWire) rewind() {
 	w.out = w.out[:0]
 }
 
-// largeReply is the size from which a reply holds up those behind it.
+// largeReply is the size from which a reply holds up the replies behind it.
 const largeReply = 256 << 10
 
 // maxOut is the size above which the buffer is not kept for the next batch.

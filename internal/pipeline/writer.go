@@ -5,7 +5,7 @@ import (
 	"runtime"
 )
 
-// enqueue takes all calls or, if the lane is over or full, none.
+// enqueue queues all calls or, if the lane is over or full, none of them.
 func (l *lane) enqueue(calls []*Call) seat {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -18,7 +18,7 @@ func (l *lane) enqueue(calls []*Call) seat {
 		case now-l.active > quietTicks && !l.wire.quiet():
 			l.breakLocked(errQuiet)
 			return seat{}
-		case l.p.suspended(): // the clock has not seen it yet
+		case l.p.suspended(): // the clock has not noticed the suspension yet
 			l.suspectLocked()
 			return seat{}
 		}
@@ -44,27 +44,26 @@ func (l *lane) enqueue(calls []*Call) seat {
 	return s
 }
 
-// batchOf is how many calls are written without waiting for more, while so many
-// are under way: enough of them to be worth a system call on either side, and
-// few enough that both sides work at the same time.
+// batchOf returns how many queued calls are written without waiting for more, while load
+// calls are in flight: enough for one system call on either side, and few enough that
+// both sides work at the same time.
 func batchOf(load int64) int { return int(min(max(load/4, minBatch), maxBatch)) }
 
 const (
 	minBatch = 16
 	maxBatch = 64
 
-	smallCall = 2 << 10 // bytes both ways
+	smallCall = 2 << 10 // bytes of a call and its reply
 )
 
-// write is the writer. It lets callers that are ready join, and goes on until
-// the queue is empty. A caller that writes for others than its own calls stops
-// once the first of those has ended, or where it might have to wait for the
-// server: then a goroutine goes on, for which the lane waits as writing stays
-// set. As many of its own calls as it returns have ended without a word on their
-// channels.
+// write is the writer. It lets other callers join, and goes on until the queue is empty.
+// If a caller is the writer, it stops after the first of its own calls has ended, or
+// before it would wait for the server. Then a new goroutine goes on; writing stays set,
+// so the lane waits for this goroutine. The first answered calls of own have ended
+// without a send on their done channels.
 func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 	for ; ; gather = true {
-		if gather { // Gosched also wakes an idle processor, which a lone caller pays for
+		if gather { // not for a lone caller: Gosched also wakes an idle processor, which costs time
 			runtime.Gosched()
 		}
 		w, mine, waits := l.claim(turn)
@@ -79,8 +78,8 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 			return 0
 		}
 		announced, whole, err := l.put(w, mine)
-		alone := announced == 0 && areOwn(mine, own) // those that the reader has are its to receive
-		var first [maxOwn]entry                      // mine is the next writer's once this one has left
+		alone := announced == 0 && areOwn(mine, own) // the reader receives the replies to announced calls
+		var first [maxOwn]entry                      // a copy, because the next writer reuses mine
 		claims := copy(first[:], mine)
 		switch {
 		case err == nil && !whole:
@@ -98,18 +97,19 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 	}
 }
 
-// writeOn is a writer that is no caller, which first does what one has left.
+// writeOn goes on for a writer that stopped. It first does rest, the step that the writer
+// left.
 func (l *lane) writeOn(turn int, rest func() bool) {
 	if rest() {
 		l.write(nil, true, turn)
 	}
 }
 
-// put writes claimed calls, as much as goes without waiting where the wire can
-// tell. When they are many bytes the reader gets the first of them while the
-// others are written, or neither side might read while both write.
-// A connection of another maker may panic or end the goroutine in it, after
-// which nobody would know that the writer is gone: the lane breaks.
+// put writes claimed calls, as much as the wire can write without waiting. When it has
+// buffered more than maxUnannounced bytes it announces the first calls to the reader:
+// otherwise both the client and the server could write while neither reads. A foreign
+// connection may end the goroutine in put; then the lane breaks, because the writer is
+// gone.
 func (l *lane) put(w wire, mine []entry) (announced int, whole bool, err error) {
 	err = errExited
 	defer func() {
@@ -131,9 +131,9 @@ func (l *lane) put(w wire, mine []entry) (announced int, whole bool, err error) 
 	return announced, whole, err
 }
 
-// claim takes the calls of the queue that were not left. If there is none the
-// writer leaves; one that has lost its turn has left already. If waits is true
-// then to write them may take until the server has read what came before.
+// claim takes the queued calls that were not given up. If there are none, the writer
+// ends; a writer that has lost its turn has ended already. waits reports whether the
+// write may wait until the server has read earlier calls.
 func (l *lane) claim(turn int) (w wire, mine []entry, waits bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,8 +163,8 @@ func (l *lane) claim(turn int) (w wire, mine []entry, waits bool) {
 	return l.wire, mine, l.wire.waits() && l.unreadLocked()
 }
 
-// unreadLocked reports that the server may have more of claimed calls to read
-// than maxUnread.
+// unreadLocked reports whether the calls in flight are more than maxUnread bytes, which
+// the server may not have read.
 func (l *lane) unreadLocked() bool {
 	n := 0
 	for _, entries := range [][]entry{l.batch[l.pos.Load():], l.flight, l.claims} {
@@ -177,10 +177,11 @@ func (l *lane) unreadLocked() bool {
 	return false
 }
 
-// maxUnread is how many bytes any socket holds for a server that does not read.
+// maxUnread is how many bytes every socket buffers for a server that does not read.
 const maxUnread = 16 << 10
 
-// leaveLocked ends the writer. If the lane is over the reader waits for that.
+// leaveLocked ends the writer. If the lane is over, it wakes the reader, which waits for
+// the writer.
 func (l *lane) leaveLocked() {
 	l.writing = false
 	if !l.takes() {
@@ -196,8 +197,8 @@ func (l *lane) announce(mine []entry) {
 	l.wakeLocked()
 }
 
-// flushed hands claimed calls to the reader, but those that it has already. It
-// reports whether the writer goes on.
+// flushed hands the claimed calls to the reader, except those that put has announced. It
+// reports whether the writer must go on.
 func (l *lane) flushed(w wire, mine []entry, announced int, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -213,7 +214,7 @@ func (l *lane) flushed(w wire, mine []entry, announced int, err error) bool {
 	return l.writing
 }
 
-// unsent counts the calls of which the server has not received the last byte.
+// unsent returns how many calls the server has not received to the last byte.
 func unsent(mine []entry, written int) int {
 	for i, e := range mine {
 		if written -= e.size; written < 0 {

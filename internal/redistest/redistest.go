@@ -6,9 +6,9 @@
 // Everything that it starts ends with the test that started it.
 //
 // Two environment variables choose the real server. REDISCACHE_SERVER is its program, a path or a
-// name on the PATH: a redis-server or valkey-server of any version from 6.2 on. If it is not set
-// the program is redis-server. Where there is no such program the tests that need one are skipped,
-// or fail when REDISCACHE_REQUIRE_SERVER or REDISCACHE_SERVER is set.
+// name on the PATH: a redis-server or valkey-server from version 6.2 on. The default is redis-server.
+// If there is no such program, the tests that need it are skipped, or fail if
+// REDISCACHE_REQUIRE_SERVER or REDISCACHE_SERVER is set.
 package redistest
 
 import (
@@ -80,8 +80,8 @@ func poll(d time.Duration, cond func() bool) bool {
 
 var majorVersion = regexp.MustCompile(`\bv=(\d+)\.`)
 
-// Major returns the first number of the version of the real server. Without a server it does as
-// [Start] does.
+// Major returns the first number of the version of the real server. Without a server it skips or fails
+// the test, as [Start] does.
 func Major(tb testing.TB) int {
 	tb.Helper()
 	path := binary(tb)
@@ -97,8 +97,8 @@ func Major(tb testing.TB) int {
 	return major
 }
 
-// binary returns the path of the real server's program. Without one the test is skipped, or fails
-// where the environment asks for one.
+// binary returns the path of the program of the real server. Without one it skips the test, or fails it
+// if the environment requires a server.
 func binary(tb testing.TB) string {
 	tb.Helper()
 	chosen := os.Getenv("REDISCACHE_SERVER")

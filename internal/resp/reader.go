@@ -90,7 +90,7 @@ func NewReader(src io.Reader, lim Limits) *Reader {
 	return &Reader{src: src, lim: lim, buf: make([]byte, max(bufferSize, lim.MaxLine))}
 }
 
-// Reset makes r read from src as a new Reader would. It drops what is buffered.
+// Reset makes r read from src, as a new Reader would. It drops all buffered bytes.
 func (r *Reader) Reset(src io.Reader) {
 	*r = Reader{src: src, lim: r.lim, buf: r.buf}
 }
@@ -128,8 +128,8 @@ func (r *Reader) Fill() error {
 	return r.fill()
 }
 
-// Whole reports that Read will not have to ask the source for so many replies. Of an array it does
-// not know.
+// Whole reports whether the buffer holds that many replies, so that Read returns them without a
+// read of the source. It returns false for an array, whose end Whole does not look for.
 func (r *Reader) Whole(replies int) bool {
 	b := r.buf[r.start:r.end]
 	for range replies {
@@ -143,7 +143,7 @@ func (r *Reader) Whole(replies int) bool {
 		}
 		n, err := parseDigits(line[1:], uint64(r.lim.MaxBulk), errBulkLimit)
 		switch {
-		case err != nil: // nil, or a fault that shows without waiting
+		case err != nil: // a nil reply or a broken length, which Read returns at once
 		case len(b) < int(n)+len("\r\n"):
 			return false
 		default:

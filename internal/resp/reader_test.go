@@ -314,7 +314,7 @@ func TestTheCallerOwnsWhatItReads(t *testing.T) {
 	require.Equal(t, bulk("zzz"), first)
 }
 
-func TestWholeSaysWhetherSoManyRepliesAreThere(t *testing.T) {
+func TestWholeReportsWhetherTheRepliesAreBuffered(t *testing.T) {
 	for input, want := range map[string]int{
 		"": 0, ":1": 0, ":1\r\n": 1, ":1\r\n:2\r\n": 2, ":1\r\n:2\r": 1, "-ERR\r\n+OK\r\n": 2,
 		"$3\r\nabc\r\n:1\r\n": 2, "$3\r\nabc\r": 0, "$3\r\n": 0, "$-1\r\n:1\r\n": 2, ":1\r\n*0\r\n": 1,

@@ -17,7 +17,7 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// memory is a connection whose peer has already said all, and that keeps what is written to it.
+// memory is a connection whose peer has already sent all bytes. It keeps the bytes written to it.
 type memory struct {
 	io.Reader
 	written bytes.Buffer

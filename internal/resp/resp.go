@@ -39,7 +39,7 @@ type Reply struct {
 	Elems []Reply
 }
 
-// Size returns about how many bytes the reply takes on the wire, with all that it holds.
+// Size returns about how many bytes the reply has on the wire, its elements included.
 func (r Reply) Size() int {
 	n := framing + len(r.Text) + len(r.Bytes)
 	for i := range r.Elems {

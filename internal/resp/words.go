@@ -84,9 +84,8 @@ var words = []struct {
 	{"ERR max concurrent connections exceeded", Unavailable},
 }
 
-// MeaningOf returns what the text of an error reply means. It sees through the text that a server
-// puts before the error of an EXEC that it refuses, and Redis 6.2 before the error of a command
-// within a script.
+// MeaningOf returns what the text of an error reply means. It ignores the text that a server puts
+// before the error of an EXEC, and that Redis 6.2 puts before the error of a command in a script.
 func MeaningOf(text string) Meaning {
 	text = inScript(strings.TrimPrefix(text, "EXECABORT Transaction discarded because of: "))
 	for _, w := range words {

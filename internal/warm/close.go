@@ -5,8 +5,9 @@ import (
 	"fmt"
 )
 
-// Shutdown lends no more and waits until all that is lent is back and closed.
-// When ctx ends it closes what is left under its borrowers and says how many.
+// Shutdown stops lending and waits until all borrowed connections are returned and
+// closed. If ctx ends first, it closes the borrowed connections that are left, and
+// returns an error with their number.
 func (s *Store) Shutdown(ctx context.Context) error {
 	s.refuse()
 	var err error
@@ -20,8 +21,8 @@ func (s *Store) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// Close closes all connections now, lent ones too, and waits until they are
-// gone and nothing of the store runs any more.
+// Close closes all connections at once, also borrowed ones, and waits for all goroutines
+// of the store.
 func (s *Store) Close() {
 	s.refuse()
 	s.kill()
@@ -29,7 +30,7 @@ func (s *Store) Close() {
 	s.wg.Wait()
 }
 
-// refuse ends lending, waiting, dialling and probing.
+// refuse closes the store: it ends all loans to come, waits, dials and probes.
 func (s *Store) refuse() {
 	s.mu.Lock()
 	if s.closed {
@@ -60,7 +61,7 @@ func (s *Store) refuse() {
 	}
 }
 
-// kill closes the lent connections under their borrowers, and counts them.
+// kill closes the borrowed connections, and returns how many there were.
 func (s *Store) kill() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,8 +75,8 @@ func (s *Store) kill() (n int) {
 	return n
 }
 
-// waitGone waits until no connection is open and no dial under way. After
-// refuse nothing raises open, so it stays so.
+// waitGone waits until no connection is open and no dial is in flight, and reports false
+// if ctx ends first. After refuse nothing raises open, so it stays zero.
 func (s *Store) waitGone(ctx context.Context) bool {
 	for {
 		s.mu.Lock()

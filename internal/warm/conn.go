@@ -16,60 +16,60 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// Conn is a connection on loan. It is used as redigo's are: one goroutine may
-// Send and Flush while another Receives. Close hands it back.
+// Conn is a borrowed connection. As with redigo, one goroutine may call Send and Flush
+// while another calls Receive. Close returns the connection.
 type Conn struct {
 	redis.Conn
 	store  *Store
-	socket *Socket       // nil where it is hidden
+	socket *Socket       // nil if it is hidden
 	plain  bool          // the socket itself carries RESP
-	ends   time.Duration // of its lifetime, on the store's clock; zero: never
+	ends   time.Duration // when the lifetime is over, on the store's clock; zero: never
 
-	// Written by the borrower, read by the store when it is back.
-	writing bool          // a command; where that panicked, half of it may be in the buffer
+	// Written by the borrower, read by the store after the return.
+	writing bool          // a command is being written; after a panic, half of it may be in the buffer
 	session atomic.Uint32 // the sender and the receiver may write it at once
 	verdict verdict
 	lentAt  time.Duration // when it was last lent, at first when it was dialled
-	soundAt time.Duration // when a look, an answer or a loan last showed that it is alive
+	soundAt time.Duration // when a look at the socket or a reply last showed that it is alive
 
 	// Guarded by store.mu.
 	phase     phase
-	born      int64         // the turn of the store when its dial began
-	place     int64         // among the idle ones: the turn of the store when it was handed back
-	proven    int64         // the turn of the store when it was last known to be good
-	failed    int64         // the turn of the store when it broke by itself; zero: it did not
-	used      bool          // since the janitor last saw it
+	born      int64         // the store's turn when the dial began
+	place     int64         // orders the idle connections: the store's turn of the last return
+	proven    int64         // the store's turn when the connection was last known to be good
+	failed    int64         // the store's turn when the connection broke by itself; zero: it did not
+	used      bool          // since the last sweep of the janitor
 	idleSince time.Duration // when the janitor first saw it idle
-	seen      time.Duration // when the janitor last saw that it had been used, or probed it
+	seen      time.Duration // when it was last probed, or the janitor saw that it had been used
 }
 
-// phase says by which of the store's counts a connection is counted.
+// phase is the count of the store that includes the connection.
 type phase uint8
 
 const (
 	idle phase = iota
 	lent
 	probed
-	overdue // probed, without an answer within patience
-	givenUp // overdue, and cut as its slot is needed
+	overdue // probed, without a reply within patience
+	givenUp // overdue, and cut because a dial needs the slot
 	closing
 )
 
-// A Conn's session is what its borrower did to the state that the server keeps
-// for the connection. Each loan begins anew.
+// The session of a Conn is what its borrower did to the state that the server keeps for
+// the connection. Each loan begins with asNew.
 const (
 	asNew       uint32 = iota
-	transaction        // WATCH or MULTI, which redigo undoes; after an error nobody knows
-	changed            // differs from that of a new connection, or may
-	unpaired           // likewise, and a command may have no reply, or several
+	transaction        // WATCH or MULTI, which redigo undoes; unknown after an error
+	changed            // the state differs from that of a new connection, or may differ
+	unpaired           // as changed, and a command may have no reply, or several
 )
 
-// verdict says what the borrower found out about the connection.
+// verdict is what the borrower found out about the connection.
 type verdict uint8
 
 const (
 	good     verdict = iota
-	unproven         // may be dead: it has to answer before it is lent again
+	unproven         // may be dead: it must answer a PING before it is lent again
 	useless          // must not be lent again
 )
 
@@ -87,7 +87,8 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 			err = fmt.Errorf("the dialer panicked: %v", r)
 		}
 		err = discreet(err)
-		// Where the dial's time has ended, that is not the time of whoever hears of it.
+		// The dial timed out, but not the borrower that gets this error, so the error must
+		// not match context.DeadlineExceeded.
 		switch late := errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil; {
 		case err == nil || !late:
 		case errors.Is(err, net.ErrClosed): // cut
@@ -119,8 +120,8 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 	return c, nil
 }
 
-// discreet replaces an error in which the server repeats the password: it does
-// not know AUTH, and says what it got.
+// discreet removes the password from an error of a server that does not know AUTH and
+// repeats the arguments.
 func discreet(err error) error {
 	var answer redis.Error
 	if errors.As(err, &answer) && resp.Discreet(string(answer)) != string(answer) {
@@ -129,8 +130,8 @@ func discreet(err error) error {
 	return err
 }
 
-// ping sends a PING and returns nil for every reply that Answered accepts. A reply
-// on which redigo panics is an error.
+// ping sends a PING and returns nil for every reply that Answered accepts. If redigo
+// panics on the reply, ping returns an error.
 func (c *Conn) ping(timeout time.Duration) (err error) {
 	if timeout <= 0 {
 		return context.DeadlineExceeded
@@ -148,11 +149,9 @@ func (c *Conn) ping(timeout time.Duration) (err error) {
 	return Answered(err)
 }
 
-// Answered returns nil for the error reply of a server that refuses a command
-// for its own reasons: the command is unknown, renamed or denied, or nothing is
-// written while a disk is full. Such a server is up. The error of a connection
-// that failed, and of a server that will not serve on this connection, is
-// returned as it is.
+// Answered returns nil if err is the error reply of a server that is up but refuses the
+// command: the command is unknown, renamed or denied, or a disk is full. It returns err
+// if the connection failed, or if the error condemns the server.
 func Answered(err error) error {
 	var answer redis.Error
 	if errors.As(err, &answer) && !resp.MeaningOf(string(answer)).Has(resp.Condemns) {
@@ -161,8 +160,8 @@ func Answered(err error) error {
 	return err
 }
 
-// doTimeout bounds the wait for the reply where the connection can. Zero leaves
-// it to the connection's own timeout.
+// doTimeout bounds the wait for the reply, if the connection supports it. With zero only
+// the connection's own timeout applies.
 func doTimeout(c redis.Conn, timeout time.Duration, cmd string, args ...any) (any, error) {
 	if t, ok := c.(redis.ConnWithTimeout); ok && timeout > 0 {
 		return t.DoWithTimeout(timeout, cmd, args...)
@@ -170,8 +169,8 @@ func doTimeout(c redis.Conn, timeout time.Duration, cmd string, args ...any) (an
 	return c.Do(cmd, args...)
 }
 
-// Socket returns what the connection reads from and writes to, for those who
-// speak RESP themselves, or nil where there is none that carries it.
+// Socket returns the socket of the connection, for a caller that speaks RESP itself. It
+// returns nil if the socket is hidden or does not carry plain RESP.
 func (c *Conn) Socket() net.Conn {
 	if !c.plain {
 		return nil
@@ -179,14 +178,17 @@ func (c *Conn) Socket() net.Conn {
 	return c.socket
 }
 
-// Wanted reports that a borrower that shares the connection should return it:
-// the store is closed, the lifetime of the connection is over, others wait for a
-// connection and not just for a dial that is under way, or the connection goes to
-// a server that was condemned and can be replaced.
+// Wanted reports whether a borrower that shares the connection should return it:
+//
+//   - the store is closed;
+//   - the lifetime of the connection is over;
+//   - other borrowers wait, and no dial is in flight or the first has waited for longer
+//     than patience;
+//   - the connection is a suspect and can be replaced.
 func (c *Conn) Wanted() bool {
 	s := c.store
 	if now := s.now(); c.expired(now) {
-		c.lentAt = now // so that put sees it, without a look at the clock
+		c.lentAt = now // put compares lentAt with the lifetime, to save a look at the clock
 		return true
 	}
 	s.mu.Lock()
@@ -197,16 +199,16 @@ func (c *Conn) Wanted() bool {
 	return s.closed || s.suspectLocked(c) && s.replaceableLocked(0)
 }
 
-// Close hands the connection back to the store.
+// Close returns the connection to the store.
 func (c *Conn) Close() error {
 	defer c.store.put(c)
-	if c.socket == nil && c.Err() != nil { // else every error was noted
+	if c.socket == nil && c.Err() != nil { // with a socket, every error was noted already
 		c.Retire()
 	}
 	return nil
 }
 
-// Err is redigo's.
+// Err returns the error of the redigo connection.
 func (c *Conn) Err() (err error) {
 	if c.socket != nil {
 		return c.Conn.Err()
@@ -215,10 +217,10 @@ func (c *Conn) Err() (err error) {
 	return err
 }
 
-// survive calls f, which redigo's pool needs for the return of a connection. The
-// connection may be the user's: if f panics or calls runtime.Goexit, redigo's pool
-// loses the connection. So a panic becomes an error, and after runtime.Goexit the
-// store takes the connection back here.
+// survive calls f, a step of the return of a connection by redigo's pool. The connection
+// may be the user's code: if f panicked or called runtime.Goexit, redigo's pool would
+// lose the connection. So survive returns a panic as an error, and after runtime.Goexit
+// gives the connection to the store itself.
 func (c *Conn) survive(f func(), err *error) {
 	ended := false
 	defer func() {
@@ -236,7 +238,8 @@ func (c *Conn) survive(f func(), err *error) {
 	ended = true
 }
 
-// Do is redigo's, as are the others.
+// Do does what redigo's Do does, and notes the command and the error. So do the methods
+// below.
 func (c *Conn) Do(cmd string, args ...any) (any, error) {
 	if cmd == "" {
 		return c.drain()
@@ -248,8 +251,7 @@ func (c *Conn) Do(cmd string, args ...any) (any, error) {
 }
 
 // LastUsed returns when the last borrower returned the connection, or when it was
-// dialled. The time may be up to a quarter of a second late, as the janitor sets
-// it.
+// dialled. The time may be up to a quarter of a second late, because the janitor sets it.
 func (c *Conn) LastUsed() time.Time {
 	s := c.store
 	s.mu.Lock()
@@ -260,9 +262,10 @@ func (c *Conn) LastUsed() time.Time {
 	return s.base.Add(c.idleSince)
 }
 
-// drain sends what is buffered and reads the replies that nobody has read. A
-// borrower may ask for that, and redigo's pool does when a connection is returned, after the commands that undo what the borrower did. So
-// an error among the replies may mean that the server refused to undo it.
+// drain sends the buffered commands and reads the replies that the borrower did not read. A
+// borrower may call it, and redigo's pool does on the return of a connection, after the
+// commands that undo MULTI and WATCH. So an error among the replies may mean that the
+// server refused to undo them.
 func (c *Conn) drain() (reply any, err error) {
 	if c.session.Load() == unpaired {
 		return nil, nil // it will be closed, and what is waited for here may never come
@@ -286,9 +289,9 @@ func (c *Conn) DoWithTimeout(timeout time.Duration, cmd string, args ...any) (an
 	return reply, c.noteError(err)
 }
 
-// DoContext does nothing if ctx is over. It runs on the caller's goroutine, so
-// that args are not read after it returned, which redigo's own does. A context
-// that ends meanwhile costs the connection.
+// DoContext does nothing if ctx has already ended. It runs on the caller's goroutine,
+// so that args are not read after it has returned; redigo's own DoContext reads them. If
+// ctx ends during the call, the connection is closed.
 func (c *Conn) DoContext(ctx context.Context, cmd string, args ...any) (any, error) {
 	return c.underContext(ctx, func(timeout time.Duration) (any, error) {
 		c.noteCommand(cmd, args)
@@ -331,8 +334,8 @@ func (c *Conn) ReceiveContext(ctx context.Context) (any, error) {
 	})
 }
 
-// underContext cuts the connection when ctx ends before f does: the only way to
-// unblock a write as well as a read.
+// underContext cuts the connection if ctx ends before f does, because only that unblocks
+// both a read and a write.
 func (c *Conn) underContext(ctx context.Context, f func(time.Duration) (any, error)) (any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -361,12 +364,12 @@ func (c *Conn) underContext(ctx context.Context, f func(time.Duration) (any, err
 	return reply, c.noteError(err)
 }
 
-// noteCommand remembers that cmd is being written, and what it does to the
-// session. redigo undoes WATCH and MULTI when the connection is returned. It
-// undoes SUBSCRIBE as well, but stops in the middle where the server refuses one
-// of the commands for that, and an UNSUBSCRIBE has as many replies as channels.
+// noteCommand records that cmd is being written, and what it does to the session. redigo
+// undoes WATCH and MULTI on the return of the connection, so they are allowed. It
+// undoes SUBSCRIBE too, but not completely if the server refuses a command for that, and
+// UNSUBSCRIBE has one reply for each channel.
 func (c *Conn) noteCommand(cmd string, args []any) {
-	if c.writing { // the last one panicked
+	if c.writing { // the last command panicked
 		c.Retire()
 	}
 	c.writing = true
@@ -408,15 +411,13 @@ func (c *Conn) raise(to uint32) {
 	}
 }
 
-// selectsOwn reports that the arguments of a SELECT name the database that the
-// connection is in anyway.
+// selectsOwn reports whether the arguments of a SELECT name the pool's own database.
 func (c *Conn) selectsOwn(args []any) bool {
 	return len(args) == 1 && fmt.Sprint(args[0]) == strconv.Itoa(c.store.cfg.Database)
 }
 
-// noteError remembers what an error says of the connection. Which command of a
-// transaction an error answers is not known here, so each makes it doubtful
-// whether the transaction can be undone.
+// noteError records what an error means for the connection. An error in a transaction
+// may answer any of its commands, so redigo may be unable to undo the transaction.
 func (c *Conn) noteError(err error) error {
 	switch {
 	case err == nil:
@@ -433,8 +434,8 @@ func (c *Conn) noteError(err error) error {
 	return err
 }
 
-// Fail tells the store, before Close, that the connection broke by itself. A
-// sender and a receiver may find that out at once.
+// Fail records, before Close, that the connection broke by itself. A sender and a
+// receiver may call it at the same time.
 func (c *Conn) Fail() {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
@@ -443,32 +444,33 @@ func (c *Conn) Fail() {
 	}
 }
 
-// Retire tells the store, before Close, to lend the connection no more.
+// Retire records, before Close, that the store must not lend the connection again.
 func (c *Conn) Retire() { c.verdict = useless }
 
-// Doubt tells the store, before Close, that the connection may be dead, so that
-// it has to answer a PING before it is lent again. The store itself doubts what
-// was borrowed while the process was suspended.
+// Doubt records, before Close, that the connection may be dead, so that it must answer a
+// PING before it is lent again. After a suspension of the process the store does this by
+// itself.
 func (c *Conn) Doubt() { c.verdict = max(c.verdict, unproven) }
 
-// isBroken tells a failure of the connection from an answer of the server.
+// isBroken reports whether err is a failure of the connection, not an error reply.
 func isBroken(err error) bool {
 	var re redis.Error
 	return err != nil && !errors.As(err, &re) && !errors.Is(err, redis.ErrNil)
 }
 
-// Dead looks at the socket of a connection that nobody uses. A hidden one is
-// taken to be alive.
+// Dead reports whether the server has closed the connection, or sent bytes that no
+// command asked for. The connection must not be in use. Dead returns false if the socket
+// is hidden.
 func (c *Conn) Dead() bool { return c.socket != nil && !c.socket.quiet() }
 
 func (c *Conn) expired(now time.Duration) bool { return c.ends != 0 && now >= c.ends }
 
-// blind reports that nobody can look at the socket: it is hidden, or the
-// platform has no way.
+// blind reports whether the socket cannot be checked, because it is hidden or the
+// platform does not support it.
 func (c *Conn) blind() bool { return c.socket == nil || c.socket.peek == nil }
 
-// Cut ends all use of the connection at once, whoever is using it. It is still
-// open until it is handed back.
+// Cut makes all reads and writes on the connection fail at once. The connection keeps
+// its slot until it is returned.
 func (c *Conn) Cut() {
 	if c.socket != nil {
 		_ = c.socket.Close() // never fails
@@ -477,8 +479,8 @@ func (c *Conn) Cut() {
 	c.end()
 }
 
-// shut closes the connection, and where its socket is seen waits until the
-// server has done so too.
+// shut closes the connection and, unless the socket is hidden, waits until the server has
+// closed it too.
 func (c *Conn) shut() {
 	if c.socket != nil {
 		c.socket.Shut()
@@ -486,8 +488,8 @@ func (c *Conn) shut() {
 	c.end()
 }
 
-// end calls the Close of the connection below. The connection may be the user's,
-// and no caller of end could recover from its panic.
+// end closes the redigo connection. It may be the user's code, so end recovers from a
+// panic, which no caller could do.
 func (c *Conn) end() {
 	defer func() { _ = recover() }() // the connection is given up anyway
 	c.Conn.Close()

@@ -6,23 +6,23 @@ import (
 	"github.com/gomodule/redigo/redis"
 )
 
-// The package rediscache gives these to its users under the same names.
+// Package rediscache exports these errors under the same names.
 var (
 	ErrClosed              = errors.New("rediscache: closed")
 	ErrPoolExhausted error = exhausted{}
 	ErrUnavailable         = errors.New("rediscache: unavailable")
 )
 
-// exhausted matches the error that redigo's pool returns in the same case, for
-// libraries that were written for that.
+// exhausted matches redis.ErrPoolExhausted, for libraries that check for the error of
+// redigo's pool.
 type exhausted struct{}
 
 func (exhausted) Error() string { return "rediscache: pool exhausted" }
 
 func (exhausted) Is(target error) bool { return target == redis.ErrPoolExhausted }
 
-// A DialError says why no connection could be opened. It matches
-// ErrUnavailable and unwraps to the cause.
+// DialError is the error of a failed dial. It matches ErrUnavailable and unwraps to
+// the cause.
 type DialError struct{ Err error }
 
 func (e *DialError) Error() string { return "rediscache: dial: " + e.Err.Error() }

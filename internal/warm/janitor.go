@@ -2,8 +2,7 @@ package warm
 
 import "time"
 
-// janitor looks after the idle connections while nobody asks. It ends when
-// the store closes.
+// janitor checks the idle connections in the background. It ends when the store closes.
 func (s *Store) janitor() {
 	s.everySweep(func() bool {
 		s.sweep()
@@ -11,8 +10,8 @@ func (s *Store) janitor() {
 	})
 }
 
-// prober has cold connections answer, one after another. A connection that does
-// not answer must not hold up the janitor.
+// prober sends a PING to connections that were silent for long, one after another. It is
+// a goroutine of its own, so that a slow PING does not delay the janitor.
 func (s *Store) prober() { s.everySweep(s.probeOne) }
 
 // everySweep calls do every sweepEvery until the store closes, and again at once
@@ -31,8 +30,8 @@ func (s *Store) everySweep(do func() (again bool)) {
 	}
 }
 
-// sweep closes the idle connections that are dead, too old, or above the
-// floor and not wanted for long, the least recently used first.
+// sweep closes the idle connections that are dead, too old, or above the minimum and
+// idle for too long, the least recently used first.
 func (s *Store) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,8 +56,8 @@ func (s *Store) sweep() {
 	s.fillLocked()
 }
 
-// staleLocked returns the counter of the reason to close an idle connection,
-// or nil. A peek does not wait, so it may happen under the lock.
+// staleLocked returns the counter of the reason to close an idle connection, or nil.
+// Dead does not block, so it may be called under the lock.
 func (s *Store) staleLocked(c *Conn, now time.Duration, spare int) *int64 {
 	switch idle := s.cfg.IdleTimeout; {
 	case c.Dead():
@@ -71,7 +70,8 @@ func (s *Store) staleLocked(c *Conn, now time.Duration, spare int) *int64 {
 	return nil
 }
 
-// probeOne looks after one cold connection and reports whether there was one.
+// probeOne probes one connection that was silent for long, and reports whether there was
+// one.
 func (s *Store) probeOne() bool {
 	answered := s.probeCold()
 	if answered == nil {
@@ -81,8 +81,8 @@ func (s *Store) probeOne() bool {
 	return true
 }
 
-// probeCold begins to probe the connection that was silent for longest. It
-// returns nil where none was silent for long.
+// probeCold begins to probe the first idle connection that was silent for
+// HealthCheckAfter. It returns nil if there is none.
 func (s *Store) probeCold() <-chan struct{} {
 	now := s.now()
 	s.mu.Lock()
@@ -98,8 +98,8 @@ func (s *Store) probeCold() <-chan struct{} {
 	return nil
 }
 
-// startProbeLocked has a connection that is counted nowhere answer a PING. The
-// channel is closed when the connection is idle, lent or being closed again.
+// startProbeLocked sends a PING to a connection that no count includes. The channel is
+// closed when the probe is over, and the connection is idle, lent or closing.
 func (s *Store) startProbeLocked(c *Conn) <-chan struct{} {
 	s.probing++
 	c.phase = probed
@@ -120,8 +120,8 @@ func (s *Store) startProbeLocked(c *Conn) <-chan struct{} {
 	return done
 }
 
-// probeIsLate lets dials take the place of a probe that may never be answered,
-// if the connection was not proven since.
+// probeIsLate marks a probe as overdue, so that waiters get a dial instead. It does
+// nothing if this probe is over: then the connection was proven after since.
 func (s *Store) probeIsLate(c *Conn, since int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,12 +133,11 @@ func (s *Store) probeIsLate(c *Conn, since int64) {
 	}
 }
 
-// probe sends a PING, which may take as long as a dial: that is what a
-// connection without an answer costs. Its place among the idle ones stays: only
-// borrowers make it warmer. The connection may be the user's, and call
-// runtime.Goexit.
+// probe sends a PING, which may take as long as a dial. The connection keeps its place
+// among the idle connections, because only a loan moves it. The connection may be the
+// user's code and call runtime.Goexit.
 func (s *Store) probe(c *Conn) {
-	timer := time.AfterFunc(s.cfg.DialTimeout, c.Cut) // for those who know no timeouts
+	timer := time.AfterFunc(s.cfg.DialTimeout, c.Cut) // for a connection without timeouts
 	err := errExited
 	defer func() {
 		if c.verdict == unproven {
@@ -146,7 +145,7 @@ func (s *Store) probe(c *Conn) {
 		}
 		_ = c.noteError(err)
 		if !timer.Stop() {
-			c.Retire() // it may be cut once it is lent
+			c.Retire() // the timer may cut the connection after it is lent
 		}
 		s.endProbe(c)
 	}()
@@ -156,7 +155,7 @@ func (s *Store) probe(c *Conn) {
 func (s *Store) endProbe(c *Conn) {
 	now := s.now()
 	if c.blind() {
-		c.soundAt = now // else the borrower looks, which is cheap and sees what came after the answer
+		c.soundAt = now // otherwise sound looks at the socket, which also shows what came after the answer
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,12 +172,12 @@ func (s *Store) endProbe(c *Conn) {
 	s.turn++
 	c.proven = s.turn
 	s.keepLocked(c)
-	s.fillLocked() // a suspect that is idle again is no spare connection
+	s.fillLocked() // a suspect that is idle again does not count for the minimum
 }
 
-// resumeLocked puts all idle connections in doubt after a suspension of the
-// process. A NAT or a server may have forgotten the connections meanwhile, and a
-// look at the sockets does not show that.
+// resumeLocked makes all idle connections answer a PING after a suspension of the
+// process, and closes dead ones. A NAT or a server may have forgotten the connections
+// meanwhile, and a look at the sockets does not show that.
 func (s *Store) resumeLocked(now time.Time) {
 	s.pulse.beat(now)
 	s.doubted = s.turn

@@ -190,7 +190,7 @@ func (m *model) checkDropped(failed int64) {
 	}
 }
 
-// chooseWaiting returns one that waits, or nil.
+// chooseWaiting returns a random waiting borrower, or nil.
 func (m *model) chooseWaiting() *borrower {
 	if len(m.queue) == 0 {
 		return nil
@@ -253,7 +253,7 @@ func (m *model) idleKill() {
 	time.Sleep(2 * peekAfter)
 }
 
-// condemn lets the server answer READONLY on a connection that is lent.
+// condemn makes the server answer READONLY on a borrowed connection.
 func (m *model) condemn() {
 	if len(m.lent) > 0 {
 		c := m.lent[m.rng.IntN(len(m.lent))]
@@ -278,7 +278,7 @@ func (m *model) rank(c *Conn) int {
 	return 1
 }
 
-// suspects counts them anew.
+// suspects counts the suspects among the connections.
 func (m *model) suspects() (n int) {
 	for c := range m.store.all {
 		if c.phase != closing && m.store.suspectLocked(c) {
@@ -320,7 +320,7 @@ func (m *model) check() {
 	case !slices.IsSortedFunc(s.idle, func(a, b *Conn) int { return m.rank(a) - m.rank(b) }):
 		m.fatalf("a suspect is lent before another connection")
 	case slices.ContainsFunc(s.idle, s.unprovenLocked):
-		m.fatalf("one is idle of which nobody knows that it is alive")
+		m.fatalf("a connection that may be dead is idle")
 	case min(s.cutting, s.overdue-s.cutting, s.probing-s.overdue) < 0:
 		m.fatalf("probing %d, overdue %d, given up %d", s.probing, s.overdue, s.cutting)
 	case s.inUse != len(m.lent):
@@ -342,8 +342,8 @@ func (m *model) check() {
 	}
 }
 
-// answers removes those who have an answer from the queue. They must be the
-// first, but for those who left or were refused.
+// answers removes the borrowers that have a connection or an error from the queue. They
+// must be the first ones, except those that gave up or were refused.
 func (m *model) answers() {
 	var waiting []*borrower
 	for _, b := range m.queue {

@@ -11,56 +11,56 @@ import (
 	"time"
 )
 
-// Socket is closed in two steps, because the server counts a connection until
-// it has read its end. Close, which redigo calls at the first error, ends
-// reads and writes and tells the server so; Shut then waits for the server.
-// Between the two the slot is taken.
+// Socket is the socket of a connection. It is closed in two steps, because the server
+// counts a connection until it has read the end of the stream. Close, which redigo calls
+// after the first error, ends reads and writes and closes the stream to the server. Shut
+// then waits for the server. Until then the connection keeps its slot.
 //
-// During a dial or a probe it is terse: every command has a reply of one line,
-// and nobody has sent anything that matters yet. So nothing else is let through
-// then to redigo, which dies of some lengths and nestings, after an AUTH in a
-// goroutine where nobody can recover. And why the server hangs up, which it says
-// before it does, is heard although a write may find the end first.
+// During a dial or a probe the socket is terse: it accepts only replies of one line,
+// which are all that redigo needs then, and a bulk PONG. redigo panics on some lengths
+// and nestings, and in a dial it does so in a goroutine where nobody can recover. While
+// the socket is terse, a failed write does not hide the error reply that the server sent
+// before it closed the connection: the next read returns the reply first.
 type Socket struct {
 	net.Conn
-	peek func() bool // nil where it cannot be looked at
+	peek func() bool // nil if the platform cannot check the socket
 
 	terse  atomic.Bool
-	sealed bool // the reader's: it carries TLS, so lines are not seen
-	inLine bool // the reader's while terse
-	inPONG int  // as inLine: how much of bulkPONG was read
-	heard  int  // as inLine
+	sealed bool // used by the reader: the socket carries TLS, so lines cannot be checked
+	inLine bool // used by the reader while terse
+	inPONG int  // used by the reader while terse: how many bytes of bulkPONG were read
+	heard  int  // used by the reader while terse: how many bytes were read
 
-	mu       sync.Mutex // guards what follows, and that no deadline is set after ended
+	mu       sync.Mutex // guards the fields below, and that no deadline is set after ended
 	ended    bool
-	broken   error         // of a write while terse, for the next read to tell
+	broken   error         // of a write while terse; the next read returns it
 	due      time.Time     // the deadline of reads
-	patience time.Duration // from when that was set; zero or less: there is none
+	patience time.Duration // from when due was set until due; zero or less: no deadline
 }
 
 const (
-	maxTerse = 64 << 10         // bytes of all that is said in a dial or a probe
-	bulkPONG = "$4\r\nPONG\r\n" // the one reply besides lines: some proxies answer PING so
+	maxTerse = 64 << 10         // the most bytes that the server may send in a dial or a probe
+	bulkPONG = "$4\r\nPONG\r\n" // accepted besides lines, because some proxies answer PING with it
 
-	tlsAlert, tlsHandshake = 0x15, 0x16 // how what a TLS server says may begin
+	tlsAlert, tlsHandshake = 0x15, 0x16 // the first byte of a TLS server may be one of these
 )
 
 var errNotRedis = errors.New("the server does not answer as Redis does")
 
-// NewSocket wraps a socket, whose owner then calls Shut. It begins terse.
+// NewSocket wraps a socket. The caller must call Shut. The Socket is terse at first.
 func NewSocket(c net.Conn) *Socket {
 	s := &Socket{Conn: c, peek: peeker(c)}
 	s.terse.Store(true)
 	return s
 }
 
-// setTerse begins or ends a dial or a probe, while nobody reads.
+// setTerse begins or ends a dial or a probe. No read may be in flight.
 func (s *Socket) setTerse(on bool) {
 	s.inLine, s.inPONG, s.heard = false, 0, 0
 	s.terse.Store(on)
 }
 
-// Read fails with net.ErrClosed after Close.
+// Read returns net.ErrClosed after Close.
 func (s *Socket) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
 	for errors.Is(err, os.ErrDeadlineExceeded) && s.goesOn() {
@@ -80,7 +80,8 @@ func (s *Socket) Read(p []byte) (int, error) {
 	return n, s.reasonLocked(err)
 }
 
-// goesOn gives a read the time that was lost.
+// goesOn extends the deadline of a read that expired while the process was suspended. It
+// reports false if it did not extend the deadline.
 func (s *Socket) goesOn() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,8 +96,8 @@ func (s *Socket) goesOn() bool {
 	return s.Conn.SetReadDeadline(s.due) == nil
 }
 
-// isTerse looks at what was read. Bytes that begin as TLS does are nothing to
-// redigo where there is none.
+// isTerse checks the bytes that were read. It accepts bytes that begin as TLS: the TLS
+// layer reads them, or redigo returns an error for them if there is none.
 func (s *Socket) isTerse(p []byte) bool {
 	if s.heard == 0 && len(p) > 0 && (p[0] == tlsHandshake || p[0] == tlsAlert) {
 		s.sealed = true
@@ -121,8 +122,8 @@ func (s *Socket) isTerse(p []byte) bool {
 	return s.heard <= maxTerse
 }
 
-// Write fails with net.ErrClosed after Close. While the socket is terse another
-// failure is for the next read to tell, once it has read what there is.
+// Write returns net.ErrClosed after Close. While the socket is terse, Write keeps any
+// other error but a timeout for the next Read, which returns it after the last bytes.
 func (s *Socket) Write(p []byte) (int, error) {
 	n, err := s.Conn.Write(p)
 	if err == nil {
@@ -137,8 +138,8 @@ func (s *Socket) Write(p []byte) (int, error) {
 	return n, s.reasonLocked(err)
 }
 
-// reasonLocked tells an end that this side wanted from the timeout that it
-// looks like.
+// reasonLocked returns net.ErrClosed if this side closed the socket, because that looks
+// like a timeout, and err otherwise.
 func (s *Socket) reasonLocked(err error) error {
 	if s.ended {
 		return net.ErrClosed
@@ -152,13 +153,13 @@ func (s *Socket) over() bool {
 	return s.ended
 }
 
-// SetDeadline fails after Close, as do the other two.
+// SetDeadline returns net.ErrClosed after Close.
 func (s *Socket) SetDeadline(t time.Time) error { return s.arm(s.Conn.SetDeadline, t, true) }
 
-// SetReadDeadline is one of the other two.
+// SetReadDeadline returns net.ErrClosed after Close.
 func (s *Socket) SetReadDeadline(t time.Time) error { return s.arm(s.Conn.SetReadDeadline, t, true) }
 
-// SetWriteDeadline is one of the other two.
+// SetWriteDeadline returns net.ErrClosed after Close.
 func (s *Socket) SetWriteDeadline(t time.Time) error { return s.arm(s.Conn.SetWriteDeadline, t, false) }
 
 func (s *Socket) arm(set func(time.Time) error, t time.Time, reads bool) error {
@@ -173,7 +174,7 @@ func (s *Socket) arm(set func(time.Time) error, t time.Time, reads bool) error {
 	return set(t)
 }
 
-// SyscallConn is that of the socket below.
+// SyscallConn returns that of the wrapped socket.
 func (s *Socket) SyscallConn() (syscall.RawConn, error) {
 	if sc, ok := s.Conn.(syscall.Conn); ok {
 		return sc.SyscallConn()
@@ -181,12 +182,11 @@ func (s *Socket) SyscallConn() (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// quiet reports that the connection is open and that nothing came which
-// nobody asked for. It does not wait.
+// quiet reports whether the connection is open and has no unread bytes. It does not wait.
 func (s *Socket) quiet() bool { return !s.over() && (s.peek == nil || s.peek()) }
 
-// Close unblocks whoever reads or writes, now or later, and ends the stream to
-// the server. It does not wait.
+// Close makes all reads and writes fail, now and later, and ends the stream to the
+// server. It does not wait.
 func (s *Socket) Close() error {
 	if s.end(time.Unix(1, 0)) {
 		s.endStream()
@@ -194,9 +194,8 @@ func (s *Socket) Close() error {
 	return nil
 }
 
-// Shut waits, not for long, until the server has closed its side, and closes
-// the socket. While the process stands still the server does not wait for it, and
-// is given as much time again.
+// Shut waits up to linger until the server has closed its side, and closes the socket. A
+// suspension of the process during the wait extends the wait, at most by linger.
 func (s *Socket) Shut() {
 	until := time.Now().Add(linger)
 	s.end(until)
@@ -210,8 +209,8 @@ func (s *Socket) Shut() {
 	_ = s.Conn.Close()
 }
 
-// end reports whether it was the first; then it sets the last deadline but
-// Shut's.
+// end marks the socket as ended and sets deadline. It reports whether this was the first
+// call. After it only Shut sets a deadline.
 func (s *Socket) end(deadline time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,16 +218,16 @@ func (s *Socket) end(deadline time.Time) bool {
 		return false
 	}
 	s.ended = true
-	_ = s.Conn.SetDeadline(deadline) // an error means that it is closed
+	_ = s.Conn.SetDeadline(deadline) // an error means that the socket is closed
 	return true
 }
 
-// endStream reports whether this kind of connection can end one way only. It
-// may be called again.
+// endStream closes the stream to the server, and reports whether this kind of connection
+// supports that. It may be called again.
 func (s *Socket) endStream() bool {
 	half, ok := s.Conn.(interface{ CloseWrite() error })
 	if ok {
-		_ = half.CloseWrite() // an error means that the server was first
+		_ = half.CloseWrite() // an error means that the server closed the connection first
 	}
 	return ok
 }

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// A process that stands still, for a debugger or a hypervisor, finds its timers
-// over when it goes on, and in its sockets what it waited for. That a timer
-// comes so late tells.
+// When a process resumes after a suspension, by a debugger or a hypervisor, its timers
+// have expired although its sockets may hold the awaited data. A timer that fires this
+// much late shows that the process was suspended.
 const standstill = 50 * time.Millisecond
 
-// lost is how much longer may last what had d until due: the time that the
-// process is seen to have stood still, but not more than d again.
+// lost returns how far to extend a wait of d that expired at due while the process was
+// suspended: as long as the timer is late, at most d, and zero if it is not late.
 func lost(due time.Time, d time.Duration) time.Duration {
 	if late := time.Since(due); late > standstill {
 		return min(late, d)
@@ -20,8 +20,8 @@ func lost(due time.Time, d time.Duration) time.Duration {
 	return 0
 }
 
-// Within returns a context that ends with ctx, or with context.DeadlineExceeded once the process has
-// run for d. The context reports no deadline of its own, because a suspension moves it.
+// Within returns a context that ends with ctx, or with context.DeadlineExceeded after d. A suspension of the
+// process extends d by at most d. The context reports no deadline of its own, because a suspension moves it.
 func Within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	expired := &expiry{context.DeadlineExceeded}
@@ -46,9 +46,9 @@ func Within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 	}
 }
 
-// within returns context.DeadlineExceeded from Err where its own time ran out. It tells that by a
-// cause that no other context has: a caller's context may be cancelled with a cause that matches
-// context.DeadlineExceeded too, and then Err returns context.Canceled, as the caller's does.
+// within returns context.DeadlineExceeded from Err if its own time expired. It recognizes that by a cause that
+// no other context has. A caller's context may be cancelled with a cause that matches
+// context.DeadlineExceeded; then Err returns context.Canceled, as that of the caller's context does.
 type within struct {
 	context.Context // cancelled with expired when the time runs out
 	expired         *expiry
@@ -62,14 +62,14 @@ func (w *within) Err() error {
 	return err
 }
 
-// expiry is the cause of one context's end. It matches context.DeadlineExceeded.
+// expiry is the cause of one within context. It matches context.DeadlineExceeded.
 type expiry struct{ error }
 
 func (e *expiry) Unwrap() error { return e.error }
 
-// pulse knows when the process was last seen to run. A suspended process leaves
-// its monotonic clock running, a suspended machine may not, but sets the wall
-// clock forward when it goes on.
+// pulse is when the process was last seen to run. While a process is suspended its
+// monotonic clock runs on. While a machine is suspended the monotonic clock may stop,
+// but the wall clock jumps when the machine resumes. So Suspended looks at both.
 type pulse struct{ last time.Time }
 
 // suspendedAfter is longer than a busy machine delays the janitor, and shorter
@@ -78,11 +78,11 @@ const suspendedAfter = 2 * time.Second
 
 func (p *pulse) beat(now time.Time) { p.last = now }
 
-// missed reports that the process was not seen to run for long.
+// missed reports whether the process was suspended since the last beat.
 func (p *pulse) missed(now time.Time) bool { return Suspended(p.last, now) }
 
-// Suspended reports whether a process that was seen to run at last, and runs
-// now, was suspended in between.
+// Suspended reports whether the process was suspended between last, when it was seen to
+// run, and now.
 func Suspended(last, now time.Time) bool {
 	return max(now.Sub(last), now.Round(0).Sub(last.Round(0))) > suspendedAfter
 }

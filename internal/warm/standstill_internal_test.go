@@ -58,7 +58,7 @@ func TestWithinEndsAsItsParentDoes(t *testing.T) {
 	ctx, cancel = Within(parent, time.Hour)
 	defer cancel()
 	stop(fmt.Errorf("a budget: %w", context.DeadlineExceeded))
-	require.Equal(t, context.Canceled, ctx.Err(), "whatever the cause matches")
+	require.Equal(t, context.Canceled, ctx.Err(), "for any cause")
 
 	outer, cancel := Within(t.Context(), 0)
 	defer cancel()
@@ -66,7 +66,7 @@ func TestWithinEndsAsItsParentDoes(t *testing.T) {
 	defer end()
 	ctx, cancel = Within(parent, time.Hour)
 	defer cancel()
-	require.Equal(t, parent.Err(), ctx.Err(), "the time of another")
+	require.Equal(t, parent.Err(), ctx.Err(), "the parent ended, not this context")
 
 	parent, end = context.WithTimeout(t.Context(), 1)
 	defer end()

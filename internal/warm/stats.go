@@ -2,7 +2,7 @@ package warm
 
 import "time"
 
-// Stats is documented where users see it, as rediscache.PoolStats.
+// Stats is documented as rediscache.PoolStats.
 type Stats struct {
 	Open, Idle, InUse, Waiting int
 	Dials, DialFailures        int64
@@ -17,7 +17,7 @@ type Closed struct {
 	Idle, Lifetime, Broken, State, Shutdown int64
 }
 
-// Stats returns the counts of this moment.
+// Stats returns the current counts.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -26,8 +26,8 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// Spare returns how many connections can be lent before a borrower has to wait
-// for one that is in use.
+// Spare returns how many connections the store can lend before a borrower has to wait
+// for the return of a connection.
 func (s *Store) Spare() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

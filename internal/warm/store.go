@@ -1,26 +1,25 @@
-// Package warm is the store of physical connections: it keeps a floor of them
-// open and spare, a strict cap on how many are open, and all of them healthy.
+// Package warm is the store of connections. It keeps MinIdle connections idle, never
+// has more than MaxActive open, and checks that idle connections are alive.
 //
-// One mutex guards the store. Under it these hold, always:
+// One mutex guards the store. While it is not held, these invariants hold:
 //
-//  1. open = idle + inUse + probing + dialing + closing <= MaxActive. open
-//     rises only in fillLocked, and falls only after the socket is gone: on
-//     the server's side too, see [Socket].
-//  2. A waiter is queued only while idle is empty, and while something will
-//     come to it: a connection in use or probed, a dial, a close that frees
-//     the slot for one, or the end of a back-off or of the pace. Whatever frees
-//     a connection or a slot grants or dials in the same critical section.
-//  3. A grant is used once: the channel holds one, a waiter is unlinked under
-//     the lock before it is granted, and one that was cancelled meanwhile
-//     passes its grant on under the lock.
-//  4. Nobody passes a waiter: what comes free goes to the head of the queue and
-//     is idle only where nobody waits, so who finds one idle passes nobody.
-//  5. Every idle connection has proved that it is alive since the last
-//     connection broke and since the process was last suspended. Connections to a
-//     condemned server are lent last, see suspect.go.
+//  1. open = idle + inUse + probing + dialing + closing <= MaxActive. open rises only
+//     in fillLocked. It falls only after the socket is closed on the server's side too,
+//     see [Socket].
+//  2. A waiter is queued only while no connection is idle and an event to come can
+//     serve it: the return or the probe of a connection, a dial, a close that frees a
+//     slot, or the end of a back-off or of the pace. Code that frees a connection or a
+//     slot grants the connection or dials in the same critical section.
+//  3. A grant is used once. The channel holds one, and a waiter is unlinked under the
+//     lock before it gets the grant. A waiter that was cancelled meanwhile passes its
+//     grant on under the lock.
+//  4. No borrower overtakes a waiter: a free connection goes to the head of the queue,
+//     and becomes idle only if the queue is empty.
+//  5. Every idle connection has proved that it is alive since the last connection
+//     broke and since the process was last suspended. The store lends connections to a
+//     condemned server last, see suspect.go.
 //
-// Neither a dial nor a read, a write or a close happens under the lock, and
-// no borrower dials.
+// No dial, read, write or close happens under the lock, and no borrower dials.
 package warm
 
 import (
@@ -37,67 +36,67 @@ import (
 )
 
 const (
-	maxDials   = 8                      // at once; one while Redis is down
+	maxDials   = 8                      // at the same time; one while Redis is down
 	minBackoff = 20 * time.Millisecond  // after the first failed dial
-	maxBackoff = 800 * time.Millisecond // so that a server that is back has a client within a second
-	sweepEvery = 250 * time.Millisecond // how soon a dead idle connection is found with nobody asking
-	peekAfter  = time.Millisecond       // a connection known to be sound since is not worth a system call
-	blindAfter = 100 * time.Millisecond // where nobody can look, a connection unused since is worth a round trip
-	patience   = 100 * time.Millisecond // how long a dial or a probe may take before the store looks elsewhere
-	linger     = 250 * time.Millisecond // how long a close waits for the server's
+	maxBackoff = 800 * time.Millisecond // so that the pool reconnects within a second after Redis is back
+	sweepEvery = 250 * time.Millisecond // how soon the janitor finds a dead idle connection
+	peekAfter  = time.Millisecond       // a connection that was sound within this time is not checked again
+	blindAfter = 100 * time.Millisecond // a connection with a hidden socket that was idle for this long gets a PING
+	patience   = 100 * time.Millisecond // how long a dial or a probe may take before the store does not count on it
+	linger     = 250 * time.Millisecond // how long a close waits until the server has closed the connection too
 )
 
-// Config is what a store is made of. New does not check it.
+// Config configures a store. New does not check it.
 type Config struct {
 	MinIdle, MaxActive int
-	IdleTimeout        time.Duration // 0: never trim
-	MaxLifetime        time.Duration // 0: never retire
+	IdleTimeout        time.Duration // 0: no limit
+	MaxLifetime        time.Duration // 0: no limit
 	HealthCheckAfter   time.Duration // 0: never probe
 	DialTimeout        time.Duration
-	ReadTimeout        time.Duration // 0: the connection's own
-	Transport          Transport     // of what Dial dials
-	Database           int           // that Dial selects; negative: unknown
+	ReadTimeout        time.Duration // 0: the connection's own timeout
+	Transport          Transport     // of the connections of Dial
+	Database           int           // the database that Dial selects; negative: unknown
 
 	Dial func(ctx context.Context) (Dialed, error)
 }
 
-// Dialed is an open connection and its socket, nil where it is hidden. Plain
-// says that the socket itself carries RESP.
+// Dialed is an open connection and its socket, which is nil if it is hidden. Plain means
+// that the socket itself carries RESP, not TLS.
 type Dialed struct {
 	Conn   redis.Conn
 	Socket *Socket
 	Plain  bool
 }
 
-// Store lends connections and takes them back.
+// Store lends connections.
 type Store struct {
 	cfg       Config             // immutable
-	base      time.Time          // immutable; times below are durations since
+	base      time.Time          // immutable; times below are durations since base
 	startDial func(turn int64)   // immutable; its goroutine is one of wg
 	stopDials context.CancelFunc // immutable
-	stop      chan struct{}      // closed when the store closes: ends the janitor and the prober
+	stop      chan struct{}      // closed when the store closes, to end the janitor and the prober
 	wg        sync.WaitGroup     // dials, probes, closes, the janitor and the prober
 
 	mu       sync.Mutex         // guards all below
 	all      map[*Conn]struct{} // every open connection
-	idle     []*Conn            // least recently lent first; the last is lent first
+	idle     []*Conn            // ordered by the last return; the last is lent first
 	inUse    int
-	probing  int // counts as idle for the floor: it will be back in a moment
-	overdue  int // of probing: without an answer within patience; waiters do not count on these
+	probing  int // counts as idle for MinIdle, because a probe is short
+	overdue  int // of probing: no reply within patience; waiters do not count on these
 	cutting  int // of overdue: cut because a dial needs the slot
 	dialing  int
 	closing  int
-	turn     int64 // counts what is handed back, dialled, probed or condemned; starts above zero
-	doubted  int64 // the turn when the process was last seen to have been suspended
+	turn     int64 // counts returns, dials, probes and condemnations; starts above zero
+	doubted  int64 // the turn when the store last noticed a suspension of the process
 	pulse    pulse
 	waiters  list.List // of *waiter, in the order of their arrivals
 	arrivals int64
 	changed  chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
 	closed   bool
 
-	fails      int // dials failed in a row
+	fails      int // failed dials in a row
 	failure    error
-	salvo      int  // dials under way that were begun before the first of those failed
+	salvo      int  // dials in flight that began before the first of these failed
 	backingOff bool // no dial before retry fires
 	retry      *time.Timer
 
@@ -108,9 +107,9 @@ type Store struct {
 
 type waiter struct {
 	grant   chan grant    // holds one
-	since   time.Duration // when it was queued
+	since   time.Duration // when the waiter was queued
 	arrival int64         // orders the borrowers by their calls of Acquire
-	place   *list.Element // in the queue; nil once it has left
+	place   *list.Element // in the queue; nil after the waiter has left it
 }
 
 type grant struct {
@@ -119,7 +118,7 @@ type grant struct {
 	waited time.Duration
 }
 
-// New starts a store, which fills to its floor at once.
+// New starts a store, which dials MinIdle connections in the background.
 func New(cfg Config) *Store {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Store{
@@ -139,7 +138,7 @@ func New(cfg Config) *Store {
 
 func (s *Store) now() time.Duration { return time.Since(s.base) }
 
-// Acquire lends a connection, which the borrower hands back with its Close.
+// Acquire lends a connection. Close on the connection returns it.
 func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -156,7 +155,7 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The one look at the clock of a loan: it is a sixth of its price.
+		// A loan reads the clock only here, because that is a sixth of its cost.
 		if c.lentAt = s.now(); c.lentAt-c.soundAt < peekAfter {
 			return c, nil
 		}
@@ -167,9 +166,9 @@ func (s *Store) Acquire(ctx context.Context) (*Conn, error) {
 	}
 }
 
-// AcquireTested lends a connection that passes test. A connection that fails is
-// closed and counts against the server, as an answer that condemns it does. The
-// error is that of a connection which was dialled meanwhile: none can do better.
+// AcquireTested lends a connection that passes test. A connection that fails is closed
+// and condemns the server. If a connection that was dialled during the call fails,
+// AcquireTested returns its error, because no other connection can be better.
 func (s *Store) AcquireTested(ctx context.Context, test func(*Conn) error) (*Conn, error) {
 	s.mu.Lock()
 	began := s.turn
@@ -188,7 +187,7 @@ func (s *Store) AcquireTested(ctx context.Context, test func(*Conn) error) (*Con
 	}
 }
 
-// sound has a last look at a connection before its borrower gets it.
+// sound checks a connection before its borrower gets it.
 func (s *Store) sound(c *Conn) bool {
 	if c.Dead() {
 		c.Fail()
@@ -210,9 +209,9 @@ func (s *Store) sound(c *Conn) bool {
 	return true
 }
 
-// swap takes back a connection that is not sound, and serves its borrower again in
-// the order of arrival. The store closes the connection or has it answer a PING.
-// A PING without an answer delays the borrower by patience at most.
+// swap takes back a connection that is not sound, and serves its borrower again in the
+// order of arrival. The store closes the connection or sends it a PING. A PING without a
+// reply delays the borrower by at most patience.
 func (s *Store) swap(c *Conn, arrival int64) (*Conn, *waiter, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -262,7 +261,7 @@ func (s *Store) wait(ctx context.Context, w *waiter) (*Conn, error) {
 		s.stats.Timeouts++
 		return nil, s.waitErrorLocked(ctx.Err())
 	}
-	// It was granted before it could leave.
+	// The waiter got its grant before it could leave the queue.
 	g := <-w.grant
 	if g.err != nil {
 		return nil, g.err
@@ -270,26 +269,27 @@ func (s *Store) wait(ctx context.Context, w *waiter) (*Conn, error) {
 	s.stats.Waits--
 	s.stats.WaitTime -= g.waited
 	s.stats.Timeouts++
-	err := s.waitErrorLocked(ctx.Err()) // while that one counts
+	err := s.waitErrorLocked(ctx.Err()) // before putLocked, so that inUse includes this connection
 	s.putLocked(g.conn)
 	return nil, err
 }
 
-// leaveLocked unlinks a waiter.
+// leaveLocked removes a waiter from the queue.
 func (s *Store) leaveLocked(w *waiter) {
 	s.waiters.Remove(w.place)
 	w.place = nil
 }
 
-// Late is the error of one who waits for a connection no longer, for cause.
+// Late returns the error for a caller that gave up waiting because of cause.
 func (s *Store) Late(cause error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.waitErrorLocked(cause)
 }
 
-// waitErrorLocked tells a pool whose connections are all busy from one that
-// is still dialling.
+// waitErrorLocked returns the error for a borrower that waited in vain. It matches
+// ErrPoolExhausted if all connections are in use, but not if the store is dialling or
+// was about to serve the borrower.
 func (s *Store) waitErrorLocked(cause error) error {
 	switch {
 	case s.dialing > 0:
@@ -304,8 +304,8 @@ func (s *Store) waitErrorLocked(cause error) error {
 	return err
 }
 
-// put takes a lent connection back from its borrower. A connection that was lent
-// before the process was suspended is not proven by its return.
+// put takes a connection back from its borrower. The return does not prove that a
+// connection is alive if it was lent before the process was suspended.
 func (s *Store) put(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -316,9 +316,8 @@ func (s *Store) put(c *Conn) {
 	s.putLocked(c)
 }
 
-// nextLocked makes c the last that was handed back; a suspect keeps its place
-// below. Where only the order counts it does for a clock, at a fraction of the
-// price.
+// nextLocked makes c the connection that was returned last, but a suspect keeps its
+// place. The turn replaces a clock, because only the order matters and a clock is slower.
 func (s *Store) nextLocked(c *Conn) {
 	s.turn++
 	c.proven = s.turn
@@ -327,8 +326,7 @@ func (s *Store) nextLocked(c *Conn) {
 	}
 }
 
-// putLocked takes a lent connection back, unless it was killed while it was
-// out.
+// putLocked takes a borrowed connection back, unless kill has closed it.
 func (s *Store) putLocked(c *Conn) {
 	if c.phase == lent {
 		s.inUse--
@@ -336,8 +334,8 @@ func (s *Store) putLocked(c *Conn) {
 	}
 }
 
-// keepLocked passes on a connection that is counted nowhere else, has it prove
-// that it is alive, or closes it if it may not be lent again.
+// keepLocked decides what to do with a connection that no count includes: it closes the
+// connection, sends it a PING, or gives it away.
 func (s *Store) keepLocked(c *Conn) {
 	switch reason := s.unfitLocked(c); {
 	case reason != nil:
@@ -353,13 +351,12 @@ func (s *Store) keepLocked(c *Conn) {
 	s.failWaitersIfDownLocked()
 }
 
-// unprovenLocked reports that nobody knows whether a connection is alive.
+// unprovenLocked reports whether a connection may be dead, so that it must answer a PING.
 func (s *Store) unprovenLocked(c *Conn) bool {
 	return c.verdict == unproven || c.proven <= s.doubted
 }
 
-// unfitLocked returns the counter of the reason for which c may not be lent
-// again, nil if it may.
+// unfitLocked returns the counter of the reason why c must not be lent again, or nil.
 func (s *Store) unfitLocked(c *Conn) *int64 {
 	switch {
 	case s.closed:
@@ -376,8 +373,8 @@ func (s *Store) unfitLocked(c *Conn) *int64 {
 	return nil
 }
 
-// giveLocked hands a healthy connection, which is counted nowhere else, to
-// the head of the queue, or lays it with the idle ones.
+// giveLocked gives a healthy connection that no count includes to the first waiter, or
+// makes it idle if the queue is empty.
 func (s *Store) giveLocked(c *Conn) {
 	if e := s.waiters.Front(); e != nil {
 		w := e.Value.(*waiter)
@@ -409,20 +406,21 @@ func (s *Store) openLocked() int {
 	return len(s.idle) + s.inUse + s.probing + s.dialing + s.closing
 }
 
-// fillLocked dials what the waiters and the floor want. It is called after
-// whatever adds a waiter, takes an idle connection, frees a slot, ends a dial,
-// a back-off or a pause of the pace, or makes a probe overdue or connections
-// suspect; nothing else raises want or room.
+// fillLocked dials connections for the waiters and for MinIdle. It must be called after
+// each event that raises want or room: a new waiter, a loan of an idle connection, a
+// freed slot, the end of a dial, a back-off or a pause of the pace, an overdue probe,
+// and new suspects.
 func (s *Store) fillLocked() {
 	if s.closed || s.backingOff {
 		return
 	}
 	waiters := s.waiters.Len()
 	want := waiters + s.cfg.MinIdle - s.trustedLocked() - s.probing
-	// A waiter does not wait for overdue probes. The floor does, or a slow link would churn.
+	// Waiters do not count on overdue probes. MinIdle does, or a slow network would cause
+	// a dial for each probe.
 	want = max(want, waiters-(s.probing-s.overdue)) - s.dialing
 	limit := maxDials
-	if s.fails > 0 { // one probe at a time, wanted or not: nobody else finds out that Redis is back
+	if s.fails > 0 { // dial one connection at a time, even if none is wanted, to find out when Redis is back
 		want, limit = max(want, 1), 1
 	}
 	if s.renewal.suspects > 0 {
@@ -442,8 +440,8 @@ func (s *Store) fillLocked() {
 	}
 }
 
-// cutOverdueLocked gives up n probes whose slots dials need. The connections may
-// not be ours, so they are cut without the lock.
+// cutOverdueLocked gives up n overdue probes, because dials need their slots. A
+// connection may be the user's code, so Cut runs without the lock.
 func (s *Store) cutOverdueLocked(n int) {
 	for c := range s.all {
 		if n == 0 {
@@ -460,8 +458,8 @@ func (s *Store) cutOverdueLocked(n int) {
 
 var errExited = errors.New("the dialer ended its goroutine")
 
-// dial runs a dial that was begun at turn. The dialer may be the user's code, so
-// it may panic or call runtime.Goexit.
+// dial runs a dial that began at turn. The dialer may be the user's code, and panic or
+// call runtime.Goexit.
 func (s *Store) dial(ctx context.Context, turn int64) {
 	var c *Conn
 	err := errExited
@@ -483,7 +481,7 @@ func (s *Store) endDial(c *Conn, turn int64, err error) {
 	s.notifyLocked()
 }
 
-// addLocked takes in a new connection, whose dial was begun at turn.
+// addLocked adds a new connection, whose dial began at turn.
 func (s *Store) addLocked(c *Conn, turn int64) {
 	s.all[c] = struct{}{}
 	c.born = turn
@@ -499,7 +497,7 @@ func (s *Store) addLocked(c *Conn, turn int64) {
 	s.giveLocked(c)
 }
 
-// dialFailedLocked backs off, once for dials that failed together.
+// dialFailedLocked backs off, but only once for dials that fail together.
 func (s *Store) dialFailedLocked(err error) {
 	s.stats.DialFailures++
 	s.failure = err
@@ -525,9 +523,9 @@ func (s *Store) endBackoff() {
 	s.fillLocked()
 }
 
-// downLocked reports that the last dial failed, that none is under way which
-// was begun before anything was known to be wrong, and that no connection is
-// left that could come back.
+// downLocked reports whether borrowers should fail at once: the last dial failed, no dial
+// is in flight that began before the first failure, and no open connection can serve a
+// borrower.
 func (s *Store) downLocked() bool {
 	return s.fails > 0 && s.salvo == 0 && s.inUse == 0 && s.probing == s.overdue && len(s.idle) == 0
 }
@@ -546,9 +544,9 @@ func (s *Store) failWaitersLocked(err error) {
 	}
 }
 
-// discardLocked closes a connection that is counted nowhere else. The slot is
-// free when the socket is gone. The connection may be the user's: its Close may
-// panic or call runtime.Goexit.
+// discardLocked closes a connection that no other count includes. The slot is free when
+// the socket is closed. The connection may be the user's code: its Close may panic or
+// call runtime.Goexit.
 func (s *Store) discardLocked(c *Conn, reason *int64) {
 	*reason++
 	if s.suspectLocked(c) {
@@ -569,10 +567,9 @@ func (s *Store) discardLocked(c *Conn, reason *int64) {
 	})
 }
 
-// doubtOlderLocked makes the idle connections that nobody used since the turn at
-// which one failed prove that they are alive: what broke it has probably broken
-// them. Those above most are closed, to leave their slots to dials; where nothing
-// is ever probed all are.
+// doubtOlderLocked sends a PING to the idle connections that were not used since turn
+// failed, when a connection broke: the same cause has probably broken them. It closes
+// those above most, to free slots for dials. If HealthCheckAfter is zero it closes all.
 func (s *Store) doubtOlderLocked(failed int64, most int) {
 	var doubtful []*Conn
 	s.keepIdleLocked(func(c *Conn) *int64 {
@@ -591,14 +588,14 @@ func (s *Store) doubtOlderLocked(failed int64, most int) {
 	}
 }
 
-// takeIdleLocked removes an idle connection, which is then counted nowhere.
+// takeIdleLocked removes an idle connection. After that no count includes it.
 func (s *Store) takeIdleLocked(i int) *Conn {
 	c := s.idle[i]
 	s.idle = slices.Delete(s.idle, i, i+1)
 	return c
 }
 
-// keepIdleLocked discards each idle connection for which reason gives one.
+// keepIdleLocked closes each idle connection for which reason returns a counter.
 func (s *Store) keepIdleLocked(reason func(*Conn) *int64) {
 	kept := s.idle[:0]
 	for _, c := range s.idle {

@@ -6,40 +6,39 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// A failover may close no connection: a name or a balancer points to the new
-// primary, and the old one goes on as a replica, which answers READONLY to
-// writes. A PING proves nothing then, so an answer that condemns the server
-// makes every connection that was dialled before it a suspect, which new dials
-// replace:
+// A failover may close no connection: a DNS name or a load balancer points to the new
+// primary, and the old primary goes on as a replica, which answers writes with
+// READONLY. A PING does not show that. So an answer such as READONLY condemns the
+// server: every connection that was dialled before the answer becomes a suspect, and
+// new dials replace the suspects:
 //
-//   - A suspect is lent only where no newer connection is idle. Until a dial
-//     succeeds the suspects go on serving reads.
-//   - Idle suspects above the floor are closed, and the others one by one as new
-//     connections come. A borrowed suspect is closed when it is returned, if a
-//     newer connection is idle or no slot is left for one.
-//   - While there are suspects, and for a second after the answer, the pace
-//     bounds the dials. New connections may reach the old primary too, as long as
-//     the name has not moved. A write on one of them then condemns the server
-//     again.
+//   - The store lends a suspect only if no newer connection is idle. Until a dial
+//     succeeds, the suspects still serve reads.
+//   - The store closes idle suspects above the minimum at once, and the others one by
+//     one as new connections come. It closes a borrowed suspect on its return, if a
+//     newer connection is idle or there is no slot to dial one.
+//   - While there are suspects, and for a second after the answer, a pace bounds the
+//     dials. As long as the name still points to the old primary, new connections
+//     reach it too. A write on one of them condemns the server again.
 const (
-	condemnEvery = 100 * time.Millisecond // so that a new connection serves reads for a moment at least
-	renewEvery   = time.Second / 16       // with the burst at most 20 dials a second
+	condemnEvery = 100 * time.Millisecond // so that a new connection serves reads for at least this long
+	renewEvery   = time.Second / 16       // with renewBurst at most 20 dials in any second
 	renewBurst   = 4
 	paceFor      = time.Second // after the last answer that condemned the server
 )
 
 // renewal is guarded by Store.mu.
 type renewal struct {
-	condemned int64         // the turn of the last answer that condemned the server; zero: none did
-	at        time.Duration // when that came
-	suspects  int           // open connections whose dial was begun before; none of these is closing
+	condemned int64         // the turn of the last answer that condemned the server; zero: none
+	at        time.Duration // when that answer came
+	suspects  int           // open connections dialled before that answer, without those that are closing
 	next      time.Duration // when the pace allows the next dial
-	timer     *time.Timer   // calls fillLocked then; nil if no dial waits
+	timer     *time.Timer   // calls fillLocked at next; nil if no dial waits
 }
 
-// Condemn takes an error that the server answered on a borrowed connection. It
-// reports whether the borrower should return the connection, because a new one
-// may do better.
+// Condemn handles an error reply on a borrowed connection. If the error condemns the
+// server, all connections become suspects. Condemn reports whether the borrower should
+// return the connection, because a new one may work.
 func (c *Conn) Condemn(answer string) bool {
 	means := resp.MeaningOf(answer)
 	if !means.Has(resp.Condemns) {
@@ -52,8 +51,9 @@ func (c *Conn) Condemn(answer string) bool {
 	return !means.Has(resp.Retry) || s.suspectLocked(c) && s.replaceableLocked(0)
 }
 
-// pass runs test on a borrowed connection, and returns the connection to the
-// store if it fails. The test is the user's: it may panic or call runtime.Goexit.
+// pass runs test on a borrowed connection. If test fails, pass condemns the server and
+// returns the connection to the store. test is the user's code: it may panic or call
+// runtime.Goexit.
 func (c *Conn) pass(test func(*Conn) error) (err error) {
 	err = errExited
 	defer func() {
@@ -68,16 +68,16 @@ func (c *Conn) pass(test func(*Conn) error) (err error) {
 	return test(c)
 }
 
-// condemnLocked makes suspects of c and of all other connections, which are as old
-// or older than the answer. It does nothing if c is a suspect already, or if the
-// last answer that condemned the server is younger than condemnEvery.
+// condemnLocked makes all open connections suspects, and dials in flight too. It does
+// nothing if c is a suspect already, or if the server was condemned within the last
+// condemnEvery.
 func (s *Store) condemnLocked(c *Conn) {
 	r, now := &s.renewal, s.now()
 	if s.closed || s.suspectLocked(c) || r.condemned != 0 && now-r.at < condemnEvery {
 		return
 	}
 	r.condemned, r.at = s.turn, now
-	s.turn++ // dials that begin now are later
+	s.turn++ // connections whose dial begins from now on are no suspects
 	r.suspects = 0
 	for c := range s.all {
 		if c.phase != closing {
@@ -88,20 +88,18 @@ func (s *Store) condemnLocked(c *Conn) {
 	s.fillLocked()
 }
 
-// suspectLocked reports that the server was condemned after the dial of c had
-// begun.
+// suspectLocked reports whether the server was condemned after the dial of c began.
 func (s *Store) suspectLocked(c *Conn) bool { return c.born <= s.renewal.condemned }
 
-// trimSuspectsLocked closes the idle suspects above the floor. One stays even
-// without a floor, as dials may fail.
+// trimSuspectsLocked closes the idle suspects above the minimum. It keeps one even if the
+// minimum is zero, because dials may fail.
 func (s *Store) trimSuspectsLocked() {
 	for len(s.idle) > max(s.cfg.MinIdle, 1) && s.suspectLocked(s.idle[0]) {
 		s.discardLocked(s.takeIdleLocked(0), &s.stats.Closed.Broken)
 	}
 }
 
-// trustedLocked counts the idle connections that are no suspects. Those are the
-// last.
+// trustedLocked counts the idle connections that are no suspects. They come last in idle.
 func (s *Store) trustedLocked() int {
 	n := len(s.idle)
 	if s.renewal.suspects == 0 {
@@ -115,22 +113,21 @@ func (s *Store) trustedLocked() int {
 	return 0
 }
 
-// replaceableLocked reports that a borrowed suspect should be closed: a newer
-// connection is idle, or there is no slot for the dial of one. One that is just
-// being returned is counted by uncounted, and by nothing else.
+// replaceableLocked reports whether to close a borrowed suspect: a newer connection is
+// idle, or nothing is idle and a dial needs the slot of the suspect. uncounted is one for a
+// connection that is just being returned, which no count includes, and else zero.
 func (s *Store) replaceableLocked(uncounted int) bool {
 	return s.trustedLocked() > 0 || len(s.idle) == 0 && s.fullLocked(uncounted)
 }
 
-// fullLocked reports that only the end of a suspect makes room for a dial that
-// may begin now.
+// fullLocked reports whether a dial could begin now if a suspect freed its slot.
 func (s *Store) fullLocked(uncounted int) bool {
 	return s.openLocked()+uncounted >= s.cfg.MaxActive && s.dialing == 0 && s.closing == 0 &&
 		!s.backingOff && s.renewal.next <= s.now()
 }
 
-// renewLocked returns how many dials are wanted while there are suspects, and
-// makes room for one.
+// renewLocked returns how many dials to make while there are suspects: want, or one more
+// to replace a suspect. If there is no slot, it closes an idle suspect.
 func (s *Store) renewLocked(want int) int {
 	if s.trustedLocked() == 0 && s.probing == s.overdue {
 		want = max(want, 1-s.dialing)
@@ -146,8 +143,8 @@ func (s *Store) renewLocked(want int) int {
 	return want
 }
 
-// paceLocked reports whether a dial may begin now. If not, a timer calls
-// fillLocked when one may.
+// paceLocked reports whether the pace allows a dial now. If not, a timer calls fillLocked
+// when it does.
 func (s *Store) paceLocked() bool {
 	r := &s.renewal
 	if r.condemned == 0 {
@@ -166,7 +163,7 @@ func (s *Store) paceLocked() bool {
 	return false
 }
 
-// fillAfterLocked has fillLocked called when the pace allows the next dial.
+// fillAfterLocked calls fillLocked after d, unless such a call is scheduled already.
 func (s *Store) fillAfterLocked(d time.Duration) {
 	if s.renewal.timer != nil {
 		return

@@ -31,7 +31,7 @@ func suspectsLeft(s *Store) int {
 	return s.renewal.suspects
 }
 
-// The answer comes on one connection; none that is as old is lent once another can be had.
+// The error comes on one connection. No connection as old is lent while a newer one is idle.
 func TestAnAnswerThatCondemnsReplacesAllOlderConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newPrompt(t, 5, 20)
@@ -45,9 +45,9 @@ func TestAnAnswerThatCondemnsReplacesAllOlderConnections(t *testing.T) {
 		}
 		c := take(t, s)
 		require.False(t, c.Condemn("WRONGTYPE Operation against a key holding the wrong kind of value"))
-		require.False(t, c.Condemn(readOnly), "nothing better is there yet: it goes on serving reads")
+		require.False(t, c.Condemn(readOnly), "there is no newer connection yet, so this one still serves reads")
 		synctest.Wait()
-		require.Equal(t, 5, s.Stats().Idle, "those above the floor are closed")
+		require.Equal(t, 5, s.Stats().Idle, "idle suspects above the minimum are closed")
 		require.Equal(t, 5-renewBurst+1, suspectsLeft(s), "and one for each new connection")
 		require.True(t, c.Wanted())
 		require.True(t, c.Condemn(readOnly))
@@ -66,7 +66,7 @@ func TestAnAnswerThatCondemnsReplacesAllOlderConnections(t *testing.T) {
 	})
 }
 
-// New connections are condemned as well: the pace holds, in any second.
+// The server is condemned on the new connections too, and the pace holds in any second.
 func TestDialsKeepThePaceWhileTheServerIsCondemned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newPrompt(t, 10, 50)
@@ -82,7 +82,7 @@ func TestDialsKeepThePaceWhileTheServerIsCondemned(t *testing.T) {
 		for i := 1000; i < len(dials); i++ {
 			require.LessOrEqual(t, dials[i]-dials[i-1000], int64(20), "in the second before %d ms", i)
 		}
-		require.Greater(t, dials[len(dials)-1], int64(50), "the new primary is looked for all the time")
+		require.Greater(t, dials[len(dials)-1], int64(50), "the store keeps dialling")
 	})
 }
 
@@ -106,9 +106,9 @@ func TestSuspectsServeReadsWhileNoDialSucceeds(t *testing.T) {
 	})
 }
 
-// A connection that was borrowed through a suspension, or that its borrower doubts, answers before it is
-// lent again.
-func TestWhatWasBorrowedThroughASuspensionProvesItself(t *testing.T) {
+// A connection that was borrowed during a suspension, or that its borrower doubts, must answer a PING
+// before it is lent again.
+func TestAConnectionBorrowedDuringASuspensionIsProbed(t *testing.T) {
 	for name, doubt := range map[string]func(s *Store, c *Conn){
 		"suspended": func(s *Store, _ *Conn) {
 			s.mu.Lock()
@@ -136,15 +136,15 @@ func TestWhatWasBorrowedThroughASuspensionProvesItself(t *testing.T) {
 				time.Sleep(patience + time.Millisecond)
 				synctest.Wait()
 				f.set(prompt)
-				require.False(t, c == <-got, "a dial has its slot")
-				require.Less(t, time.Since(began), patience+2*linger, "and does not wait for the answer")
+				require.False(t, c == <-got, "a dial took its slot")
+				require.Less(t, time.Since(began), patience+2*linger, "and did not wait for the reply to the PING")
 				require.EqualValues(t, 1, s.Stats().Closed.Broken)
 			})
 		})
 	}
 }
 
-// The wall clock alone shows that a machine was suspended whose monotonic clock stopped.
+// If the monotonic clock stops while the machine is suspended, only the wall clock shows the suspension.
 func TestASuspendedMachineIsNoticed(t *testing.T) {
 	var p pulse
 	now := time.Now()
@@ -157,8 +157,8 @@ func TestASuspendedMachineIsNoticed(t *testing.T) {
 	require.False(t, p.missed(now), "the clock was set back")
 }
 
-// Borrowers whose connections were not sound keep their places.
-func TestABorrowerWhoComesASecondTimeGoesWhereItWas(t *testing.T) {
+// A borrower whose connection was not sound keeps its place in the queue.
+func TestABorrowerKeepsItsPlaceAfterADeadConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newPrompt(t, 0, 1)
 		defer s.Close()

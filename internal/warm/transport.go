@@ -14,14 +14,14 @@ import (
 // Transport is the protocol that carries RESP. Only error texts depend on it.
 type Transport uint8
 
-// The zero Transport is that of a dialer of which nothing is known.
+// The transports. The zero Transport means that the transport is unknown.
 const (
 	Unknown Transport = iota
 	Plain
 	TLS
 )
 
-// String is empty where there is nothing to say.
+// String returns " with TLS" for TLS and "" otherwise, for use in error texts.
 func (t Transport) String() string {
 	if t == TLS {
 		return " with TLS"
@@ -29,9 +29,9 @@ func (t Transport) String() string {
 	return ""
 }
 
-// explain adds to the error of a dial that reached a server what may be wrong.
-// Where one side expects TLS and the other does not, the server hangs up or
-// waits for more, and the error does not name TLS.
+// explain adds a hint to the error of a dial that reached a server. If only one side uses
+// TLS, the server closes the connection or waits for more, and the error does not mention
+// TLS.
 func (t Transport) explain(d Dialed, err error) error {
 	if answer := redis.Error(""); d.Socket == nil || errors.As(err, &answer) {
 		return err
