@@ -2,6 +2,7 @@ package rediscache_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,21 +17,34 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// suspendedCacheURL makes TestTheFirstCallOfACacheAfterASuspensionSucceeds the process that is
-// suspended.
-const suspendedCacheURL = "REDISCACHE_SUSPENDED_CACHE_URL"
+// suspendedURL makes a test the process that is suspended.
+const suspendedURL = "REDISCACHE_SUSPENDED_URL"
 
-// A process is suspended while its caches hold shared connections, and a NAT forgets these connections.
+// While a process is suspended, a NAT forgets its connections, and then silently drops what the process
+// sends on them.
+func TestTheFirstCallAfterASuspensionSucceeds(t *testing.T) {
+	suspended(t, len(suspendedCases), usePoolsAfterASuspension)
+}
+
+// The process is suspended while its caches hold shared connections.
 func TestTheFirstCallOfACacheAfterASuspensionSucceeds(t *testing.T) {
-	if url := os.Getenv(suspendedCacheURL); url != "" {
-		useSuspendedCaches(t, url)
+	suspended(t, 2*len(suspendedCaches), useCachesAfterASuspension)
+}
+
+// suspended runs the test once more in a process of its own, which does use. It suspends that process when
+// use has called goOn, and lets it go on when the network has forgotten its connections. Then use makes
+// calls, and prints a line for each, which ends with the error.
+func suspended(t *testing.T, calls int, use func(t *testing.T, url string)) {
+	t.Helper()
+	if url := os.Getenv(suspendedURL); url != "" {
+		use(t, url)
 		return
 	}
 	s := redistest.Start(t)
 	nat := redistest.NewProxy(t, s.Addr)
 	name := redistest.NewProxy(t, nat.Addr) // which stands for what the process dials
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=1m")
-	cmd.Env = append(os.Environ(), suspendedCacheURL+"=redis://"+name.Addr)
+	cmd.Env = append(os.Environ(), suspendedURL+"=redis://"+name.Addr)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -50,11 +64,69 @@ func TestTheFirstCallOfACacheAfterASuspensionSucceeds(t *testing.T) {
 	require.NoError(t, err)
 	wait(t.Context(), 3*time.Second)
 	thaw()
-	for range 2 * len(suspendedCaches) {
+	for range calls {
 		require.True(t, lines.Scan())
 		t.Log(lines.Text())
 		require.True(t, strings.HasSuffix(lines.Text(), ": <nil>"), lines.Text())
 	}
+}
+
+// goOn returns when the process has been suspended. It prints that the process is ready for that.
+func goOn(t *testing.T) {
+	t.Helper()
+	fmt.Println("ready")
+	_, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	require.NoError(t, err)
+}
+
+// firstCalls makes the calls together, and prints what became of them.
+func firstCalls(names []string, calls []func() error) {
+	errs, took := make([]error, len(calls)), make([]time.Duration, len(calls))
+	together(len(calls), func(i int) {
+		began := time.Now()
+		errs[i] = calls[i]()
+		took[i] = time.Since(began)
+	})
+	for i, name := range names {
+		fmt.Printf("%s: first call after %v: %v\n", name, took[i], errs[i])
+	}
+}
+
+// suspendedCases are the pools of the process that is suspended. Only the first has a free slot.
+var suspendedCases = []struct {
+	name      string
+	idle, max int
+	opts      []rediscache.PoolOption
+}{
+	{"spare slots", 10, 50, nil},
+	{"full", 10, 10, nil},
+	{"one connection", 1, 1, nil},
+	{"never probed", 10, 20, []rediscache.PoolOption{rediscache.WithHealthCheckAfter(0)}},
+}
+
+func usePoolsAfterASuspension(t *testing.T, url string) {
+	var names []string
+	var calls []func() error
+	for _, of := range suspendedCases {
+		p := newPool(t, url, sizes(of.idle, of.max, of.opts...)...)
+		requireReady(t, p)
+		names, calls = append(names, of.name), append(calls, func() error { return setWithin(p, rediscache.DefaultTimeout) })
+	}
+	goOn(t)
+	firstCalls(names, calls)
+}
+
+// setWithin runs a SET within a second, including the wait for a connection.
+func setWithin(p *rediscache.WarmPool, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	conn, err := p.GetContext(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = redis.DoContext(conn, ctx, "SET", "k", "v")
+	return err
 }
 
 var suspendedCaches = []struct {
@@ -70,9 +142,9 @@ var suspendedCaches = []struct {
 	}},
 }
 
-// useSuspendedCaches makes a cache with an idle lane on each pool. The first calls after the suspension
+// useCachesAfterASuspension makes a cache with an idle lane on each pool. The first calls after the suspension
 // are a write and a read.
-func useSuspendedCaches(t *testing.T, url string) {
+func useCachesAfterASuspension(t *testing.T, url string) {
 	var names []string
 	var calls []func() error
 	var idle []func() error
@@ -100,16 +172,6 @@ func useSuspendedCaches(t *testing.T, url string) {
 	for _, p := range warm { // no dial is under way, which the suspension would hold up
 		redistest.Eventually(t, func() bool { s := p.Stats(); return s.Open == s.Idle+s.InUse }, "the floor stands")
 	}
-	fmt.Println("ready") // the lanes are idle, and have a second until they end
-	_, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	require.NoError(t, err)
-	errs, took := make([]error, len(calls)), make([]time.Duration, len(calls))
-	together(len(calls), func(i int) {
-		began := time.Now()
-		errs[i] = calls[i]()
-		took[i] = time.Since(began)
-	})
-	for i, name := range names {
-		fmt.Printf("%s: first call after %v: %v\n", name, took[i], errs[i])
-	}
+	goOn(t) // the lanes are idle, and have a second until they end
+	firstCalls(names, calls)
 }
