@@ -232,6 +232,9 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 		if err := essential(exec); err != nil {
 			return err
 		}
+		if exec.Kind == resp.Array && len(exec.Elems) != len(calls) {
+			return fmt.Errorf("%w: EXEC has %d replies to %d commands", ErrOutcomeUnknown, len(exec.Elems), len(calls))
+		}
 		aborted = exec.Kind == resp.Nil && len(calls) > 0
 		for i, r := range exec.Elems {
 			if err := answerOf(r); err != nil {
@@ -240,7 +243,10 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 		}
 		return nil
 	})
-	if err = cmp.Or(err, neither); err != nil {
+	if err == nil { // after an error the function may still write to neither
+		err = neither
+	}
+	if err != nil {
 		return false, err
 	}
 	for i, t := range all {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -382,4 +383,33 @@ func commandStats(t *testing.T, s *redistest.Server) map[string]commandStat {
 		stats[name] = stat
 	}
 	return stats
+}
+
+// A reply to EXEC with another number of elements than commands belongs to none of the commands.
+func TestATransactionWithAnExtraReplyHasAnUnknownOutcome(t *testing.T) {
+	redistest.NoLeaks(t)
+	var lease atomic.Pointer[[]string] // its name and its token
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		held := lease.Load()
+		switch name := c.Name(); {
+		case name == "SET" && slices.Contains(c.Args, "NX"):
+			held := c.Args[1:3]
+			lease.Store(&held)
+		case name == "GET" && held != nil && (*held)[0] == c.Args[1]:
+			return fmt.Appendf(nil, "$%d\r\n%s\r\n", len((*held)[1]), (*held)[1]), false
+		case name == "WATCH", name == "MULTI":
+			return []byte("+OK\r\n"), false
+		case name == "EXEC":
+			return []byte("*5\r\n:1\r\n+OK\r\n+OK\r\n-ERR one\r\n-ERR more\r\n"), false
+		case name == "DEL" || name == "SET":
+			return []byte("+QUEUED\r\n"), false
+		}
+		return redistest.Default(c), false
+	})
+	c := newCache(t, newPool(t, s.URL()), rediscache.WithPipelineConns(1))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour, TTL: time.Hour})
+	got, err := v.GetOrLoad(t.Context(), "k", returns(1))
+	require.NoError(t, err)
+	require.Equal(t, 1, got)
+	require.Positive(t, s.Count("EXEC"))
 }

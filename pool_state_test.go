@@ -142,8 +142,9 @@ func TestNoReplyReachesAnotherBorrowerUnderAnyACL(t *testing.T) {
 			_, _ = redis.DoContext(c, context.Background(), "EXEC")
 			return nil
 		}},
-		{"-get", func(c redis.Conn) error { return do(c, "UNSUBSCRIBE", "a", "b", "c") }}, // three replies
-		{"-get", func(c redis.Conn) error { return do(c, "PUNSUBSCRIBE", "a", "b", "c") }},
+		// Three replies each, or from Valkey 8.0 an error.
+		{"-get", func(c redis.Conn) error { _ = do(c, "UNSUBSCRIBE", "a", "b", "c"); return nil }},
+		{"-get", func(c redis.Conn) error { _ = do(c, "PUNSUBSCRIBE", "a", "b", "c"); return nil }},
 	} {
 		t.Run(of.denied, func(t *testing.T) {
 			s := poolServer(t, "--user", "limited", "on", ">pw", "~*", "&*", "+@all", of.denied)
@@ -256,4 +257,20 @@ func TestASenderAndAReceiverMayShareABorrowedConnection(t *testing.T) {
 	giveBack(t, conn)
 	require.EqualValues(t, 1, p.Stats().Closed.State, "an error while a key was watched")
 	requireSimultaneous(t, p, 1)
+}
+
+// Do("") sends the buffer and returns all replies, in any state of the connection.
+func TestABorrowerGetsTheRepliesToAllThatItSent(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(1, 1)...)
+	requireReady(t, p)
+	for _, cmd := range [][]any{{"SELECT", 1}, {"CLIENT", "SETNAME", "other"}, {"MULTI"}} {
+		conn := borrowOne(t, p)
+		require.NoError(t, conn.Send(cmd[0].(string), cmd[1:]...))
+		require.NoError(t, conn.Send("SET", "k", "v"))
+		replies, err := redis.Values(conn.Do(""))
+		require.NoError(t, err, cmd)
+		require.Len(t, replies, 2, cmd)
+		giveBack(t, conn)
+	}
 }

@@ -13,10 +13,11 @@ import (
 //
 // The state word holds a generation and one of the states below. A goroutine that
 // changes the state by compare-and-swap decides the outcome, so a call has only one: that
-// of the lane (queued -> claimed -> ended), or that of its caller or the clock (queued ->
-// unlinked, or claimed -> abandoned). An unlinked or abandoned call is never used again.
-// The generation protects the clock, which may look at a call that was answered and used
-// again meanwhile.
+// of the lane (queued -> claimed -> ending -> ended), or that of its caller or the clock
+// (queued -> unlinked, or claimed -> abandoned). For the lane the reader ends a call with
+// its reply, and the clock ends it after a suspension. An unlinked or abandoned call is
+// never used again. The generation protects the clock, which may look at a call that was
+// answered and used again meanwhile.
 type Call struct {
 	name  string
 	req   []byte // the command in RESP, or both commands of a run
@@ -43,6 +44,7 @@ const (
 	ended            // reply and err are set
 	unlinked         // given up while queued: never sent
 	abandoned        // given up while claimed: the reply is read and dropped
+	ending           // reply and err are being set
 )
 
 var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
@@ -116,14 +118,8 @@ func (c *Call) identity() []byte {
 	return c.req
 }
 
-// args returns the arguments of the command, for redigo.
-func (c *Call) args(into []any) []any {
-	_, args, _ := c.split(0, into)
-	return args
-}
-
-// split returns the command that begins at the index at of the request, and where the next command
-// begins. It copies the strings, but not the value.
+// split returns, for redigo, the command that begins at the index at of the request, and where the next
+// command begins. It copies the strings, but not the value.
 func (c *Call) split(at int, into []any) (name string, args []any, next int) {
 	n, at := length(c.req, at)
 	for i := range n {
@@ -230,15 +226,13 @@ func (e entry) move(from, to uint64) bool {
 
 // end gives a call its outcome, unless the caller or the clock gave it up.
 func (e entry) end(from uint64, reply resp.Reply, err error) {
-	c := e.call
-	if c.state.Load() != e.gen<<3|from {
+	if !e.move(from, ending) {
 		return
 	}
-	// The caller may give up now, but then it reads neither field.
+	c := e.call
 	c.reply, c.err = reply, err
-	if e.move(from, ended) {
-		c.done <- struct{}{}
-	}
+	c.state.Store(e.gen<<3 | ended)
+	c.done <- struct{}{}
 }
 
 // expire gives a call up when it times out, and wakes its caller.

@@ -177,7 +177,7 @@ func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply,
 		return
 	}
 	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustPart) {
-		if p.borrowAll(ctx, calls, replies, errs); !p.turnedAway(errs[0]) {
+		if p.borrowAll(ctx, slices.Clone(calls), replies, errs); !p.turnedAway(errs[0]) {
 			return
 		}
 	}
@@ -211,10 +211,11 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	return p.wait(ctx, l, c, answered > 0)
 }
 
-// turnedAway reports whether the pool refused a connection because all are in use. The call is then
-// sent on a lane instead.
+// turnedAway reports whether the pool refused a connection because all are in use, and the call has
+// neither timed out nor been cancelled. The call is then sent on a lane instead.
 func (p *Pipeline) turnedAway(err error) bool {
-	return p.cfg.Lanes > 0 && errors.Is(err, redis.ErrPoolExhausted)
+	return p.cfg.Lanes > 0 && errors.Is(err, redis.ErrPoolExhausted) &&
+		!TooLate(err) && !errors.Is(err, context.Canceled)
 }
 
 // heldUp reports whether all lanes are open, and a large reply is arriving in each.
@@ -382,8 +383,10 @@ func (p *Pipeline) open() (opened bool, err error) {
 	return true, nil
 }
 
+// tickLocked starts the clock, unless it runs or the pipeline is closed: then Close may
+// already wait for wg, or have returned.
 func (p *Pipeline) tickLocked() {
-	if !p.ticking {
+	if !p.ticking && !p.closed {
 		p.ticking = true
 		now := time.Now()
 		p.beat.Store(&now)

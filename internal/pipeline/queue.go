@@ -50,17 +50,20 @@ func (p *Pipeline) await(ctx context.Context, calls []*Call) (seat, error) {
 }
 
 // arrive gives the calls of a woken waiter to a lane. If another caller took the room, the
-// waiter becomes the first in the queue again.
-func (p *Pipeline) arrive(w *waiter, calls []*Call) (seat, error) {
-	s, err := p.offer(calls)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.coming -= w.calls
-	if s.lane == nil && err == nil {
-		w.place = p.queue.PushFront(w)
-	}
-	p.wakeLocked() // for the room that this waiter did not use
-	return s, err
+// waiter becomes the first in the queue again. offer may run code of a foreign connection,
+// which may call runtime.Goexit, so the rest is deferred.
+func (p *Pipeline) arrive(w *waiter, calls []*Call) (s seat, err error) {
+	err = errExited
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.coming -= w.calls
+		if s.lane == nil && err == nil {
+			w.place = p.queue.PushFront(w)
+		}
+		p.wakeLocked() // for the room that this waiter did not use
+	}()
+	return p.offer(calls)
 }
 
 // leave removes a waiter from the queue. If it was woken already, the next waiter gets its

@@ -32,13 +32,16 @@ func (p *Pipeline) Talk(ctx context.Context, talk func(ask Ask) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var result error
+	result := errExited // unless talk returns
 	err := p.borrowed(ctx, new(Call), func(l loan) (spent bool, failed error) {
 		result = talk(func(calls ...*Call) ([]resp.Reply, error) {
 			x := l.exchange(calls)
-			spent = p.condemnedBy(l, calls, x.replies) || spent
-			if x.err != nil {
+			spent = p.condemnedBy(l, calls, x.replies) || x.hungUp || spent
+			switch {
+			case x.err != nil:
 				failed = x.lost(len(x.replies))
+			case l.link.extra(): // the next command would get the extra reply
+				failed = &lostError{cause: errExtra, sent: true}
 			}
 			return x.replies, failed
 		})

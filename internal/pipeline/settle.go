@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +15,9 @@ import (
 )
 
 const (
-	maxRepeats = 3  // retries of a call that was not sent
-	maxBroken  = 12 // connections that may break under one read: two lanes, and ten for the halves of 512 calls
+	maxRepeats = 3               // retries of a call that was not sent
+	maxBroken  = 12              // connections that may break under one read: two lanes, and ten for the halves of 512 calls
+	maxRefused = 3 * time.Second // how long a refused call without a timeout is retried; also the default read timeout
 	minBackoff = 2 * time.Millisecond
 	maxBackoff = 100 * time.Millisecond
 )
@@ -234,7 +236,7 @@ func besides(ctx context.Context, err error) error {
 
 // deadline returns until when a call that Redis refuses for now is retried.
 func (p *Pipeline) deadline(ctx context.Context, c *Call) time.Time {
-	d := p.cfg.ReadTimeout
+	d := cmp.Or(p.cfg.ReadTimeout, maxRefused)
 	if p.cfg.Timeout > 0 {
 		d = p.remaining(c)
 	}
@@ -254,9 +256,8 @@ func (p *Pipeline) pause(ctx context.Context, give time.Time, round int) bool {
 		return false
 	}
 	p.mu.Lock()
-	if p.pausing++; !p.closed {
-		p.tickLocked()
-	}
+	p.pausing++
+	p.tickLocked()
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()

@@ -71,12 +71,13 @@ func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
 // redigoWire uses Send, Flush and Receive, which the connections of any pool have. They
 // may wait as long as the connection's own timeouts allow.
 type redigoWire struct {
-	conn    redis.Conn
-	timeout time.Duration // of a reply; 0: the connection's own timeout
-	until   time.Time     // a bound for the wait for a reply; zero: none
-	scratch []any
-	size    int          // bytes put since the last flush
-	got     atomic.Int64 // replies received
+	conn     redis.Conn
+	timeout  time.Duration // of a reply; 0: the connection's own timeout
+	until    time.Time     // a bound for the wait for a reply; zero: none
+	scratch  []any
+	size     int          // bytes put since the last flush
+	flushing bool         // Flush has not returned; if it panicked, it may have written all bytes
+	got      atomic.Int64 // replies received
 }
 
 func (w *redigoWire) put(c *Call) error {
@@ -98,9 +99,11 @@ func (w *redigoWire) put(c *Call) error {
 func (w *redigoWire) waits() bool { return true }
 
 func (w *redigoWire) flush() (whole bool, err error) {
+	w.flushing = true
 	if panicked := foreign(func() { err = w.conn.Flush() }); panicked != nil {
 		return false, panicked
 	}
+	w.flushing = false
 	if err != nil {
 		return false, err
 	}
@@ -110,8 +113,14 @@ func (w *redigoWire) flush() (whole bool, err error) {
 
 func (w *redigoWire) flushRest() error { return nil }
 
-// written returns all bytes but the last: after a failed write, the last byte was not sent.
-func (w *redigoWire) written() int { return w.size - 1 }
+// written returns all bytes but the last, because after a failed write the last byte was
+// not sent. If Flush did not return, it may have sent all bytes.
+func (w *redigoWire) written() int {
+	if w.flushing {
+		return w.size
+	}
+	return w.size - 1
+}
 
 func (w *redigoWire) receive() (resp.Reply, error) {
 	defer w.got.Add(1)
@@ -150,7 +159,11 @@ func (w *redigoWire) extra() bool { return false }
 
 func (w *redigoWire) quiet() bool {
 	l, ours := w.conn.(*warm.Conn)
-	return w.conn.Err() == nil && (!ours || !l.Dead())
+	err := errExited
+	if panicked := foreign(func() { err = w.conn.Err() }); panicked != nil {
+		return false
+	}
+	return err == nil && (!ours || !l.Dead())
 }
 
 func (w *redigoWire) progress() int64 { return w.got.Load() }
@@ -161,10 +174,11 @@ func (w *redigoWire) wanted() bool {
 }
 
 // cut does nothing for a foreign connection, which cannot be cut: its own timeouts end the
-// read.
+// read. It calls Cut in a goroutine of its own, because the clock calls cut, and the Close
+// of a user's connection may block or call runtime.Goexit.
 func (w *redigoWire) cut() {
 	if l, ok := w.conn.(*warm.Conn); ok {
-		l.Cut()
+		go l.Cut()
 	}
 }
 

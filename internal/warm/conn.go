@@ -61,6 +61,7 @@ const (
 	asNew       uint32 = iota
 	transaction        // WATCH or MULTI, which redigo undoes
 	changed            // the state differs from that of a new connection, or may differ
+	unpaired           // as changed, and a command may have no reply or several replies
 )
 
 // verdict is what the borrower found out about the connection.
@@ -195,7 +196,7 @@ func (c *Conn) Wanted() bool {
 	if first := s.waiters.Front(); first != nil && (s.dialing == 0 || s.now()-first.Value.(*waiter).since > patience) {
 		return true
 	}
-	return s.closed || s.suspectLocked(c) && s.replaceableLocked()
+	return s.closed || s.suspectLocked(c) && s.replaceableLocked(0)
 }
 
 // Close returns the connection to the store.
@@ -261,18 +262,19 @@ func (c *Conn) LastUsed() time.Time {
 	return s.base.Add(c.idleSince)
 }
 
-// drain reads the replies that the borrower did not read. redigo's pool calls it on the
-// return of a connection, after the commands that undo MULTI and WATCH. So an error
-// among the replies may mean that the server refused to undo them.
+// drain sends the buffer and reads the replies that the borrower did not read. A borrower
+// may call it by Do(""), and redigo's pool does so on the return of a connection, after
+// the commands that undo MULTI and WATCH. So an error among the replies may mean that the
+// server refused to undo them.
 func (c *Conn) drain() (reply any, err error) {
-	if c.session.Load() == changed {
-		return nil, nil // it will be closed
+	if c.session.Load() == unpaired {
+		return nil, nil // the connection will be closed, and a reply may never come
 	}
 	c.survive(func() { reply, err = c.Conn.Do("") }, &err)
 	if replies, ok := reply.([]any); ok && c.session.Load() == transaction {
 		for _, r := range replies {
 			if _, refused := r.(redis.Error); refused {
-				c.session.Store(changed)
+				c.raise(changed)
 			}
 		}
 	}
@@ -379,16 +381,33 @@ func (c *Conn) noteCommand(cmd string, args []any) {
 		c.session.CompareAndSwap(asNew, transaction)
 	case "SELECT":
 		if !c.selectsOwn(args) {
-			c.session.Store(changed)
+			c.raise(changed)
 		}
 	case "SCRIPT":
-		if len(args) > 0 && strings.EqualFold(fmt.Sprint(args[0]), "DEBUG") {
-			c.session.Store(changed)
+		if isFirst(args, "DEBUG") {
+			c.raise(changed)
 		}
-	case "AUTH", "HELLO", "CLIENT", "MONITOR", "QUIT", "RESET", "READONLY", "READWRITE", "ASKING",
-		"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE",
-		"SYNC", "PSYNC", "REPLCONF", "SHUTDOWN":
-		c.session.Store(changed)
+	case "CLIENT":
+		if isFirst(args, "REPLY") {
+			c.raise(unpaired)
+		}
+		c.raise(changed)
+	case "AUTH", "HELLO", "RESET", "READONLY", "READWRITE", "ASKING", "REPLCONF":
+		c.raise(changed)
+	case "MONITOR", "QUIT", "SHUTDOWN", "SYNC", "PSYNC",
+		"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE":
+		c.raise(unpaired)
+	}
+}
+
+func isFirst(args []any, word string) bool {
+	return len(args) > 0 && strings.EqualFold(fmt.Sprint(args[0]), word)
+}
+
+// raise raises the session to to, and never lowers it.
+func (c *Conn) raise(to uint32) {
+	for was := c.session.Load(); was < to && !c.session.CompareAndSwap(was, to); {
+		was = c.session.Load()
 	}
 }
 
@@ -407,7 +426,7 @@ func (c *Conn) noteError(err error) error {
 		c.Fail()
 		return err
 	case c.session.Load() == transaction && !errors.Is(err, redis.ErrNil):
-		c.session.Store(changed)
+		c.raise(changed)
 	}
 	if c.Condemn(err.Error()) {
 		c.Retire()

@@ -363,9 +363,9 @@ func (s *Store) unfitLocked(c *Conn) *int64 {
 		return &s.stats.Closed.Shutdown
 	case c.verdict == useless || c.writing || c.failed != 0,
 		s.cfg.HealthCheckAfter == 0 && s.unprovenLocked(c),
-		s.suspectLocked(c) && s.replaceableLocked():
+		s.suspectLocked(c) && s.replaceableLocked(1):
 		return &s.stats.Closed.Broken
-	case c.session.Load() == changed:
+	case c.session.Load() >= changed:
 		return &s.stats.Closed.State
 	case c.expired(c.lentAt):
 		return &s.stats.Closed.Lifetime

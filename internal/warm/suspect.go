@@ -48,7 +48,7 @@ func (c *Conn) Condemn(answer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.condemnLocked(c)
-	return !means.Has(resp.Retry) || s.suspectLocked(c) && s.replaceableLocked()
+	return !means.Has(resp.Retry) || s.suspectLocked(c) && s.replaceableLocked(0)
 }
 
 // pass runs test on a borrowed connection. If test fails, pass condemns the server and
@@ -114,14 +114,15 @@ func (s *Store) trustedLocked() int {
 }
 
 // replaceableLocked reports whether to close a borrowed suspect: a newer connection is
-// idle, or nothing is idle and a dial needs the slot of the suspect.
-func (s *Store) replaceableLocked() bool {
-	return s.trustedLocked() > 0 || len(s.idle) == 0 && s.fullLocked()
+// idle, or nothing is idle and a dial needs the slot of the suspect. uncounted is 1 if no
+// count includes the suspect because it is being returned, and 0 otherwise.
+func (s *Store) replaceableLocked(uncounted int) bool {
+	return s.trustedLocked() > 0 || len(s.idle) == 0 && s.fullLocked(uncounted)
 }
 
 // fullLocked reports whether a dial could begin now if a suspect freed its slot.
-func (s *Store) fullLocked() bool {
-	return s.openLocked() >= s.cfg.MaxActive && s.dialing == 0 && s.closing == 0 &&
+func (s *Store) fullLocked(uncounted int) bool {
+	return s.openLocked()+uncounted >= s.cfg.MaxActive && s.dialing == 0 && s.closing == 0 &&
 		!s.backingOff && s.renewal.next <= s.now()
 }
 
@@ -134,7 +135,7 @@ func (s *Store) renewLocked(want int) int {
 	if want <= 0 || len(s.idle) == 0 || !s.suspectLocked(s.idle[0]) {
 		return want
 	}
-	if s.fullLocked() {
+	if s.fullLocked(0) {
 		s.discardLocked(s.takeIdleLocked(0), &s.stats.Closed.Broken)
 	} else if wait := s.renewal.next - s.now(); wait > 0 {
 		s.fillAfterLocked(wait)

@@ -180,3 +180,22 @@ func TestABorrowerKeepsItsPlaceAfterADeadConnection(t *testing.T) {
 		require.Equal(t, []int64{2, 3, 5, 9}, order)
 	})
 }
+
+// Both connections are always in use, so only the return of a connection makes room.
+func TestABorrowedSuspectMakesRoomWhereNoSlotIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newPrompt(t, 0, 2)
+		defer s.Close()
+		a, b := take(t, s), take(t, s)
+		require.True(t, a.Condemn(readOnly), "no slot is left for a new connection")
+		a.Retire()
+		_ = a.Close()
+		a = take(t, s)
+		time.Sleep(time.Second)
+		require.True(t, b.Wanted())
+		_ = b.Close()
+		require.False(t, b == take(t, s))
+		require.Zero(t, suspectsLeft(s))
+		_ = a.Close()
+	})
+}
