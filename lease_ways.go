@@ -243,7 +243,7 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 		}
 		return nil
 	})
-	if err == nil { // else the talk may still write to neither
+	if err == nil { // after an error the function may still write to neither
 		err = neither
 	}
 	if err != nil {

@@ -385,8 +385,8 @@ func commandStats(t *testing.T, s *redistest.Server) map[string]commandStat {
 	return stats
 }
 
-// What EXEC is answered with may be anything. It belongs to the commands of the transaction, or to none.
-func TestATransactionWithAReplyTooManyIsNoneThatWasDone(t *testing.T) {
+// A reply to EXEC with another number of elements than commands belongs to none of the commands.
+func TestATransactionWithAnExtraReplyHasAnUnknownOutcome(t *testing.T) {
 	redistest.NoLeaks(t)
 	var lease atomic.Pointer[[]string] // its name and its token
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {

@@ -259,7 +259,7 @@ func TestASenderAndAReceiverMayShareABorrowedConnection(t *testing.T) {
 	requireSimultaneous(t, p, 1)
 }
 
-// Do("") sends what is buffered and returns the replies, whatever the borrower did before.
+// Do("") sends the buffer and returns all replies, in any state of the connection.
 func TestABorrowerGetsTheRepliesToAllThatItSent(t *testing.T) {
 	s := poolServer(t)
 	p := startPool(t, s, sizes(1, 1)...)

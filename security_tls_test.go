@@ -53,7 +53,7 @@ func redisPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPeer {
 	}
 }
 
-// recordingPeer is a listener that counts the bytes that it receives.
+// recordingPeer is a server with TLS that counts the commands that it receives.
 func recordingPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPeer {
 	var shown atomic.Pointer[tls.Certificate]
 	shown.Store(&certs.Server.Pair)

@@ -20,8 +20,8 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 	return reply[0], err[0]
 }
 
-// borrowAll sends calls together on a connection of their own. The slice of calls is its own from here
-// on: the exchange goes on if the caller has left.
+// borrowAll sends calls together on a connection of their own. It owns the slice of calls from here on,
+// because the exchange may go on after the caller gave up.
 func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	now := time.Now()
 	for _, c := range calls {

@@ -14,10 +14,10 @@ import (
 // The state word holds a generation and one of the states below. A goroutine that
 // changes the state by compare-and-swap decides the outcome, so a call has only one: that
 // of the lane (queued -> claimed -> ending -> ended), or that of its caller or the clock
-// (queued -> unlinked, or claimed -> abandoned). Two goroutines of a lane may end a call:
-// the reader with its reply, and the clock after a suspension. An unlinked or abandoned
-// call is never used again. The generation protects the clock, which may look at a call
-// that was answered and used again meanwhile.
+// (queued -> unlinked, or claimed -> abandoned). For the lane the reader ends a call with
+// its reply, and the clock ends it after a suspension. An unlinked or abandoned call is
+// never used again. The generation protects the clock, which may look at a call that was
+// answered and used again meanwhile.
 type Call struct {
 	name  string
 	req   []byte // the command in RESP, or both commands of a run
@@ -118,8 +118,8 @@ func (c *Call) identity() []byte {
 	return c.req
 }
 
-// split returns, for redigo, the command that begins at the index at of the request, and where
-// the next command begins. It copies the strings, but not the value.
+// split returns, for redigo, the command that begins at the index at of the request, and where the next
+// command begins. It copies the strings, but not the value.
 func (c *Call) split(at int, into []any) (name string, args []any, next int) {
 	n, at := length(c.req, at)
 	for i := range n {

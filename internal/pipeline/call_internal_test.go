@@ -10,8 +10,8 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// The clock ends reads after a suspension while the reader finds their replies in the socket.
-func TestACallThatTwoEndHasTheOutcomeOfOne(t *testing.T) {
+// After a suspension the clock ends reads while the reader receives their replies.
+func TestACallThatTwoGoroutinesEndHasOneOutcome(t *testing.T) {
 	for range 2000 {
 		c := Read("GET", 1, Value).String("k")
 		e := c.queue(1)
@@ -22,7 +22,7 @@ func TestACallThatTwoEndHasTheOutcomeOfOne(t *testing.T) {
 		<-c.done
 		require.True(t, c.in(ended))
 		require.Equal(t, c.err == nil, c.reply.Kind == resp.Bulk)
-		c.release() // its next caller may have it at once
+		c.release() // the next caller may get the call at once
 		wg.Wait()
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// hooked is a connection of another maker, whose code runs before or after that of redigo.
+// hooked is a foreign connection that calls a hook before or after a method of redigo.
 type hooked struct {
 	redis.Conn
 	send    func(args []any) // before
@@ -66,7 +66,7 @@ func (c *hooked) DoWithTimeout(d time.Duration, name string, args ...any) (any, 
 	return redis.DoWithTimeout(c.Conn, d, name, args...)
 }
 
-// openHooked makes a pipeline on connections of another maker.
+// openHooked makes a pipeline on hooked connections.
 func openHooked(t *testing.T, addr string, lanes int, hook hooked) *pipeline.Pipeline {
 	t.Helper()
 	p := pipeline.New(pipeline.Config{
@@ -93,7 +93,7 @@ func set(key string) *pipeline.Call {
 }
 
 // The caller of DoAll may use its slice for other calls as soon as DoAll has returned.
-func TestACallerThatLeftMayUseItsSliceForOtherCalls(t *testing.T) {
+func TestACallerThatGaveUpMayReuseItsSlice(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, answers)
 	first, goOn := make(chan struct{}), make(chan struct{})
@@ -125,7 +125,7 @@ func TestACallerThatLeftMayUseItsSliceForOtherCalls(t *testing.T) {
 	require.False(t, slices.Contains(sent, "another"), "%v", sent)
 }
 
-// What a connection does after it has written does not undo that it has.
+// If a connection panics after the write, the write may still have been applied.
 func TestAWriteWhoseFlushDoesNotReturnIsUnknownAndNotRepeated(t *testing.T) {
 	for lanes := range 2 {
 		t.Run(fmt.Sprintf("lanes=%d", lanes), func(t *testing.T) {
@@ -141,7 +141,7 @@ func TestAWriteWhoseFlushDoesNotReturnIsUnknownAndNotRepeated(t *testing.T) {
 	}
 }
 
-func TestATalkWhoseGoroutineTheConnectionEndsHasAnError(t *testing.T) {
+func TestATalkWhoseConnectionCallsGoexitHasAnError(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, answers)
 	p := openHooked(t, s.Addr, 0, hooked{flushed: runtime.Goexit})
@@ -151,7 +151,7 @@ func TestATalkWhoseGoroutineTheConnectionEndsHasAnError(t *testing.T) {
 	}), "ended the goroutine")
 }
 
-// The lane looks whether its connection is sound before it takes a call after a pause.
+// After a pause a lane checks its connection before it takes a call.
 func TestAConnectionThatPanicsWhereALaneLooksAtItFailsNoCall(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, answers)
@@ -172,8 +172,8 @@ func TestAConnectionThatPanicsWhereALaneLooksAtItFailsNoCall(t *testing.T) {
 	}, "a look at the connection")
 }
 
-// A pool may say that it is exhausted when the time of the call is over. Then the call is not sent after all.
-func TestACallWhoseTimeIsOverIsNotSent(t *testing.T) {
+// A pool may return ErrPoolExhausted after the call timed out. Then the call must not be sent.
+func TestACallThatTimedOutIsNotSent(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, answers)
 	lease := leaseOf(t, s.Addr, 1)
@@ -197,7 +197,7 @@ func TestACallWhoseTimeIsOverIsNotSent(t *testing.T) {
 }
 
 // Neither the pipeline nor the connection has a timeout: the context bounds the retries.
-func TestARefusalIsRetriedWhereNobodyHasATimeout(t *testing.T) {
+func TestARefusalIsRetriedWithoutTimeouts(t *testing.T) {
 	redistest.NoLeaks(t)
 	var refusals atomic.Int64
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
@@ -214,8 +214,8 @@ func TestARefusalIsRetriedWhereNobodyHasATimeout(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// No command of a talk is answered with what the server sent before that.
-func TestAReplyThatNobodyAskedForEndsATalk(t *testing.T) {
+// No command of a talk may get a reply that the server sent before the command.
+func TestAnExtraReplyEndsATalk(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		switch {
@@ -242,8 +242,8 @@ func TestAReplyThatNobodyAskedForEndsATalk(t *testing.T) {
 	require.Equal(t, "b", string(reply.Bytes))
 }
 
-// The clock cuts a connection on which nothing comes. Calls have a timeout after that, too.
-func TestAConnectionThatEndsTheGoroutineOfItsCloseStopsNoClock(t *testing.T) {
+// The clock cuts a connection without progress. After that calls must still time out.
+func TestACloseThatCallsGoexitDoesNotStopTheClock(t *testing.T) {
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "GET" {
 			return nil, false

@@ -212,7 +212,7 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 }
 
 // turnedAway reports whether the pool refused a connection because all are in use, and the call has
-// time left. The call is then sent on a lane instead.
+// neither timed out nor been cancelled. The call is then sent on a lane instead.
 func (p *Pipeline) turnedAway(err error) bool {
 	return p.cfg.Lanes > 0 && errors.Is(err, redis.ErrPoolExhausted) &&
 		!TooLate(err) && !errors.Is(err, context.Canceled)
@@ -383,8 +383,8 @@ func (p *Pipeline) open() (opened bool, err error) {
 	return true, nil
 }
 
-// tickLocked starts the clock, if it is to run. Once the pipeline is closed Close
-// may be waiting for wg, or have returned.
+// tickLocked starts the clock, unless it runs or the pipeline is closed: then Close may
+// already wait for wg, or have returned.
 func (p *Pipeline) tickLocked() {
 	if !p.ticking && !p.closed {
 		p.ticking = true

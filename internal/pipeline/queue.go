@@ -50,8 +50,8 @@ func (p *Pipeline) await(ctx context.Context, calls []*Call) (seat, error) {
 }
 
 // arrive gives the calls of a woken waiter to a lane. If another caller took the room, the
-// waiter becomes the first in the queue again. A lane looks at its connection, whose code
-// may end the goroutine.
+// waiter becomes the first in the queue again. offer may run code of a foreign connection,
+// which may call runtime.Goexit, so the rest is deferred.
 func (p *Pipeline) arrive(w *waiter, calls []*Call) (s seat, err error) {
 	err = errExited
 	defer func() {

@@ -40,7 +40,7 @@ func (p *Pipeline) Talk(ctx context.Context, talk func(ask Ask) error) error {
 			switch {
 			case x.err != nil:
 				failed = x.lost(len(x.replies))
-			case l.link.extra(): // the next command would be answered with it
+			case l.link.extra(): // the next command would get the extra reply
 				failed = &lostError{cause: errExtra, sent: true}
 			}
 			return x.replies, failed

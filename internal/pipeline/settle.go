@@ -17,7 +17,7 @@ import (
 const (
 	maxRepeats = 3               // retries of a call that was not sent
 	maxBroken  = 12              // connections that may break under one read: two lanes, and ten for the halves of 512 calls
-	maxRefused = 3 * time.Second // how long to retry a refused call that has no timeout: as long as a reply may take by default
+	maxRefused = 3 * time.Second // how long a refused call without a timeout is retried; also the default read timeout
 	minBackoff = 2 * time.Millisecond
 	maxBackoff = 100 * time.Millisecond
 )

@@ -76,7 +76,7 @@ type redigoWire struct {
 	until    time.Time     // a bound for the wait for a reply; zero: none
 	scratch  []any
 	size     int          // bytes put since the last flush
-	flushing bool         // Flush has not returned; if it panicked, it may have written all
+	flushing bool         // Flush has not returned; if it panicked, it may have written all bytes
 	got      atomic.Int64 // replies received
 }
 
@@ -113,8 +113,8 @@ func (w *redigoWire) flush() (whole bool, err error) {
 
 func (w *redigoWire) flushRest() error { return nil }
 
-// written returns all bytes but the last: after a failed write, the last byte was not sent. A
-// flush that did not return may have written all.
+// written returns all bytes but the last, because after a failed write the last byte was
+// not sent. If Flush did not return, it may have sent all bytes.
 func (w *redigoWire) written() int {
 	if w.flushing {
 		return w.size
@@ -174,8 +174,8 @@ func (w *redigoWire) wanted() bool {
 }
 
 // cut does nothing for a foreign connection, which cannot be cut: its own timeouts end the
-// read. The Close of a connection whose socket is hidden is foreign code, which may block or
-// end its goroutine, so it does not run on the clock's.
+// read. It calls Cut in a goroutine of its own, because the clock calls cut, and the Close
+// of a user's connection may block or call runtime.Goexit.
 func (w *redigoWire) cut() {
 	if l, ok := w.conn.(*warm.Conn); ok {
 		go l.Cut()

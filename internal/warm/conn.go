@@ -59,9 +59,9 @@ const (
 // the connection. Each loan begins with asNew.
 const (
 	asNew       uint32 = iota
-	transaction        // WATCH or MULTI, which redigo undoes; unknown after an error
+	transaction        // WATCH or MULTI, which redigo undoes
 	changed            // the state differs from that of a new connection, or may differ
-	unpaired           // as changed, and a command may have no reply, or several
+	unpaired           // as changed, and a command may have no reply or several replies
 )
 
 // verdict is what the borrower found out about the connection.
@@ -262,13 +262,13 @@ func (c *Conn) LastUsed() time.Time {
 	return s.base.Add(c.idleSince)
 }
 
-// drain sends the buffered commands and reads the replies that the borrower did not read. A
-// borrower may call it, and redigo's pool does on the return of a connection, after the
-// commands that undo MULTI and WATCH. So an error among the replies may mean that the
+// drain sends the buffer and reads the replies that the borrower did not read. A borrower
+// may call it by Do(""), and redigo's pool does so on the return of a connection, after
+// the commands that undo MULTI and WATCH. So an error among the replies may mean that the
 // server refused to undo them.
 func (c *Conn) drain() (reply any, err error) {
 	if c.session.Load() == unpaired {
-		return nil, nil // it will be closed, and what is waited for here may never come
+		return nil, nil // the connection will be closed, and a reply may never come
 	}
 	c.survive(func() { reply, err = c.Conn.Do("") }, &err)
 	if replies, ok := reply.([]any); ok && c.session.Load() == transaction {
@@ -404,7 +404,7 @@ func isFirst(args []any, word string) bool {
 	return len(args) > 0 && strings.EqualFold(fmt.Sprint(args[0]), word)
 }
 
-// raise moves the session on, never back.
+// raise raises the session to to, and never lowers it.
 func (c *Conn) raise(to uint32) {
 	for was := c.session.Load(); was < to && !c.session.CompareAndSwap(was, to); {
 		was = c.session.Load()

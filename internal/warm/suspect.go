@@ -114,8 +114,8 @@ func (s *Store) trustedLocked() int {
 }
 
 // replaceableLocked reports whether to close a borrowed suspect: a newer connection is
-// idle, or nothing is idle and a dial needs the slot of the suspect. uncounted is one for a
-// connection that is just being returned, which no count includes, and else zero.
+// idle, or nothing is idle and a dial needs the slot of the suspect. uncounted is 1 if no
+// count includes the suspect because it is being returned, and 0 otherwise.
 func (s *Store) replaceableLocked(uncounted int) bool {
 	return s.trustedLocked() > 0 || len(s.idle) == 0 && s.fullLocked(uncounted)
 }

@@ -181,7 +181,7 @@ func TestABorrowerKeepsItsPlaceAfterADeadConnection(t *testing.T) {
 	})
 }
 
-// Both connections are always in use: the one that comes back makes room, as nothing else would.
+// Both connections are always in use, so only the return of a connection makes room.
 func TestABorrowedSuspectMakesRoomWhereNoSlotIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newPrompt(t, 0, 2)
