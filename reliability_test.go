@@ -238,7 +238,8 @@ func TestFaultTenThousandCallersThatCancelLeaveNothing(t *testing.T) {
 		most  int           // connections in use
 		pause time.Duration // of a caller, so that some calls are served
 	}{
-		"on lanes":                    {rediscache.DefaultPipelineConns, rediscache.DefaultPipelineConns, 200 * time.Millisecond},
+		// One more than are shared, as a lane opens while another returns its connection.
+		"on lanes":                    {rediscache.DefaultPipelineConns, rediscache.DefaultPipelineConns + 1, 200 * time.Millisecond},
 		"with a connection a command": {0, rediscache.DefaultMaxActive, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,7 +270,7 @@ func TestFaultTenThousandCallersThatCancelLeaveNothing(t *testing.T) {
 			require.LessOrEqual(t, after, before+2<<20, "no memory")
 			if test.lanes > 0 {
 				require.Zero(t, pool.Stats().Closed.Broken, "no cancel and no deadline cost a connection")
-				require.LessOrEqual(t, int(pool.Stats().Dials), rediscache.DefaultMinIdle+rediscache.DefaultPipelineConns)
+				require.LessOrEqual(t, int(pool.Stats().Dials), rediscache.DefaultMinIdle+test.most)
 			}
 			require.NoError(t, c.Ping(t.Context()))
 			requireSimultaneous(t, pool, rediscache.DefaultMaxActive)
