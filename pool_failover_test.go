@@ -88,6 +88,7 @@ func TestAPoolWaitsForAFailoverWithoutChurn(t *testing.T) {
 				requireReady(t, p)
 				c := newCache(t, p, rediscache.WithPipelineConns(conns))
 				require.NoError(t, c.Set(t.Context(), "k", []byte("v"), 0))
+				f.next.Do("SET", "k", "v") // which the old primary has once it is a replica
 				f.demote(t)
 
 				const lasts = 2 * time.Second
