@@ -23,14 +23,10 @@ func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
 // borrowAll sends calls together on a connection of their own. It owns the slice of calls from here on,
 // because the exchange may go on after the caller gave up.
 func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
-	now := time.Now()
-	for _, c := range calls {
-		c.ask(now)
-	}
 	// If borrowed returns an error, its goroutine may still write x, so x is not read then. The initial x
 	// is the result if code of the pool ends the goroutine.
 	x := exchange{sent: len(calls), err: errExited}
-	left := p.borrowed(ctx, calls[0], func(l loan) (spent bool, failed error) {
+	left := p.borrowed(ctx, calls, func(l loan) (spent bool, failed error) {
 		x = l.exchange(calls)
 		return p.condemnedBy(l, calls, x.replies) || x.hungUp || l.link.extra(), x.err
 	})
@@ -54,21 +50,25 @@ func (p *Pipeline) condemnedBy(l loan, calls []*Call, replies []resp.Reply) (con
 	return condemned
 }
 
-// borrowed borrows a connection and calls use with it, within the timeout of c. An error
-// means that use was not called, or still runs because the caller gave up.
+// borrowed borrows a connection for calls and calls use with it, within the timeout of the
+// first call. An error means that use was not called, or still runs because the caller gave
+// up.
 func (p *Pipeline) borrowed(
-	ctx context.Context, c *Call, use func(loan) (spent bool, failed error),
+	ctx context.Context, calls []*Call, use func(loan) (spent bool, failed error),
 ) error {
 	if !p.enter() {
 		return warm.ErrClosed
 	}
 	defer p.wg.Done()
+	// The rest of the timeout comes first: a new call has all of it, and if the process is
+	// suspended between two of these lines, the suspension takes none of it.
+	d, now := p.remaining(calls[0]), time.Now()
+	for _, c := range calls {
+		c.ask(now)
+	}
 	var until time.Time
 	var cancel context.CancelFunc
 	if p.cfg.Timeout > 0 {
-		now := time.Now()
-		c.ask(now)
-		d := p.remaining(c)
 		until = now.Add(d)
 		if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
 			until = deadline

@@ -31,7 +31,7 @@ func TestTheTimeOfACallIsATimerOfTheSocketOnlyWhereNothingCutsIt(t *testing.T) {
 	defer store.Close()
 	patience := func(lease func(context.Context) (redis.Conn, error)) (d time.Duration) {
 		p := New(Config{Lease: lease, Timeout: time.Minute, ReadTimeout: time.Hour})
-		require.NoError(t, p.borrowed(t.Context(), Read("PING", 0, Status), func(l loan) (bool, error) {
+		require.NoError(t, p.borrowed(t.Context(), []*Call{Read("PING", 0, Status)}, func(l loan) (bool, error) {
 			switch link := l.link.(type) {
 			case *ownLink:
 				d = link.read

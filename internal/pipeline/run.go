@@ -33,7 +33,7 @@ func (p *Pipeline) Talk(ctx context.Context, talk func(ask Ask) error) error {
 		return err
 	}
 	result := errExited // unless talk returns
-	err := p.borrowed(ctx, new(Call), func(l loan) (spent bool, failed error) {
+	err := p.borrowed(ctx, []*Call{new(Call)}, func(l loan) (spent bool, failed error) {
 		result = talk(func(calls ...*Call) ([]resp.Reply, error) {
 			x := l.exchange(calls)
 			spent = p.condemnedBy(l, calls, x.replies) || x.hungUp || spent

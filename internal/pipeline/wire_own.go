@@ -17,7 +17,7 @@ import (
 // end of the context cuts the connection.
 type ownLink struct {
 	conn        *warm.Conn
-	socket      net.Conn
+	socket      *warm.Socket
 	read, write time.Duration // timeouts
 
 	in   *resp.Reader
@@ -41,7 +41,7 @@ func newOwnLink(c *warm.Conn, read, write time.Duration) *ownLink {
 
 // Read feeds the reader.
 func (w *ownLink) Read(p []byte) (int, error) {
-	if err := w.socket.SetReadDeadline(after(w.read)); err != nil {
+	if err := w.socket.SetReadTimeout(w.read); err != nil {
 		return 0, err
 	}
 	return w.socket.Read(p)

@@ -171,7 +171,7 @@ func doTimeout(c redis.Conn, timeout time.Duration, cmd string, args ...any) (an
 
 // Socket returns the socket of the connection, for a caller that speaks RESP itself. It
 // returns nil if the socket is hidden or does not carry plain RESP.
-func (c *Conn) Socket() net.Conn {
+func (c *Conn) Socket() *Socket {
 	if !c.plain {
 		return nil
 	}
