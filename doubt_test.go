@@ -198,10 +198,7 @@ func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T)
 // times without a lease. No caller that comes after a Delete has returned gets a value from before it, in
 // any state of the leases and of the network.
 func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
-	patience := 10 * time.Second
-	if testing.Short() || raceEnabled {
-		patience = 3 * time.Second
-	}
+	patience := faultTime(2 * time.Second)
 	for name, test := range map[string]struct {
 		policy rediscache.Policy
 		takes  time.Duration // at most, every other load

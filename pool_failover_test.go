@@ -91,7 +91,7 @@ func TestAPoolWaitsForAFailoverWithoutChurn(t *testing.T) {
 				f.next.Do("SET", "k", "v") // which the old primary has once it is a replica
 				f.demote(t)
 
-				const lasts = 2 * time.Second
+				const lasts = time.Second
 				before, began := p.Stats().Dials, time.Now()
 				var refused, unread, written atomic.Int64
 				ctx, stop := context.WithCancel(t.Context())
