@@ -67,6 +67,12 @@ func TestACommandWhoseReplyEndsItsConnectionHurtsNobodyElse(t *testing.T) {
 	s := redistest.Start(t)
 	s.ConfigSet("client-output-buffer-limit", "normal 1mb 0 0")
 	s.Do("SET", "poison", make([]byte, 8<<20))
+	plain, err := redis.Dial("tcp", s.Addr)
+	require.NoError(t, err)
+	defer plain.Close()
+	if _, err := plain.Do("GET", "poison"); err == nil {
+		t.Skip("the server sends large values without a buffer, to which the limit would apply") // Valkey 9
+	}
 	pool := newPool(t, s.URL())
 	require.NoError(t, pool.Ready(t.Context()))
 	c := newCache(t, pool, rediscache.WithTimeout(10*time.Second))
