@@ -115,15 +115,15 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 			wanted = append(wanted, j)
 		}
 	}
-	since := time.Now()
-	end := since.Add(v.policy.Lease)
-	if hard, ok := ctx.Deadline(); ok && hard.Before(end) {
-		end = since.Add(time.Until(hard) / 2) // the other half is for a load without the lease
-	}
+	var since, end time.Time // of the wait for leases
 	var waiting []*job[V]
 	for len(open) > 0 {
 		turn := v.turns.Add(1)
 		held, busy := v.acquire(ctx, wanted)
+		if since.IsZero() {
+			since = time.Now()
+			end = v.endOfWait(ctx, since)
+		}
 		open = deliver(open, turn)
 		if held = append(free, held...); len(held) > 0 {
 			v.load(ctx, held, load)
@@ -133,6 +133,20 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 		free, wanted, waiting = v.await(ctx, since, end, append(waiting, busy...))
 		open = deliver(open, turn)
 	}
+}
+
+// expiryMargin is how much longer than Policy.Lease a load waits for a lease. Redis
+// counts whole milliseconds, and its clock may run a little slower than ours.
+const expiryMargin = 10 * time.Millisecond
+
+// endOfWait returns when a wait ends that began at since, after another process had
+// taken the lease. By then that lease has expired.
+func (v *View[V]) endOfWait(ctx context.Context, since time.Time) time.Time {
+	end := since.Add(v.policy.Lease + expiryMargin)
+	if hard, ok := ctx.Deadline(); ok && hard.Before(end) {
+		return since.Add(time.Until(hard) / 2) // the other half is for a load without the lease
+	}
+	return end
 }
 
 // lookAgain gives a result to the jobs that need no load any more: since the caller

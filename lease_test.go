@@ -106,6 +106,27 @@ func TestTheOthersLoadWhenAHolderHasDied(t *testing.T) {
 	})
 }
 
+// The wait for a lease begins when a load has seen it, not when the load asked for it: the
+// other process may take its lease in between, and the network may be slow.
+func TestALoadWaitsForALeaseThatWasTakenWhileItAsked(t *testing.T) {
+	redistest.NoLeaks(t)
+	const lease, oneWay = 500 * time.Millisecond, 100 * time.Millisecond
+	s := redistest.Start(t)
+	proxy := redistest.NewProxy(t, s.Addr)
+	c := newCache(t, newPool(t, "redis://"+proxy.Addr, rediscache.WithMinIdle(1)))
+	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: lease})
+	require.NoError(t, c.Ping(t.Context()))
+	proxy.Delay(redistest.Up, oneWay, 0)
+	proxy.Delay(redistest.Down, oneWay, 0)
+	// The load asks 2*oneWay after now, once it has missed the key, and Redis answers at
+	// 3*oneWay. So a lease that ends at 4*oneWay+lease may have been taken before that.
+	s.Do("SET", rediscache.LeaseKey("", "k"), "of another", "PX", (4*oneWay + lease).Milliseconds())
+	got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { return 7, nil })
+	require.NoError(t, err)
+	require.Equal(t, 7, got)
+	require.Equal(t, []byte("7"), s.Do("GET", "k"), "the load had the next lease")
+}
+
 func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
