@@ -64,8 +64,8 @@
 // # Concurrency
 //
 // Pools, caches, views and handlers are safe for concurrent use. The callers of a
-// cache share [WithPipelineConns] connections. A few callers are spread over the
-// connections; many callers with small values share one. Commands of concurrent
+// cache share [WithPipelineConns] connections: callers with small values share one,
+// callers with large values are spread over all of them. Commands of concurrent
 // callers are written together, without a delay to wait for more. A caller whose
 // context ends returns at once, or within about 20 ms if it is the only caller and
 // reads its reply itself; the connection stays open. A command with a large value, or

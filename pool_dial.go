@@ -17,6 +17,7 @@ import (
 // dialer returns a function that dials with redigo and keeps the socket. redigo's TLS
 // handshake ignores the context, so the socket is closed when the context ends.
 func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, error) {
+	poll := warm.NewPoll(cfg.busyPoll)
 	return func(ctx context.Context) (d warm.Dialed, err error) {
 		user, password := t.user, t.password
 		if cfg.credentials != nil {
@@ -37,7 +38,7 @@ func (t target) dialer(cfg *poolConfig) func(context.Context) (warm.Dialed, erro
 				if err != nil {
 					return nil, err
 				}
-				socket = warm.NewSocket(conn)
+				socket = warm.NewSocket(conn, poll)
 				stop = context.AfterFunc(ctx, func() { _ = socket.Close() })
 				return socket, nil
 			}),

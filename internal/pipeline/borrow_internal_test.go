@@ -24,7 +24,7 @@ func TestTheTimeOfACallIsATimerOfTheSocketOnlyWhereNothingCutsIt(t *testing.T) {
 			if err != nil {
 				return warm.Dialed{}, err
 			}
-			socket := warm.NewSocket(raw)
+			socket := warm.NewSocket(raw, nil)
 			return warm.Dialed{Conn: redis.NewConn(socket, 0, 0), Socket: socket, Plain: true}, nil
 		},
 	})

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -50,11 +49,10 @@ type lane struct {
 	flight  []entry
 	batch   []entry // changed by the reader under mu, read by the clock
 	parked  bool    // the reader waits for wake
-	eager   bool    // the reader waits for bytes before there is a call
 	own     bool    // a caller reads its own reply; the reader stays parked
 	ownAt   int64   // the clock when own was set
 	solo    bool    // the last caller was alone
-	kicked  bool    // a read deadline interrupts the goroutine that waits for bytes
+	kicked  bool    // a read deadline interrupts the caller that reads its own reply
 	err     error   // why the lane broke
 	unsent  int     // how many of the last claimed calls the server cannot have received
 	spent   bool    // the connection must not be lent again
@@ -130,28 +128,9 @@ func (l *lane) breakLocked(err error) {
 }
 
 func (l *lane) wakeLocked() {
-	switch {
-	case l.parked && !l.own:
+	if l.parked && !l.own {
 		l.parked = false
 		l.wake <- struct{}{}
-	case l.eager && !l.takes():
-		l.kickLocked()
-	}
-}
-
-// kickLocked interrupts the goroutine that waits for bytes. No byte is lost.
-func (l *lane) kickLocked() {
-	if !l.kicked {
-		l.kicked = true
-		l.alone.kick()
-	}
-}
-
-// unkickLocked is called by the goroutine that waited for bytes, to undo kickLocked.
-func (l *lane) unkickLocked() {
-	if l.kicked {
-		l.kicked = false
-		l.alone.unkick()
 	}
 }
 
@@ -195,9 +174,8 @@ func (l *lane) lease(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.p.gather(tightTicks)
 		if l.beside {
-			l.p.refused.Store(l.p.clock.Load() + tightTicks)
+			l.p.tighten()
 		}
 		return err
 	}
@@ -232,8 +210,8 @@ func (l *lane) read() error {
 		l.pos.Store(int64(i) + 1)
 		e.end(claimed, reply, nil)
 	}
-	if len(batch) >= minBatch && bytes < len(batch)*smallCall {
-		l.p.gather(denseTicks)
+	if bytes >= len(batch)*largeEnough {
+		l.p.spread.Store(l.p.clock.Load() + spreadTicks)
 	}
 	return nil
 }
@@ -288,14 +266,11 @@ func (l *lane) judge(s shape, reply resp.Reply, last bool) {
 	}
 }
 
-// next waits for a batch. After a batch of several callers the next batch is likely to be
-// shared too. Then the reader waits for bytes at once, so that the writer need not wake
-// it.
+// next waits for a batch.
 func (l *lane) next() ([]entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	eager := len(l.batch) > maxOwn && l.alone != nil
-	for ; ; eager = false {
+	for {
 		l.out.Add(int64(len(l.batch)))
 		l.pos.Store(0)
 		l.batch, l.flight = l.flight, l.batch[:0]
@@ -309,30 +284,8 @@ func (l *lane) next() ([]entry, error) {
 		case !l.takes() && !l.writing && len(l.queue) == 0:
 			return nil, errOver
 		}
-		if !eager {
-			l.waitLocked()
-		} else if err := l.fillLocked(); err != nil {
-			return nil, err
-		}
+		l.waitLocked()
 	}
-}
-
-// fillLocked waits for bytes, without the lock, or for kickLocked.
-func (l *lane) fillLocked() error {
-	l.eager = true
-	l.mu.Unlock()
-	err := l.alone.fill()
-	l.mu.Lock()
-	l.eager = false
-	kicked := l.kicked
-	l.unkickLocked()
-	switch {
-	case kicked && errors.Is(err, os.ErrDeadlineExceeded):
-		return nil
-	case err == nil && len(l.flight) == 0 && !l.writing:
-		return errExtra
-	}
-	return err
 }
 
 // waitLocked waits for wake without the lock.
@@ -439,8 +392,9 @@ func (l *lane) tick(now int64, scarce bool) {
 	if l.load() > 0 || l.writing {
 		l.active = now
 	}
-	if l.own && now-l.ownAt > 1 {
-		l.kickLocked()
+	if l.own && !l.kicked && now-l.ownAt > 1 {
+		l.kicked = true
+		l.alone.kick()
 	}
 	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && !l.writing && !l.own {
 		l.progress, l.at = p, now

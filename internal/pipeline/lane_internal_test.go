@@ -187,19 +187,15 @@ func crowd(t *testing.T, lanes int, leased bool) (*Pipeline, func(n int) []int64
 	}
 }
 
-func TestFewCallsAreSpreadAndManyAreGathered(t *testing.T) {
+func TestCallsAreGatheredUnlessTheirRepliesAreLarge(t *testing.T) {
 	p, give := crowd(t, 2, true)
-	require.Equal(t, []int64{1}, give(1))
-	require.Equal(t, []int64{1, 1}, give(1))
-	require.Equal(t, []int64{4, 4}, give(6))
-	p.gather(2)
-	require.Equal(t, []int64{100, 4}, give(96))
-	p.gather(1) // is less than there is
+	require.Equal(t, []int64{8}, give(8))
+	p.spread.Store(p.clock.Load() + 1)
+	require.Equal(t, []int64{8, 8}, give(8))
+	require.Equal(t, []int64{11, 11}, give(6))
 	p.clock.Add(1)
-	require.Equal(t, []int64{maxGathered, 4}, give(maxGathered-100))
-	require.Equal(t, []int64{maxGathered, 10}, give(6))
-	p.clock.Add(1)
-	require.Equal(t, []int64{maxGathered, maxGathered}, give(maxGathered-10))
+	require.Equal(t, []int64{maxGathered, 11}, give(maxGathered-11))
+	require.Equal(t, []int64{maxGathered, maxGathered}, give(maxGathered-11))
 	require.Equal(t, []int64{maxGathered + 1, maxGathered + 1}, give(2))
 
 	(*p.lanes.Load())[0].slow.Store(true)
@@ -208,6 +204,8 @@ func TestFewCallsAreSpreadAndManyAreGathered(t *testing.T) {
 
 func TestNobodyWaitsForASecondConnection(t *testing.T) {
 	p, give := crowd(t, 2, false)
+	spread := func() { p.spread.Store(p.clock.Load() + 1) }
+	spread()
 	require.Equal(t, []int64{8}, give(8), "nor asks for it before there is a first")
 	first := (*p.lanes.Load())[0]
 	first.life.Store(open)
@@ -221,9 +219,10 @@ func TestNobodyWaitsForASecondConnection(t *testing.T) {
 
 	p, give = crowd(t, 2, true)
 	give(1)
-	p.refused.Store(p.clock.Load() + 1)
+	p.tighten()
+	p.spread.Store(math.MaxInt64)
 	require.Equal(t, []int64{3000}, give(2999), "the pool has none")
-	p.clock.Add(1)
+	p.clock.Add(tightTicks)
 	require.Equal(t, []int64{3000, 1}, give(1))
 
 	p, _ = crowd(t, 2, false)
@@ -254,38 +253,43 @@ func TestACallWaitsForRoomUntilItsTimeIsOver(t *testing.T) {
 	})
 }
 
-// scripted has one reply for all.
+// scripted receives the replies in turn.
 type scripted struct {
 	wire
-	reply resp.Reply
+	replies []resp.Reply
 }
 
-func (w scripted) receive() (resp.Reply, error) { return w.reply, nil }
-func (w scripted) extra() bool                  { return false }
+func (w *scripted) receive() (resp.Reply, error) {
+	r := w.replies[0]
+	w.replies = w.replies[1:]
+	return r, nil
+}
 
-func TestABatchOfManySmallCallsGathersMore(t *testing.T) {
-	value := resp.Reply{Kind: resp.Bulk, Bytes: make([]byte, smallCall)}
+func (w *scripted) extra() bool { return false }
+
+func TestLargeRepliesSpreadTheCalls(t *testing.T) {
+	value := resp.Reply{Kind: resp.Bulk, Bytes: make([]byte, largeEnough)}
+	none := resp.Reply{Kind: resp.Nil}
 	for _, c := range []struct {
-		about    string
-		calls    int
-		form     Form
-		reply    resp.Reply
-		gathered bool
+		about   string
+		form    Form
+		replies []resp.Reply
+		spread  bool
 	}{
-		{"many small", minBatch, Value, resp.Reply{Kind: resp.Nil}, true},
-		{"few", minBatch - 1, Value, resp.Reply{Kind: resp.Nil}, false},
-		{"large", minBatch, Value, value, false},
-		{"large in all", minBatch, Values, resp.Reply{Kind: resp.Array, Elems: []resp.Reply{value}}, false},
+		{"small", Value, []resp.Reply{none, none}, false},
+		{"large", Value, []resp.Reply{value, value}, true},
+		{"one is large, all are not", Value, []resp.Reply{value, none}, false},
+		{"large in all", Values, []resp.Reply{{Kind: resp.Array, Elems: []resp.Reply{value}}}, true},
 	} {
 		p := New(Config{Lanes: 1})
-		l := &lane{p: p, wire: scripted{reply: c.reply}}
-		for range c.calls {
+		l := &lane{p: p, wire: &scripted{replies: c.replies}}
+		for range c.replies {
 			e := Read("MGET", 1, c.form).String("k").queue(1)
 			require.True(t, e.move(queued, claimed))
 			l.flight = append(l.flight, e)
 		}
 		require.NoError(t, l.read())
-		require.Equal(t, c.gathered, p.clock.Load() < p.gathered.Load(), c.about)
+		require.Equal(t, c.spread, p.spreads(), c.about)
 	}
 }
 

@@ -57,7 +57,10 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.own = false
-	l.unkickLocked()
+	if l.kicked {
+		l.kicked = false
+		l.alone.unkick()
+	}
 	for i, e := range mine[:answered] {
 		e.call.reply, e.call.err = replies[i], nil
 		e.move(claimed, ended) // without done, because the caller itself is here

@@ -32,9 +32,8 @@ const (
 	maxTogether    = 512      // calls of one caller
 	largeCall      = 64 << 10 // bytes of a command that gets a connection of its own
 
-	tick       = 10 * time.Millisecond
-	denseTicks = 5 // calls are gathered after a dense batch
-	maxStep    = 5 // ticks that one turn of the clock may count
+	tick    = 10 * time.Millisecond
+	maxStep = 5 // ticks that one turn of the clock may count
 )
 
 // Config configures a pipeline.
@@ -73,8 +72,8 @@ type Pipeline struct {
 	stop         context.CancelFunc        // immutable; ends ctx
 	clock        atomic.Int64              // ticks, while there is a lane
 	beat         atomic.Pointer[time.Time] // when the clock last moved; nil: never
-	gathered     atomic.Int64              // until this clock one lane gets all calls
-	refused      atomic.Int64              // until this clock no lane is opened beside another
+	spread       atomic.Int64              // until this clock calls are spread over the lanes
+	refused      atomic.Int64              // until this clock one lane gets all calls, and none is opened beside it
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers in queue
 	hints        hints
@@ -309,18 +308,18 @@ func (p *Pipeline) offer(calls []*Call) (seat, error) {
 	return best.enqueue(calls), nil
 }
 
-// choose returns the lane with the fewest calls, so that client and server work at the
-// same time. While calls are gathered it returns the first lane with fewer than
-// maxGathered calls: with many small calls a batch saves more, and while one busy lane
-// keeps all processors busy, the runtime does not poll the socket of another.
+// choose returns the first lane with fewer than maxGathered calls: a batch of many small calls saves
+// more than a second connection gives, and two readers that poll take the processor from each other.
+// After large replies choose returns the lane with the fewest calls, so that client and server work at
+// the same time.
 //
 // A lane in which a large reply is arriving is chosen last, and a lane without a
 // connection before it, because the pool may refuse the connection or lend it late. more
 // reports whether to open another lane.
 func (p *Pipeline) choose() (best *lane, more bool) {
-	var few int64 = 1
-	if p.clock.Load() < p.gathered.Load() {
-		few = maxGathered
+	var few int64 = maxGathered
+	if p.spreads() {
+		few = 1
 	}
 	var least int64 = math.MaxInt64
 	taking, leases := 0, false
@@ -353,16 +352,14 @@ func (p *Pipeline) choose() (best *lane, more bool) {
 	return best, more
 }
 
-// gather makes one lane get all calls for so many ticks.
-func (p *Pipeline) gather(ticks int64) {
-	until := p.clock.Load() + ticks
-	for {
-		was := p.gathered.Load()
-		if was >= until || p.gathered.CompareAndSwap(was, until) {
-			return
-		}
-	}
+// spreads reports whether calls are spread over the lanes.
+func (p *Pipeline) spreads() bool {
+	now := p.clock.Load()
+	return now < p.spread.Load() && now >= p.refused.Load()
 }
+
+// tighten is called when the pool has no connection to spare.
+func (p *Pipeline) tighten() { p.refused.Store(p.clock.Load() + tightTicks) }
 
 // open adds a lane, if there may be one more.
 func (p *Pipeline) open() (opened bool, err error) {

@@ -62,7 +62,7 @@ func storeOf(t testing.TB, addr string, n, spare int, plain bool) func(context.C
 			if err != nil {
 				return warm.Dialed{}, err
 			}
-			socket := warm.NewSocket(raw)
+			socket := warm.NewSocket(raw, nil)
 			return warm.Dialed{Conn: redis.NewConn(socket, 20*time.Second, 20*time.Second), Socket: socket, Plain: plain}, nil
 		},
 	})

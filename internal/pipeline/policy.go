@@ -29,6 +29,11 @@ const (
 	// another, and one lane gets all calls.
 	tightTicks = 100
 
+	// After a batch whose calls and replies have largeEnough bytes each, calls are spread
+	// over the lanes for 50 ms.
+	largeEnough = 2 << 10
+	spreadTicks = 5
+
 	// gap is how long lanes do not borrow after a return, if borrowers cannot wait in
 	// the queue of the pool: such borrowers retry every few milliseconds.
 	gap = 5 * time.Millisecond
@@ -77,7 +82,7 @@ func (p *Pipeline) mayOpenLocked() bool {
 	case now < p.refused.Load():
 		return false
 	case p.cfg.Spare != nil && p.cfg.Spare() < 2:
-		p.refused.Store(now + tightTicks)
+		p.tighten()
 		return false
 	}
 	return true
@@ -104,7 +109,7 @@ func (l *lane) dueLocked(now int64) due {
 	case idle >= idleTicks, held >= heldTicks:
 		return finishes
 	case l.wire.wanted():
-		p.gather(tightTicks)
+		p.tighten()
 		return finishes
 	case p.cfg.Foreign && held >= foreignTicks, l.scarce && idle >= quietTicks:
 		return finishes

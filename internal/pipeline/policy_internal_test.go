@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -136,7 +137,7 @@ type wantedWire struct {
 	wantedNow bool
 }
 
-func (w wantedWire) wanted() bool { return w.wantedNow }
+func (w *wantedWire) wanted() bool { return w.wantedNow }
 
 func TestWhenALaneReturnsItsConnection(t *testing.T) {
 	type state struct {
@@ -164,7 +165,7 @@ func TestWhenALaneReturnsItsConnection(t *testing.T) {
 	} {
 		p := New(Config{Lanes: 1, Foreign: test.is.foreign})
 		p.timeoutTicks = test.is.timeout
-		l := &lane{p: p, wire: wantedWire{wantedNow: test.is.wanted}, scarce: test.is.scarce}
+		l := &lane{p: p, wire: &wantedWire{wantedNow: test.is.wanted}, scarce: test.is.scarce}
 		l.ageLocked(open)
 		l.at, l.active, l.opened = -test.is.silent, -test.is.idle, -test.is.held
 		require.Equal(t, test.want, l.dueLocked(0), test.what)
@@ -173,12 +174,12 @@ func TestWhenALaneReturnsItsConnection(t *testing.T) {
 
 func TestALaneWithoutCallsReturnsAWantedConnectionAtOnce(t *testing.T) {
 	for _, wanted := range []bool{true, false} {
-		l := &lane{p: New(Config{Lanes: 1}), wire: wantedWire{wantedNow: wanted}, scarce: true}
+		l := &lane{p: New(Config{Lanes: 1}), wire: &wantedWire{wantedNow: wanted}, scarce: true}
 		l.ageLocked(open)
 		l.restLocked()
 		require.Equal(t, wanted, !l.takes())
 	}
-	l := &lane{p: New(Config{Lanes: 1}), wire: wantedWire{wantedNow: true}, scarce: true}
+	l := &lane{p: New(Config{Lanes: 1}), wire: &wantedWire{wantedNow: true}, scarce: true}
 	l.ageLocked(open)
 	l.in.Store(1)
 	l.restLocked()
@@ -189,6 +190,7 @@ func TestALaneBesideAnotherLeavesThePoolAConnection(t *testing.T) {
 	p, give := crowd(t, 2, true)
 	spare := 1
 	p.cfg.Spare = func() int { return spare }
+	p.spread.Store(math.MaxInt64)
 	require.Equal(t, []int64{8}, give(8))
 	require.True(t, p.Refused(), "and no lane is opened for a while")
 	spare = 2

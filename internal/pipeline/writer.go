@@ -52,8 +52,6 @@ func batchOf(load int64) int { return int(min(max(load/4, minBatch), maxBatch)) 
 const (
 	minBatch = 16
 	maxBatch = 64
-
-	smallCall = 2 << 10 // bytes of a call and its reply
 )
 
 // write is the writer. It lets other callers join, and goes on until the queue is empty.

@@ -24,6 +24,7 @@ import (
 type Socket struct {
 	net.Conn
 	peek func() bool // nil if the platform cannot check the socket
+	poll *poller     // nil: reads do not poll
 
 	terse  atomic.Bool
 	sealed bool // used by the reader: the socket carries TLS, so lines cannot be checked
@@ -47,9 +48,10 @@ const (
 
 var errNotRedis = errors.New("the server does not answer as Redis does")
 
-// NewSocket wraps a socket. The caller must call Shut. The Socket is terse at first.
-func NewSocket(c net.Conn) *Socket {
-	s := &Socket{Conn: c, peek: peeker(c)}
+// NewSocket wraps a socket, whose reads poll as poll says. The caller must call Shut. The Socket is terse
+// at first.
+func NewSocket(c net.Conn, poll *Poll) *Socket {
+	s := &Socket{Conn: c, peek: peeker(c), poll: newPoller(c, poll)}
 	s.terse.Store(true)
 	return s
 }
@@ -62,9 +64,9 @@ func (s *Socket) setTerse(on bool) {
 
 // Read returns net.ErrClosed after Close.
 func (s *Socket) Read(p []byte) (int, error) {
-	n, err := s.Conn.Read(p)
+	n, err := s.poll.read(s.Conn, p)
 	for errors.Is(err, os.ErrDeadlineExceeded) && s.goesOn() {
-		n, err = s.Conn.Read(p)
+		n, err = s.poll.read(s.Conn, p)
 	}
 	if s.terse.Load() && !s.isTerse(p[:n]) {
 		return 0, errNotRedis

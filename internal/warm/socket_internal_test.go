@@ -25,7 +25,7 @@ func socketPair(t *testing.T) (*Socket, *net.TCPConn) {
 	far, err := ln.Accept()
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = far.Close() })
-	return NewSocket(near), far.(*net.TCPConn)
+	return NewSocket(near, nil), far.(*net.TCPConn)
 }
 
 func TestCloseUnblocksAReaderAndTellsTheServer(t *testing.T) {
@@ -98,7 +98,7 @@ func TestShutOfAProcessThatStoodStillWaitsForTheServerAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &asleep{stands: []time.Duration{time.Minute, 2 * standstill, 0, 0}}
 		began := time.Now()
-		NewSocket(a).Shut()
+		NewSocket(a, nil).Shut()
 		require.Equal(t, 3, a.reads)
 		require.Equal(t, time.Minute+2*linger+4*standstill, time.Since(began))
 	})
@@ -145,7 +145,7 @@ func (*refusing) SetWriteDeadline(time.Time) error { return nil }
 func (*refusing) Close() error                     { return nil }
 
 func TestWhatTheServerSaidIsReadBeforeAFailedWriteIsToldDuringADial(t *testing.T) {
-	s := NewSocket(&refusing{said: strings.NewReader("-why\r\n")})
+	s := NewSocket(&refusing{said: strings.NewReader("-why\r\n")}, nil)
 	n, err := s.Write([]byte("hello"))
 	require.NoError(t, err)
 	require.Equal(t, 5, n)
@@ -158,7 +158,7 @@ func TestWhatTheServerSaidIsReadBeforeAFailedWriteIsToldDuringADial(t *testing.T
 	_, err = s.Write([]byte("hello"))
 	require.ErrorIs(t, err, net.ErrClosed)
 
-	s = NewSocket(&refusing{said: strings.NewReader("")})
+	s = NewSocket(&refusing{said: strings.NewReader("")}, nil)
 	s.setTerse(false)
 	_, err = s.Write([]byte("hello"))
 	require.ErrorIs(t, err, errReset, "later it matters what was sent")
@@ -179,13 +179,13 @@ func TestADialAndAProbeHearLinesOrTLSAndNothingElse(t *testing.T) {
 		"\r\n":                            false,
 		"+" + strings.Repeat("x", 64<<10): false,
 	} {
-		s := NewSocket(&refusing{said: iotest.OneByteReader(strings.NewReader(said))})
+		s := NewSocket(&refusing{said: iotest.OneByteReader(strings.NewReader(said))}, nil)
 		_, err := io.ReadAll(s)
 		require.Equal(t, passes, err == nil, said)
 		if !passes {
 			require.ErrorIs(t, err, errNotRedis)
 		}
-		s = NewSocket(&refusing{said: strings.NewReader(said)})
+		s = NewSocket(&refusing{said: strings.NewReader(said)}, nil)
 		s.setTerse(false)
 		_, err = io.ReadAll(s)
 		require.NoError(t, err, "others may say what they like")

@@ -85,7 +85,7 @@ func TestAReadWhoseDeadlineComesLateLooksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer func() { _ = far.Close() }()
-		s := NewSocket(near)
+		s := NewSocket(near, nil)
 		defer s.Shut()
 		s.setTerse(false)
 		var b [1]byte
