@@ -13,6 +13,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 
+	"github.com/rediscache/rediscache/bench/internal/arrivals"
+	"github.com/rediscache/rediscache/bench/internal/load"
 	"github.com/rediscache/rediscache/bench/internal/report"
 )
 
@@ -132,7 +134,7 @@ func (b *session) besideOne(ctx context.Context, w way) (report.BesideLine, erro
 }
 
 // p99 is that of what is sorted.
-func p99(took []time.Duration) time.Duration { return took[len(took)*99/100] }
+func p99(took []time.Duration) time.Duration { return load.Quantile(took, 990) }
 
 // paced sends small GETs on a schedule for as long as d, late or not, and up to
 // most large ones, one after another. It returns the times from when each small
@@ -151,18 +153,16 @@ func paced(ctx context.Context, w way, d time.Duration, most int) (took []time.D
 	took = make([]time.Duration, n)
 	errs := make([]error, n)
 	var small sync.WaitGroup
-	began := time.Now()
-	for i := 0; i < n && ctx.Err() == nil; i++ {
-		due := began.Add(time.Duration(i) * time.Second / smallRate)
-		time.Sleep(time.Until(due))
+	clock := arrivals.Run(smallRate, n, func(i int, due time.Time) bool {
 		small.Go(func() {
 			errs[i] = w.small(ctx)
 			took[i] = time.Since(due)
 		})
-	}
+		return ctx.Err() == nil
+	})
 	small.Wait()
 	end()
 	large.Wait()
 	slices.Sort(took)
-	return took, got, errors.Join(append(errs, failed, ctx.Err())...)
+	return took, got, errors.Join(append(errs, clock, failed, ctx.Err())...)
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"runtime"
 	"strconv"
@@ -39,6 +40,9 @@ func Main(args []string, out io.Writer) error {
 	n := flags.Int("n", 1, "how many arrivals")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *rate < 1 {
+		return fmt.Errorf("bench: %d arrivals a second", *rate)
 	}
 	runtime.LockOSThread()
 	pace.Thread()

@@ -48,6 +48,7 @@ func TestMainWritesEachArrivalWhenItIsDue(t *testing.T) {
 	}
 
 	require.Error(t, arrivals.Main([]string{"-n", "1"}, broken{}))
+	require.Error(t, arrivals.Main([]string{"-rate", "0"}, w))
 	require.Error(t, arrivals.Main([]string{"-what"}, w))
 }
 

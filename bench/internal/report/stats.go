@@ -142,14 +142,14 @@ func (c Cell) Errors() (n int64, first string) {
 	return n, first
 }
 
-// cell returns the one of a client.
-func (r Row) cell(name string) (Cell, bool) {
+// cell returns the one of a client, empty where there is none.
+func (r Row) cell(name string) Cell {
 	for _, c := range r.Cells {
 		if c.Client == name {
-			return c, true
+			return c
 		}
 	}
-	return Cell{}, false
+	return Cell{}
 }
 
 // best returns the peer with the best median, false where no peer has one.
@@ -176,7 +176,7 @@ func (c comparison) noise() bool { return c.own.Max >= c.other.Min && c.other.Ma
 
 // compare returns false where this library or the other has nothing.
 func (r Row) compare(m Metric, other Cell) (comparison, bool) {
-	mine, _ := r.cell(client.Own)
+	mine := r.cell(client.Own)
 	c := comparison{own: m.over(mine.Samples), other: m.over(other.Samples), name: other.Client}
 	if c.own.Median <= 0 || c.other.Median <= 0 {
 		return c, false

@@ -87,32 +87,30 @@ func (s *Section) group(b *strings.Builder, rows []Row) {
 			continue
 		}
 		s.ratios(b, rows, cell.Client, func(r Row) (comparison, bool) {
-			other, _ := r.cell(cell.Client)
-			return r.compare(s.Main, other)
+			return r.compare(s.Main, r.cell(cell.Client))
 		})
 	}
 }
 
 // ratios writes a line of ratios, where there are any.
 func (s *Section) ratios(b *strings.Builder, rows []Row, to string, compare func(Row) (comparison, bool)) {
-	any := false
+	found := false
 	line := fmt.Sprintf("| *%s / %s* |", client.Own, to)
 	for _, row := range rows {
 		ratio := "-"
 		if c, ok := compare(row); ok {
-			ratio, any = c.written(), true
+			ratio, found = c.written(), true
 		}
 		line += " " + ratio + " |"
 	}
-	if any {
+	if found {
 		fmt.Fprintln(b, line)
 	}
 }
 
 // main writes a client's number, in bold where it is the row's best.
 func (r Row) main(m Metric, name string) string {
-	cell, _ := r.cell(name)
-	mine := m.over(cell.Samples)
+	mine := m.over(r.cell(name).Samples)
 	if mine.Median <= 0 {
 		return "-"
 	}
