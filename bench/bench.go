@@ -28,7 +28,6 @@ func bench(ctx context.Context, o *options) (err error) {
 	defer func() { err = errors.Join(err, b.close()) }()
 
 	runErr := b.profiled(func() error { return b.run(ctx) })
-	b.progress.finish()
 	if ctx.Err() != nil {
 		b.report.Notes = append(b.report.Notes, "Interrupted: these are the rows that were finished.")
 		runErr = nil
@@ -148,27 +147,31 @@ type turn struct {
 	run    func(context.Context) (load.Sample, error)
 }
 
+// plans returns what the chosen sections with rows will measure, and how many steps
+// all of the chosen sections have.
+func (b *session) plans() (all []plan, steps int) {
+	for _, s := range sections {
+		switch {
+		case !b.o.has(s.name):
+		case s.plan == nil:
+			steps += s.steps(b.o)
+		default:
+			p := s.plan(b)
+			p.section.Name = s.name
+			for _, r := range p.rows {
+				steps += len(r.turns) * b.o.rounds
+			}
+			all = append(all, p)
+		}
+	}
+	return all, steps
+}
+
 // run measures the chosen sections.
 func (b *session) run(ctx context.Context) error {
-	var plans []plan
-	steps := 0
-	for _, s := range sections {
-		if s.plan == nil || !b.o.has(s.name) {
-			continue
-		}
-		p := s.plan(b)
-		p.section.Name = s.name
-		for _, r := range p.rows {
-			steps += len(r.turns) * b.o.rounds
-		}
-		plans = append(plans, p)
-	}
-	for _, s := range sections {
-		if s.run != nil && b.o.has(s.name) {
-			steps += s.steps(b.o)
-		}
-	}
+	plans, steps := b.plans()
 	b.progress = newProgress(os.Stderr, steps)
+	defer b.progress.finish()
 	for _, p := range plans {
 		if err := b.measure(ctx, p); err != nil {
 			return err

@@ -17,13 +17,13 @@ import (
 func (b *session) busy() plan {
 	p := plan{section: &report.Section{
 		Title: "Beside busy processors", Unit: "op", Axes: []string{"callers"},
-		About: "As many other processes as Go has processors compute without end, at normal priority. Their share is what they had of all " +
+		About: "As many other processes as there are processors compute without end, at normal priority. Their share is what they had of all " +
 			"processors during the turn: what a client costs others. 100 B, 9:1.",
 		Main: report.PerSec, Tail: report.P99, More: []report.Metric{report.Spinning},
 	}}
 	var group *spin.Group // started before the first row
 	p.around = func(_ context.Context, rows func() error) (err error) {
-		if group, err = spin.Start(runtime.GOMAXPROCS(0)); err != nil {
+		if group, err = spin.Start(runtime.NumCPU()); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, group.Close()) }()
@@ -45,7 +45,7 @@ func (b *session) busy() plan {
 					return sample, err
 				}
 				after, err := group.CPU()
-				sample.Spinning = share(after-before, time.Since(begin), runtime.GOMAXPROCS(0))
+				sample.Spinning = share(after-before, time.Since(begin), runtime.NumCPU())
 				return sample, err
 			}),
 		})

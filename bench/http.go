@@ -37,7 +37,7 @@ func (b *session) http() plan {
 	}}
 	key := b.keys[0]
 	path := "/cache/" + key
-	for _, conns := range []int{8, 64} {
+	for _, conns := range pick(b.o.quick, []int{8, 64}, []int{64}) {
 		visit := func(ctx context.Context, handler http.Handler) (load.Sample, error) {
 			return b.visit(ctx, handler, conns, path, byHandBody(key, load.Value(key, small)))
 		}

@@ -3,7 +3,7 @@
 // writes a report in Markdown and plots in SVG.
 //
 //	go run . -quick                      # under two minutes
-//	go run . -o results/results.md       # everything: about three hours
+//	go run . -o results/results.md       # everything: about two hours
 //	go run . -sections tls,many          # these alone
 //	go run . -sections matrix -clients 'rediscache,rueidis*' -callers 64,512 -values 100 -mixes 9:1 -rtts 0
 //

@@ -173,6 +173,7 @@ func TestWhatIsNoPeerHasARatioOfItsOwnAndIsNeverTheBest(t *testing.T) {
 	}
 	text := written(t, of(section))
 	require.Contains(t, text, "| rediscache | **300**")
+	require.Contains(t, text, "| (no Redis) | 600 (600 - 600) |")
 	require.Contains(t, text, "| *rediscache / best peer* | **1.50** (1.50 - 1.50) |")
 	require.Contains(t, text, "| *rediscache / (no Redis)* | **0.50** (0.50 - 0.50) |")
 	require.Contains(t, text, "| p99 | p99.9 | others' CPU | allocs/request |")

@@ -133,6 +133,10 @@ type Cell struct {
 	Failed  string        // why there are fewer samples than rounds, if so
 }
 
+// inRace says whether the cell is what the ratio is about: this library with its
+// defaults, or a peer. What is neither is there to be looked at.
+func (c Cell) inRace() bool { return c.Peer || c.Client == client.Own }
+
 // Errors counts what the cell's rounds got wrong.
 func (c Cell) Errors() (n int64, first string) {
 	for _, s := range c.Samples {

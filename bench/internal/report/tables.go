@@ -83,7 +83,7 @@ func (s *Section) group(b *strings.Builder, rows []Row) {
 	s.ratios(b, rows, "best peer", func(r Row) (comparison, bool) { return r.toBest(s.Main) })
 	for _, cell := range rows[0].Cells {
 		// The floor of a latency is nothing to be compared with.
-		if cell.Peer || cell.Client == client.Own || s.Main.lower {
+		if cell.inRace() || s.Main.lower {
 			continue
 		}
 		s.ratios(b, rows, cell.Client, func(r Row) (comparison, bool) {
@@ -108,19 +108,21 @@ func (s *Section) ratios(b *strings.Builder, rows []Row, to string, compare func
 	}
 }
 
-// main writes a client's number, in bold where it is the row's best.
+// main writes a client's number, in bold where it is the best of this library's and
+// the peers'.
 func (r Row) main(m Metric, name string) string {
-	mine := m.over(r.cell(name).Samples)
+	cell := r.cell(name)
+	mine := m.over(cell.Samples)
 	if mine.Median <= 0 {
 		return "-"
 	}
-	for _, c := range r.Cells {
+	if cell.inRace() && !slices.ContainsFunc(r.Cells, func(c Cell) bool {
 		other := m.over(c.Samples).Median
-		if (c.Peer || c.Client == client.Own) && other > 0 && m.better(other, mine.Median) > 1 {
-			return spread(mine, m.write)
-		}
+		return c.inRace() && other > 0 && m.better(other, mine.Median) > 1
+	}) {
+		return "**" + m.write(mine.Median) + "**" + strings.TrimPrefix(spread(mine, m.write), m.write(mine.Median))
 	}
-	return "**" + m.write(mine.Median) + "**" + strings.TrimPrefix(spread(mine, m.write), m.write(mine.Median))
+	return spread(mine, m.write)
 }
 
 // details writes all that was measured, a table for each row.
