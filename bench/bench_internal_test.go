@@ -2,24 +2,26 @@ package main
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache/bench/client"
 	"github.com/rediscache/rediscache/bench/internal/load"
-	"github.com/rediscache/rediscache/bench/internal/proxy"
 	"github.com/rediscache/rediscache/bench/internal/report"
 	"github.com/rediscache/rediscache/bench/internal/server"
 )
 
-// TestMain lets the test binary be the delay proxy, as the program is.
+// TestMain lets the test binary be the program's child processes, as the program is.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == proxy.Command {
-		if err := proxy.Main(os.Args[2:], os.Stdin, os.Stdout); err != nil {
+	if as, ok := asChild(os.Args[1:]); ok {
+		if err := as(); err != nil {
 			os.Exit(1)
 		}
 		return
@@ -60,35 +62,51 @@ func TestARunMeasuresEveryClientAndWritesItsReport(t *testing.T) {
 	require.FileExists(t, profile)
 }
 
-func TestTheExtrasAreMeasured(t *testing.T) {
+func TestEverySectionMeasuresItsClients(t *testing.T) {
 	requireServer(t)
-	srv, err := server.Start(t.Context())
+	o, err := parse([]string{
+		"-quick", "-sections", "matrix,tls,many,large,open,busy,http,loads", "-rounds", "1", "-slice", "10ms",
+		"-clients", "rediscache,rueidis", "-callers", "2", "-values", "100", "-mixes", "9:1", "-rtts", "0",
+	})
 	require.NoError(t, err)
-	defer func() { require.NoError(t, srv.Close()) }()
-	b := &session{
-		o: &options{rounds: 1, slice: 50 * time.Millisecond}, srv: srv, report: &report.Report{},
-		progress: newProgress(os.Stderr, 1),
+	b, err := newSession(t.Context(), o)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, b.close()) }()
+	require.NoError(t, b.run(t.Context()))
+
+	var names []string
+	for _, s := range b.report.Sections {
+		names = append(names, s.Name)
+		require.NotEmpty(t, s.Rows, s.Name)
+		for _, row := range s.Rows {
+			require.Len(t, row.At, len(s.Axes), s.Name)
+			require.GreaterOrEqual(t, len(row.Cells), 2, s.Name)
+			for _, c := range row.Cells {
+				n, first := c.Errors()
+				require.Zero(t, n, "%s: %s: %s: %s", s.Name, row, c.Client, first)
+				require.Empty(t, c.Failed, "%s: %s: %s", s.Name, row, c.Client)
+				require.Len(t, c.Samples, 1)
+				require.Positive(t, c.Samples[0].OpsPerSec, "%s: %s: %s", s.Name, row, c.Client)
+				require.Equal(t, c.Client == "rueidis", c.Peer)
+				if s.Name == client.SectionBusy {
+					require.Positive(t, c.Samples[0].Spinning)
+				}
+			}
+		}
 	}
-	require.NoError(t, b.http(t.Context()))
-	require.Len(t, b.report.HTTP, 2)
-	for _, l := range b.report.HTTP {
-		require.Zero(t, l.Errors, l.First)
-		require.Positive(t, l.PerSec.Median, l.Name)
-	}
+	require.Equal(t, []string{"matrix", "tls", "many", "large", "open", "busy", "http", "loads"}, names)
 }
 
 func TestTheSmallBesideTheLargeAreMeasured(t *testing.T) {
 	requireServer(t)
-	srv, err := server.Start(t.Context())
+	o, err := parse([]string{"-rounds", "1", "-slice", "10ms", "-sections", "beside"})
 	require.NoError(t, err)
-	defer func() { require.NoError(t, srv.Close()) }()
-	b := &session{
-		o: &options{rounds: 1, slice: 10 * time.Millisecond}, srv: srv, report: &report.Report{},
-		progress: newProgress(os.Stderr, 1),
-	}
-	require.NoError(t, b.large(t.Context()))
-	require.GreaterOrEqual(t, len(b.report.Large)+len(b.report.Notes), largeWays)
-	for _, l := range b.report.Large {
+	b, err := newSession(t.Context(), o)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, b.close()) }()
+	require.NoError(t, b.run(t.Context()))
+	require.GreaterOrEqual(t, len(b.report.Beside)+len(b.report.Notes), besideWays)
+	for _, l := range b.report.Beside {
 		require.Positive(t, l.Alone.Median, l.Name)
 		require.Positive(t, l.Beside.Median, l.Name)
 		require.Positive(t, l.Stood.Median, l.Name)
@@ -97,7 +115,77 @@ func TestTheSmallBesideTheLargeAreMeasured(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, b.large(ctx), context.Canceled)
+	require.ErrorIs(t, b.run(ctx), context.Canceled)
+}
+
+func TestAHandlerByHandAnswersWithTheBytesOfTheLibrarys(t *testing.T) {
+	addr := miniredis.RunT(t).Addr()
+	answer := func(name string) string {
+		chosen, err := client.Choose(name)
+		require.NoError(t, err)
+		c, err := chosen[0].Open(t.Context(), client.Target{Addr: addr})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close()) }()
+		require.NoError(t, c.Set(t.Context(), "k", []byte("a value")))
+		w := httptest.NewRecorder()
+		handlerOf(c).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/cache/k", nil))
+		require.Equal(t, http.StatusOK, w.Code)
+		require.Equal(t, "application/json", w.Header().Get("Content-Type"))
+		return w.Body.String()
+	}
+	require.JSONEq(t, `{"key":"k","value":"a value"}`, answer(client.Own))
+	require.Equal(t, answer(client.Own), answer("redigo"))
+}
+
+func TestShare(t *testing.T) {
+	require.InDelta(t, 75, share(3*time.Second, 2*time.Second, 2), 0.001)
+}
+
+func TestARemarkNamesWhoDidNotKeepTheRate(t *testing.T) {
+	sample := func(perSec float64) load.Sample { return load.Sample{Ops: 1, OpsPerSec: perSec, Asked: 1000} }
+	s := &report.Section{Rows: []report.Row{{Column: "1.00 k calls/s", Cells: []report.Cell{
+		{Client: "redigo", Samples: []load.Sample{sample(999), sample(990), sample(985)}},
+		{Client: "radix", Samples: []load.Sample{sample(999), sample(700), sample(900)}},
+	}}}}
+	fellBehind(s)
+	require.Equal(t, []string{"**radix did not keep 1.00 k calls/s in 2 of 3 rounds: 700 at worst.**"}, s.Remarks)
+
+	s.Rows[0].Cells, s.Remarks = s.Rows[0].Cells[:1], nil
+	fellBehind(s)
+	require.Equal(t, []string{"Every client kept every rate."}, s.Remarks)
+}
+
+func TestBatchesHoldEveryKeyOnce(t *testing.T) {
+	keys := load.Keys(35)
+	all := batches(keys, 10)
+	require.Len(t, all, 3, "what is left over is no batch")
+	for i, b := range all {
+		require.Equal(t, keys[10*i:10*i+10], b.Keys)
+		require.Len(t, b.Items, 10)
+		for j, key := range b.Keys {
+			require.True(t, load.Check(b.Values[j], key, small))
+			require.Equal(t, b.Values[j], b.Items[key])
+		}
+	}
+}
+
+func TestSectionsAreChosenByName(t *testing.T) {
+	chosen := func(args ...string) (names []string) {
+		o, err := parse(args)
+		require.NoError(t, err)
+		for _, s := range sections {
+			if o.has(s.name) {
+				names = append(names, s.name)
+			}
+		}
+		return names
+	}
+	all := []string{"matrix", "tls", "many", "large", "open", "busy", "http", "loads", "limit", "beside"}
+	require.Equal(t, all, chosen())
+	require.Equal(t, all, chosen("-quick", "-sections", "all"))
+	require.Equal(t, []string{"matrix", "http", "loads", "limit"}, chosen("-quick"))
+	require.Equal(t, []string{"matrix"}, chosen("-quick", "-extras=false"))
+	require.Equal(t, []string{"tls", "many"}, chosen("-sections", "many, tls"))
 }
 
 // An interrupt is the end of the run's context.
@@ -113,11 +201,11 @@ func TestAnInterruptedRunReportsTheRowsThatItFinished(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	open := o.clients[0].Open
 	opened := 0
-	o.clients[0].Open = func(ctx context.Context, addr string) (client.Client, error) {
+	o.clients[0].Open = func(ctx context.Context, target client.Target) (client.Client, error) {
 		if opened++; opened == 2 { // in the second row
 			cancel()
 		}
-		return open(ctx, addr)
+		return open(ctx, target)
 	}
 	require.NoError(t, bench(ctx, o))
 	text, err := os.ReadFile(out)
@@ -139,18 +227,19 @@ func TestAClientThatFailsIsReportedAndStopsNothing(t *testing.T) {
 		"-rtts", "0", "-extras=false", "-o", out,
 	})
 	require.NoError(t, err)
-	o.clients[0].Open = func(context.Context, string) (client.Client, error) { return nil, os.ErrPermission }
+	o.clients[0].Open = func(context.Context, client.Target) (client.Client, error) { return nil, os.ErrPermission }
 	require.NoError(t, bench(t.Context(), o))
 	text, err := os.ReadFile(out)
 	require.NoError(t, err)
-	require.Contains(t, string(text), "redigo, round trip 0, 100 B, 9:1, 1 caller: permission denied")
+	require.Contains(t, string(text), "redigo, Ops/s: round trip 0, 100 B, 9:1, 1 caller: permission denied")
 	require.Contains(t, string(text), "| radix | **")
 }
 
 func TestTheFullMatrixHasEveryCombination(t *testing.T) {
 	o, err := parse(nil)
 	require.NoError(t, err)
-	require.Len(t, o.conditions, 4*2*3*2)
+	require.Len(t, o.conditions, 8*2*3*2)
+	require.Equal(t, []int{1, 2, 4, 8, 16, 32, 64, 512}, o.callers)
 	require.Equal(t, fullRounds, o.rounds)
 	require.Len(t, o.clients, len(client.All()))
 }
@@ -159,7 +248,7 @@ func TestAQuickRunVariesOneThingAtATime(t *testing.T) {
 	o, err := parse([]string{"-quick"})
 	require.NoError(t, err)
 	mix := load.Mix{Gets: 9, Sets: 1}
-	require.Equal(t, []report.Condition{
+	require.Equal(t, []condition{
 		{ValueSize: 100, Mix: mix, Callers: 1},
 		{ValueSize: 100, Mix: mix, Callers: 8},
 		{ValueSize: 100, Mix: mix, Callers: 64},
@@ -170,8 +259,8 @@ func TestAQuickRunVariesOneThingAtATime(t *testing.T) {
 		{RTT: 2 * time.Millisecond, ValueSize: 100, Mix: mix, Callers: 512},
 	}, o.conditions)
 
-	turns := time.Duration(len(o.conditions) * o.rounds * len(o.clients))
-	require.Less(t, turns*(o.slice+o.warmup()), 100*time.Second, "with its extras it takes under two minutes")
+	_, steps := (&session{o: o, keys: load.Keys(keyCount)}).plans()
+	require.Less(t, time.Duration(steps)*(o.slice+o.warmup()), 100*time.Second, "under two minutes in all")
 }
 
 func TestBadFlagsAreErrors(t *testing.T) {
@@ -183,6 +272,7 @@ func TestBadFlagsAreErrors(t *testing.T) {
 		{"-rtts", "-1ms"},
 		{"-rounds", "-1"},
 		{"-slice", "-1s"},
+		{"-sections", "matrix,nothing"},
 		{"more"},
 	} {
 		_, err := parse(args)

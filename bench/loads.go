@@ -3,14 +3,14 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
+	"strconv"
 	"time"
 
 	"github.com/rediscache/rediscache"
 
 	"github.com/rediscache/rediscache/bench/client"
 	"github.com/rediscache/rediscache/bench/internal/load"
+	"github.com/rediscache/rediscache/bench/internal/report"
 )
 
 // getter is a client of which only Get is asked.
@@ -22,53 +22,50 @@ func (getter) Close() error                                          { return ni
 
 var _ client.Client = getter(nil)
 
-// loads measures what a hit of GetOrLoad costs beside a Get: under a policy for
-// which GET is enough, and under one that needs PTTL too.
-func (b *session) loads(ctx context.Context) (err error) {
-	cache, done, err := b.cache()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, done()) }()
-	const size = 100
-	if err := b.fill(size); err != nil {
-		return err
-	}
-	view := func(p rediscache.Policy) getter {
-		v, err := rediscache.Of(cache, rediscache.Bytes(), p)
-		if err != nil {
-			panic(err) // of constants
-		}
-		return func(ctx context.Context, key string) ([]byte, error) {
-			return v.GetOrLoad(ctx, key, func(context.Context) ([]byte, error) { return nil, rediscache.ErrNotFound })
-		}
-	}
-	ways := []getter{
-		cache.Get,
-		view(rediscache.Policy{TTL: time.Hour, Lease: time.Second}),
-		view(rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: time.Second}),
-	}
-	for _, callers := range []int{1, 64} {
-		ops := make([][]float64, len(ways))
-		b.progress.step(fmt.Sprintf("GetOrLoad: %d callers", callers))
-		for range b.o.rounds {
-			for i, way := range ways {
-				sample, err := b.runner.Run(ctx, way, load.Spec{
-					Callers: callers, ValueSize: size, Mix: load.Mix{Gets: 1}, Warmup: b.o.warmup(), Slice: b.o.slice,
-				})
-				if err != nil {
-					return err
-				}
-				ops[i] = append(ops[i], sample.OpsPerSec)
+// loads is the section of a hit of GetOrLoad beside a Get: under a policy for which GET
+// is enough, and under one that needs PTTL too.
+func (b *session) loads() plan {
+	p := plan{section: &report.Section{
+		Title: "GetOrLoad", Unit: "op", Axes: []string{"callers"},
+		About: "A hit of GetOrLoad beside a Get of the same cache. With Policy.Stale it asks for PTTL too. 100 B.",
+		Main:  report.PerSec, Tail: report.P99,
+	}}
+	get := func(c *rediscache.Cache) getter { return c.Get }
+	view := func(policy rediscache.Policy) func(*rediscache.Cache) getter {
+		return func(c *rediscache.Cache) getter {
+			v, err := rediscache.Of(c, rediscache.Bytes(), policy)
+			if err != nil {
+				panic(err) // of constants
+			}
+			return func(ctx context.Context, key string) ([]byte, error) {
+				return v.GetOrLoad(ctx, key, func(context.Context) ([]byte, error) { return nil, rediscache.ErrNotFound })
 			}
 		}
-		for i := range ops {
-			slices.Sort(ops[i])
-		}
-		get, plain, stale := ops[0][len(ops[0])/2], ops[1][len(ops[1])/2], ops[2][len(ops[2])/2]
-		b.report.Notes = append(b.report.Notes, fmt.Sprintf(
-			"A hit of GetOrLoad costs %.2f times a Get of the cache with %d callers, and %.2f times with Policy.Stale, which asks for PTTL too.",
-			get/plain, callers, get/stale))
 	}
-	return nil
+	ways := []struct {
+		name string
+		open func(*rediscache.Cache) getter
+	}{
+		{client.Own, get},
+		{"GetOrLoad", view(rediscache.Policy{TTL: time.Hour, Lease: time.Second})},
+		{"GetOrLoad with Stale", view(rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: time.Second})},
+	}
+	for _, callers := range []int{1, 64} {
+		row := rowPlan{
+			row:     report.Row{At: []string{strconv.Itoa(callers)}, Column: report.Callers(callers)},
+			prepare: b.fill(b.keys, small),
+		}
+		for _, way := range ways {
+			row.turns = append(row.turns, turn{client: way.name, run: func(ctx context.Context) (_ load.Sample, err error) {
+				cache, done, err := b.cache()
+				if err != nil {
+					return load.Sample{}, err
+				}
+				defer func() { err = errors.Join(err, done()) }()
+				return b.closedLoop(callers, b.keys, small, load.Mix{Gets: 1})(ctx, way.open(cache))
+			}})
+		}
+		p.rows = append(p.rows, row)
+	}
+	return p
 }

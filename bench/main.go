@@ -3,8 +3,9 @@
 // writes a report in Markdown and plots in SVG.
 //
 //	go run . -quick                      # under two minutes
-//	go run . -o results/results.md       # everything: about 35 minutes
-//	go run . -clients 'rediscache,rueidis*' -callers 64,512 -values 100 -mixes 9:1 -rtts 0
+//	go run . -o results/results.md       # everything: about two hours
+//	go run . -sections tls,many          # these alone
+//	go run . -sections matrix -clients 'rediscache,rueidis*' -callers 64,512 -values 100 -mixes 9:1 -rtts 0
 //
 // The clients take turns: in each round every client is measured once, for a
 // short slice, in random order, so that a noise of the machine hits all alike.
@@ -21,7 +22,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/rediscache/rediscache/bench/internal/arrivals"
 	"github.com/rediscache/rediscache/bench/internal/proxy"
+	"github.com/rediscache/rediscache/bench/internal/spin"
 )
 
 func main() {
@@ -32,8 +35,8 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) > 0 && args[0] == proxy.Command {
-		return proxy.Main(args[1:], os.Stdin, os.Stdout)
+	if as, ok := asChild(args); ok {
+		return as()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -43,4 +46,20 @@ func run(args []string) error {
 	}
 	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
 	return bench(ctx, o)
+}
+
+// asChild returns what the program does as one of its own child processes.
+func asChild(args []string) (as func() error, ok bool) {
+	if len(args) == 0 {
+		return nil, false
+	}
+	switch args[0] {
+	case proxy.Command:
+		return func() error { return proxy.Main(args[1:], os.Stdin, os.Stdout) }, true
+	case arrivals.Command:
+		return func() error { return arrivals.Main(args[1:], os.Stdout) }, true
+	case spin.Command:
+		return func() error { return spin.Main(os.Stdin, os.Stdout) }, true
+	}
+	return nil, false
 }

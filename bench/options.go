@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"strconv"
@@ -9,7 +10,6 @@ import (
 
 	"github.com/rediscache/rediscache/bench/client"
 	"github.com/rediscache/rediscache/bench/internal/load"
-	"github.com/rediscache/rediscache/bench/internal/report"
 )
 
 // keyCount is how many keys there are.
@@ -19,6 +19,8 @@ const keyCount = 10_000
 const (
 	fullRounds, quickRounds = 5, 3
 	fullSlice, quickSlice   = 500 * time.Millisecond, 200 * time.Millisecond
+
+	fullCallers, quickCallers = "1,2,4,8,16,32,64,512", "1,8,64,512"
 )
 
 // options is what the flags say.
@@ -28,11 +30,15 @@ type options struct {
 	cpuProfile string
 	rounds     int
 	slice      time.Duration
+	quick      bool
+	sections   map[string]bool
 	clients    []client.Config
-	conditions []report.Condition
-	extras     bool
-	large      bool
+	callers    []int
+	conditions []condition // of the matrix
 }
+
+// has says whether a section was chosen.
+func (o *options) has(section string) bool { return o.sections[section] }
 
 // warmup is the part of a slice that runs before it and is not counted.
 func (o *options) warmup() time.Duration { return o.slice / 4 }
@@ -42,16 +48,17 @@ func (o *options) warmup() time.Duration { return o.slice / 4 }
 func parse(args []string) (*options, error) {
 	var o options
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	quick := f.Bool("quick", false, "fewer conditions and rounds, shorter slices: under two minutes")
+	f.BoolVar(&o.quick, "quick", false, "fewer sections, conditions and rounds, shorter slices: under two minutes")
+	chosen := f.String("sections", "", "the `names` of the sections, comma-separated, or all: "+sectionNames()+
+		" (default all, quick matrix, http, loads and limit)")
+	extras := f.Bool("extras", true, "false is short for -sections matrix")
 	clients := f.String("clients", "", "the `names` of the clients, comma-separated; a * at the end stands for any rest (default all)")
-	callers := f.String("callers", "1,8,64,512", "the `numbers` of concurrent callers")
-	values := f.String("values", "100,10000", "the `sizes` of values, in bytes")
-	mixes := f.String("mixes", "9:1,1:1,1:0", "the `mixes` of GET to SET")
-	rtts := f.String("rtts", "0,2ms", "the `durations` that a round trip takes more")
+	callers := f.String("callers", "", "the `numbers` of concurrent callers of matrix and tls (default "+fullCallers+", quick "+quickCallers+")")
+	values := f.String("values", "100,10000", "the `sizes` of the matrix' values, in bytes")
+	mixes := f.String("mixes", "9:1,1:1,1:0", "the matrix' `mixes` of GET to SET")
+	rtts := f.String("rtts", "0,2ms", "the `durations` that a round trip of the matrix takes more")
 	f.IntVar(&o.rounds, "rounds", 0, fmt.Sprintf("how often each client has its turn (default %d, quick %d)", fullRounds, quickRounds))
 	f.DurationVar(&o.slice, "slice", 0, fmt.Sprintf("how long a turn counts (default %v, quick %v)", fullSlice, quickSlice))
-	f.BoolVar(&o.extras, "extras", true, "also the HTTP handler, GetOrLoad and redis-benchmark")
-	f.BoolVar(&o.large, "large", false, "also what a GET of 50 MiB does to small ones beside it: 5 minutes")
 	f.StringVar(&o.out, "o", "results.md", "the report's `file`; the plots go beside it")
 	f.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the load to this `file`")
 	if err := f.Parse(args); err != nil {
@@ -61,7 +68,7 @@ func parse(args []string) (*options, error) {
 		return nil, fmt.Errorf("bench: what is %q?", f.Arg(0))
 	}
 	o.command = strings.Join(append([]string{"go run ."}, quoted(args)...), " ")
-	o.defaults(*quick)
+	o.defaults()
 	if o.rounds < 1 || o.slice <= 0 {
 		return nil, fmt.Errorf("bench: -rounds and -slice must be positive")
 	}
@@ -69,22 +76,31 @@ func parse(args []string) (*options, error) {
 	if o.clients, err = client.Choose(*clients); err != nil {
 		return nil, err
 	}
-	o.conditions, err = matrix(*rtts, *values, *mixes, *callers, *quick)
+	if !*extras {
+		*chosen = cmp.Or(*chosen, "matrix")
+	}
+	if o.sections, err = chooseSections(*chosen, o.quick); err != nil {
+		return nil, err
+	}
+	if o.callers, err = list(cmp.Or(*callers, pick(o.quick, fullCallers, quickCallers)), positive); err != nil {
+		return nil, err
+	}
+	o.conditions, err = conditions(*rtts, *values, *mixes, o.callers, o.quick)
 	return &o, err
 }
 
 // defaults fills in what was not said.
-func (o *options) defaults(quick bool) {
-	rounds, slice := fullRounds, fullSlice
+func (o *options) defaults() {
+	o.rounds = cmp.Or(o.rounds, pick(o.quick, fullRounds, quickRounds))
+	o.slice = cmp.Or(o.slice, pick(o.quick, fullSlice, quickSlice))
+}
+
+// pick returns what a full or a quick run has.
+func pick[T any](quick bool, full, few T) T {
 	if quick {
-		rounds, slice = quickRounds, quickSlice
+		return few
 	}
-	if o.rounds == 0 {
-		o.rounds = rounds
-	}
-	if o.slice == 0 {
-		o.slice = slice
-	}
+	return full
 }
 
 // quoted puts in quotes what a shell would take apart.
@@ -98,9 +114,9 @@ func quoted(args []string) []string {
 	return q
 }
 
-// matrix returns every combination of the lists, or for a quick run those that
+// conditions returns every combination of the lists, or for a quick run those that
 // matter most. The callers vary fastest.
-func matrix(rtts, values, mixes, callers string, quick bool) ([]report.Condition, error) {
+func conditions(rtts, values, mixes string, callers []int, quick bool) ([]condition, error) {
 	rs, err := list(rtts, delay)
 	if err != nil {
 		return nil, err
@@ -113,16 +129,12 @@ func matrix(rtts, values, mixes, callers string, quick bool) ([]report.Condition
 	if err != nil {
 		return nil, err
 	}
-	cs, err := list(callers, positive)
-	if err != nil {
-		return nil, err
-	}
-	var all []report.Condition
+	var all []condition
 	for _, r := range rs {
 		for _, v := range vs {
 			for _, m := range ms {
-				for _, c := range cs {
-					all = append(all, report.Condition{RTT: r, ValueSize: v, Mix: m, Callers: c})
+				for _, c := range callers {
+					all = append(all, condition{RTT: r, ValueSize: v, Mix: m, Callers: c})
 				}
 			}
 		}
@@ -136,7 +148,7 @@ func matrix(rtts, values, mixes, callers string, quick bool) ([]report.Condition
 // quickOf keeps all callers of the first condition, and varies one thing at a
 // time beside it: the round trip at the most callers, where it decides, value
 // and mix at 64 callers or, where that is not asked for, at the most.
-func quickOf(all []report.Condition) []report.Condition {
+func quickOf(all []condition) []condition {
 	first, most, middle := all[0], 0, 0
 	for _, c := range all {
 		most = max(most, c.Callers)
@@ -147,7 +159,7 @@ func quickOf(all []report.Condition) []report.Condition {
 	if middle == 0 {
 		middle = most
 	}
-	var kept []report.Condition
+	var kept []condition
 	for _, c := range all {
 		at := c.Callers
 		base := first

@@ -5,8 +5,11 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 )
 
 // Client is what the load needs of a Redis client. It is safe for concurrent
@@ -22,6 +25,32 @@ type Client interface {
 	Close() error
 }
 
+// Many is what a client with verbs of many keys adds: each library's own way.
+type Many interface {
+	Client
+	// GetMany gets the keys and calls each with every value that exists, which each
+	// does not keep, and with its place among the keys.
+	GetMany(ctx context.Context, keys []string, each func(i int, value []byte)) error
+	// SetMany stores the batch with an expiry of ttl, which is whole seconds.
+	SetMany(ctx context.Context, b *Batch, ttl time.Duration) error
+	// DeleteMany deletes the keys.
+	DeleteMany(ctx context.Context, keys []string) error
+}
+
+// Batch is many keys with their values, in the two forms that libraries take.
+type Batch struct {
+	Keys   []string
+	Values [][]byte
+	Items  map[string][]byte
+}
+
+// Target is where to connect, and for what.
+type Target struct {
+	Addr    string      // a host and a port
+	TLS     *tls.Config // nil connects without TLS
+	Callers int         // how many callers there will be
+}
+
 // Config is a client in one configuration.
 type Config struct {
 	// Name is what tables, plots and the -clients flag call it.
@@ -30,12 +59,34 @@ type Config struct {
 	Module string
 	// About says in one line what was set.
 	About string
-	// Open connects to the Redis at addr, a host and a port.
-	Open func(ctx context.Context, addr string) (Client, error)
+	// Sections names the sections of the report that the configuration is for. None
+	// means all of them.
+	Sections []string
+	// Open connects to the target.
+	Open func(ctx context.Context, t Target) (Client, error)
 }
 
-// Own is the name of this library's one configuration.
+// In reports whether the configuration is for a section of the report.
+func (c Config) In(section string) bool {
+	return len(c.Sections) == 0 || slices.Contains(c.Sections, section)
+}
+
+// Own reports whether the configuration is one of this library.
+func (c Config) Own() bool { return c.Module == ownModule }
+
+// Sections of the report that name themselves in a configuration.
+const (
+	SectionMany = "many"
+	SectionBusy = "busy"
+)
+
+// single are the sections in which a call has one key.
+var single = []string{"matrix", "tls", "large", "open", SectionBusy, "http"}
+
+// Own is the name of this library's configuration with its defaults.
 const Own = "rediscache"
+
+const ownModule = "github.com/rediscache/rediscache"
 
 // poolSize is the number of connections of every pool that takes a size: what
 // the tutorial behind this library configured (maxsize=50) and this library's
@@ -44,8 +95,7 @@ const poolSize = 50
 
 // All returns every configuration, this library's first.
 func All() []Config {
-	all := []Config{rediscacheConfig, redigoConfig}
-	all = append(all, goRedisConfigs...)
+	all := slices.Concat(rediscacheConfigs, []Config{redigoConfig}, goRedisConfigs)
 	all = append(all, rueidisConfigs...)
 	return append(all, radixConfigs...)
 }

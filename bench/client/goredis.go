@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"time"
+	"unsafe"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -12,15 +13,22 @@ const goRedisModule = "github.com/redis/go-redis/v9"
 
 // goRedisConfigs are go-redis' pool and the faces of its AutoPipeline.
 var goRedisConfigs = []Config{
-	// The pool: PoolSize from 10 per CPU to 50, as many as redigo's (options.go,
-	// PoolSize); all else is the default.
+	// The pool with its default size, 10 per CPU (options.go, PoolSize).
 	{
 		Name:   "go-redis",
 		Module: goRedisModule,
-		About:  "`redis.NewClient` with PoolSize 50",
-		Open: func(_ context.Context, addr string) (Client, error) {
-			rdb := newGoRedis(addr, nil)
-			return goRedisClient{rdb, rdb.Close}, nil
+		About:  "`redis.NewClient` with its defaults: a pool of 10 connections per CPU",
+		Open: func(_ context.Context, t Target) (Client, error) {
+			return newGoRedisPool(newGoRedis(t, 0, nil)), nil
+		},
+	},
+	// A connection for each caller, so that nobody waits for one (PoolSize likewise).
+	{
+		Name:   "go-redis-callers",
+		Module: goRedisModule,
+		About:  "`redis.NewClient` with a PoolSize of as many as there are callers",
+		Open: func(_ context.Context, t Target) (Client, error) {
+			return newGoRedisPool(newGoRedis(t, t.Callers, nil)), nil
 		},
 	},
 	// The README's drop-in: the blocking face with the built-in options, one
@@ -28,20 +36,22 @@ var goRedisConfigs = []Config{
 	// DefaultBlockingAutoPipelineOptions: "maximizes throughput AND minimizes
 	// latency for the blocking face").
 	{
-		Name:   "go-redis-ap",
-		Module: goRedisModule,
-		About:  "AutoPipeline, the blocking face with its defaults (half duplex, ordered)",
-		Open:   openAutoPipeline(nil),
+		Name:     "go-redis-ap",
+		Module:   goRedisModule,
+		Sections: single,
+		About:    "AutoPipeline, the blocking face with its defaults (half duplex, ordered)",
+		Open:     openAutoPipeline(nil),
 	},
 	// The deferred face, half duplex, with its defaults. Its callers may submit
 	// many and read later; a cache's caller needs its value now, so each result is
 	// awaited at once.
 	{
-		Name:   "go-redis-ap-async",
-		Module: goRedisModule,
-		About:  "AsyncAutoPipeline with its defaults (half duplex, ordered), each result awaited at once",
-		Open: func(_ context.Context, addr string) (Client, error) {
-			rdb := newGoRedis(addr, nil)
+		Name:     "go-redis-ap-async",
+		Module:   goRedisModule,
+		Sections: single,
+		About:    "AsyncAutoPipeline with its defaults (half duplex, ordered), each result awaited at once",
+		Open: func(_ context.Context, t Target) (Client, error) {
+			rdb := newGoRedis(t, poolSize, nil)
 			ap, err := rdb.AsyncAutoPipeline()
 			return newAutoPipeline(rdb, ap, err)
 		},
@@ -49,9 +59,10 @@ var goRedisConfigs = []Config{
 	// The parallel-batch configuration of its headline benchmark
 	// (autopipeline_bench_README.md, "an explicit parallel-batch config").
 	{
-		Name:   "go-redis-ap-parallel",
-		Module: goRedisModule,
-		About:  "AutoPipeline, half duplex, MaxBatchSize 300, MaxConcurrentBatches 80, Unordered",
+		Name:     "go-redis-ap-parallel",
+		Module:   goRedisModule,
+		Sections: single,
+		About:    "AutoPipeline, half duplex, MaxBatchSize 300, MaxConcurrentBatches 80, Unordered",
 		Open: openAutoPipeline(&redis.AutoPipelineOptions{
 			MaxBatchSize: 300, MaxConcurrentBatches: 80, Unordered: true,
 		}),
@@ -59,33 +70,35 @@ var goRedisConfigs = []Config{
 	// Full duplex as its documentation has it (autopipeline.go, FullDuplex: for
 	// links with latency and many callers).
 	{
-		Name:   "go-redis-ap-full",
-		Module: goRedisModule,
-		About:  "AutoPipeline, FullDuplex",
-		Open:   openAutoPipeline(&redis.AutoPipelineOptions{FullDuplex: true}),
+		Name:     "go-redis-ap-full",
+		Module:   goRedisModule,
+		Sections: single,
+		About:    "AutoPipeline, FullDuplex",
+		Open:     openAutoPipeline(&redis.AutoPipelineOptions{FullDuplex: true}),
 	},
 	// Full duplex with the flush delay that its authors measured on two CPUs
 	// (autopipeline_fullduplex.go, fdAccumMinFor: "+22% ops" at 1024 callers with
 	// 250 us). It waits only where enough is in flight.
 	{
-		Name:   "go-redis-ap-full-delay",
-		Module: goRedisModule,
-		About:  "AutoPipeline, FullDuplex, MaxFlushDelay 250 us",
+		Name:     "go-redis-ap-full-delay",
+		Module:   goRedisModule,
+		Sections: single,
+		About:    "AutoPipeline, FullDuplex, MaxFlushDelay 250 us",
 		Open: openAutoPipeline(&redis.AutoPipelineOptions{
 			FullDuplex: true, MaxFlushDelay: 250 * time.Microsecond,
 		}),
 	},
 }
 
-func newGoRedis(addr string, ap *redis.AutoPipelineOptions) *redis.Client {
-	return redis.NewClient(&redis.Options{Addr: addr, PoolSize: poolSize, AutoPipelineOptions: ap})
+func newGoRedis(t Target, poolSize int, ap *redis.AutoPipelineOptions) *redis.Client {
+	return redis.NewClient(&redis.Options{Addr: t.Addr, TLSConfig: t.TLS, PoolSize: poolSize, AutoPipelineOptions: ap})
 }
 
 // openAutoPipeline returns what opens the blocking face with opts, or with the
 // library's defaults where opts is nil.
-func openAutoPipeline(opts *redis.AutoPipelineOptions) func(context.Context, string) (Client, error) {
-	return func(_ context.Context, addr string) (Client, error) {
-		rdb := newGoRedis(addr, opts)
+func openAutoPipeline(opts *redis.AutoPipelineOptions) func(context.Context, Target) (Client, error) {
+	return func(_ context.Context, t Target) (Client, error) {
+		rdb := newGoRedis(t, poolSize, opts)
 		ap, err := rdb.AutoPipeline()
 		return newAutoPipeline(rdb, ap, err)
 	}
@@ -119,3 +132,42 @@ func (c goRedisClient) Set(ctx context.Context, key string, value []byte) error 
 }
 
 func (c goRedisClient) Close() error { return c.close() }
+
+// goRedisPool is the pool, which has verbs of many keys too.
+type goRedisPool struct {
+	goRedisClient
+	rdb *redis.Client
+}
+
+var _ Many = goRedisPool{}
+
+func newGoRedisPool(rdb *redis.Client) Client {
+	return goRedisPool{goRedisClient{rdb, rdb.Close}, rdb}
+}
+
+// GetMany is MGet, whose values are strings.
+func (c goRedisPool) GetMany(ctx context.Context, keys []string, each func(int, []byte)) error {
+	values, err := c.rdb.MGet(ctx, keys...).Result()
+	for i, value := range values {
+		if text, ok := value.(string); ok {
+			each(i, unsafe.Slice(unsafe.StringData(text), len(text))) // each does not change it
+		}
+	}
+	return err
+}
+
+// SetMany is Pipelined (the guide that the README names under "Pipelines").
+func (c goRedisPool) SetMany(ctx context.Context, b *Batch, ttl time.Duration) error {
+	_, err := c.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, key := range b.Keys {
+			p.Set(ctx, key, b.Values[i], ttl)
+		}
+		return nil
+	})
+	return err
+}
+
+// DeleteMany is one DEL.
+func (c goRedisPool) DeleteMany(ctx context.Context, keys []string) error {
+	return c.rdb.Del(ctx, keys...).Err()
+}

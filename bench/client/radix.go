@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"time"
 
 	"github.com/mediocregopher/radix/v4"
@@ -19,8 +20,8 @@ var radixConfigs = []Config{
 		Name:   "radix",
 		Module: radixModule,
 		About:  "`PoolConfig` with its defaults: four shared connections",
-		Open: func(ctx context.Context, addr string) (Client, error) {
-			return openRadix(ctx, addr, 0)
+		Open: func(ctx context.Context, t Target) (Client, error) {
+			return openRadix(ctx, t, 0)
 		},
 	},
 	// WriteFlushInterval "can reduce system calls and significantly improve
@@ -30,21 +31,25 @@ var radixConfigs = []Config{
 		Name:   "radix-flush",
 		Module: radixModule,
 		About:  "four shared connections, WriteFlushInterval 150 us",
-		Open: func(ctx context.Context, addr string) (Client, error) {
-			return openRadix(ctx, addr, 150*time.Microsecond)
+		Open: func(ctx context.Context, t Target) (Client, error) {
+			return openRadix(ctx, t, 150*time.Microsecond)
 		},
 	},
 }
 
 // openRadix returns once the pool is full, as radix' own benchmark waits.
-func openRadix(ctx context.Context, addr string, flush time.Duration) (Client, error) {
+func openRadix(ctx context.Context, t Target, flush time.Duration) (Client, error) {
+	dialer := radix.Dialer{WriteFlushInterval: flush}
+	if t.TLS != nil {
+		dialer.NetDialer = &tls.Dialer{Config: t.TLS}
+	}
 	full := make(chan struct{})
 	pool, err := radix.PoolConfig{
-		Dialer: radix.Dialer{WriteFlushInterval: flush},
+		Dialer: dialer,
 		Trace: trace.PoolTrace{
 			InitCompleted: func(trace.PoolInitCompleted) { close(full) },
 		},
-	}.New(ctx, "tcp", addr)
+	}.New(ctx, "tcp", t.Addr)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +64,8 @@ func openRadix(ctx context.Context, addr string, flush time.Duration) (Client, e
 
 type radixClient struct{ c radix.Client }
 
+var _ Many = radixClient{}
+
 func (c radixClient) Get(ctx context.Context, key string) ([]byte, error) {
 	var value []byte
 	err := c.c.Do(ctx, radix.Cmd(&value, "GET", key))
@@ -68,6 +75,32 @@ func (c radixClient) Get(ctx context.Context, key string) ([]byte, error) {
 // Set uses FlatCmd, which takes bytes without a conversion to string.
 func (c radixClient) Set(ctx context.Context, key string, value []byte) error {
 	return c.c.Do(ctx, radix.FlatCmd(nil, "SET", key, value))
+}
+
+// GetMany is one MGET.
+func (c radixClient) GetMany(ctx context.Context, keys []string, each func(int, []byte)) error {
+	var values [][]byte
+	err := c.c.Do(ctx, radix.Cmd(&values, "MGET", keys...))
+	for i, value := range values {
+		if value != nil {
+			each(i, value)
+		}
+	}
+	return err
+}
+
+// SetMany is a Pipeline (action.go).
+func (c radixClient) SetMany(ctx context.Context, b *Batch, ttl time.Duration) error {
+	p := radix.NewPipeline()
+	for i, key := range b.Keys {
+		p.Append(radix.FlatCmd(nil, "SET", key, b.Values[i], "EX", int(ttl.Seconds())))
+	}
+	return c.c.Do(ctx, p)
+}
+
+// DeleteMany is one DEL.
+func (c radixClient) DeleteMany(ctx context.Context, keys []string) error {
+	return c.c.Do(ctx, radix.Cmd(nil, "DEL", keys...))
 }
 
 func (c radixClient) Close() error { return c.c.Close() }

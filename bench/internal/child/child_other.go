@@ -1,6 +1,5 @@
 //go:build !unix
 
-// Package child holds what the benchmark's child processes have in common.
 package child
 
 import "syscall"

@@ -12,133 +12,45 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"sync"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// grace is how long a request may go on after the time is up.
-const grace = 5 * time.Second
-
-// Spec is what one slice does.
-type Spec struct {
-	Addr   string // host and port of the server
-	Path   string
-	Body   []byte // what every answer must hold
-	Conns  int
-	Warmup time.Duration // runs before the measurement and is not counted
-	Slice  time.Duration // how long the measurement lasts
-}
-
-// Sample is what one slice measured.
-type Sample struct {
-	Requests  int64 // answered with 200 and the expected body
-	Errors    int64 // connections that ended in an error, which ends their load
-	PerSec    float64
-	P50, P99  time.Duration
-	FirstFail string
-}
-
-// Run puts load on the server: first the warm-up, then what is counted, on the
-// same connections.
-func Run(ctx context.Context, spec Spec) (Sample, error) {
-	conns, err := dial(ctx, spec)
-	defer func() {
-		for _, c := range conns {
-			_ = c.conn.Close() // the load is over
-		}
-	}()
-	if err != nil {
-		return Sample{}, err
-	}
-	drive(conns, spec, spec.Warmup)
-	for _, c := range conns {
-		c.latency.Reset()
-	}
-	elapsed := drive(conns, spec, spec.Slice)
-	return collect(conns, elapsed), ctx.Err()
-}
-
-func dial(ctx context.Context, spec Spec) ([]*caller, error) {
-	var d net.Dialer
-	var conns []*caller
-	for range spec.Conns {
-		conn, err := d.DialContext(ctx, "tcp", spec.Addr)
-		if err != nil {
-			return conns, fmt.Errorf("bench: HTTP load: %w", err)
-		}
-		conns = append(conns, newCaller(conn, spec))
-	}
-	return conns, nil
-}
-
-// drive lets all callers start at once and returns when the last has ended.
-func drive(conns []*caller, spec Spec, d time.Duration) time.Duration {
-	var done sync.WaitGroup
-	begin := time.Now()
-	for _, c := range conns {
-		done.Go(func() { c.run(spec, begin.Add(d)) })
-	}
-	done.Wait()
-	return time.Since(begin)
-}
-
-func collect(conns []*caller, elapsed time.Duration) Sample {
-	var s Sample
-	total := newHistogram()
-	for _, c := range conns {
-		total.Merge(c.latency)
-		if c.err != nil {
-			s.Errors++
-			s.FirstFail = c.err.Error()
-		}
-	}
-	s.Requests = total.TotalCount()
-	s.PerSec = float64(s.Requests) / elapsed.Seconds()
-	s.P50 = time.Duration(total.ValueAtQuantile(50))
-	s.P99 = time.Duration(total.ValueAtQuantile(99))
-	return s
-}
-
-func newHistogram() *hdrhistogram.Histogram {
-	return hdrhistogram.New(1, int64(time.Minute), 2)
-}
-
-// caller is one connection. After its first error it sends no more.
-type caller struct {
+// Conn is one connection.
+type Conn struct {
 	conn    net.Conn
 	reader  *bufio.Reader
 	request []byte
 	body    []byte
-	latency *hdrhistogram.Histogram
-	err     error
+	want    []byte
 }
 
-func newCaller(conn net.Conn, spec Spec) *caller {
-	return &caller{
-		conn:    conn,
-		reader:  bufio.NewReader(conn),
-		request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", spec.Path, spec.Addr),
-		latency: newHistogram(),
-	}
-}
-
-func (c *caller) run(spec Spec, deadline time.Time) {
-	if c.err == nil {
-		c.err = c.conn.SetDeadline(deadline.Add(grace))
-	}
-	for last := time.Now(); c.err == nil && last.Before(deadline); {
-		c.err = c.ask(spec.Body)
-		now := time.Now()
-		if c.err == nil {
-			_ = c.latency.RecordValue(int64(now.Sub(last))) // the deadline keeps it in range
+// Dial opens n connections to the server at addr, a host and a port, that ask for path
+// and expect want as the body; they fail when patience is over. With an error it returns
+// those that it has opened. The caller must close them.
+func Dial(ctx context.Context, addr, path string, want []byte, n int, patience time.Duration) ([]*Conn, error) {
+	var d net.Dialer
+	var conns []*Conn
+	for range n {
+		conn, err := d.DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return conns, fmt.Errorf("bench: HTTP load: %w", err)
 		}
-		last = now
+		_ = conn.SetDeadline(time.Now().Add(patience)) // of an open socket
+		conns = append(conns, &Conn{
+			conn:    conn,
+			reader:  bufio.NewReader(conn),
+			request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, addr),
+			want:    want,
+		})
 	}
+	return conns, nil
 }
 
-func (c *caller) ask(want []byte) error {
+// Close closes the connection.
+func (c *Conn) Close() error { return c.conn.Close() }
+
+// Do sends one request and reads the answer, which must be 200 with the expected body.
+func (c *Conn) Do() error {
 	if _, err := c.conn.Write(c.request); err != nil {
 		return err
 	}
@@ -153,7 +65,7 @@ func (c *caller) ask(want []byte) error {
 	if _, err := io.ReadFull(c.reader, c.body); err != nil {
 		return err
 	}
-	if !bytes.Equal(c.body, want) {
+	if !bytes.Equal(c.body, c.want) {
 		return errors.New("bench: the answer is not the expected one")
 	}
 	return nil
@@ -166,7 +78,7 @@ var (
 
 // readHead reads up to the empty line and returns the length of what follows.
 // An answer without a length is an error: it could not be kept alive.
-func (c *caller) readHead() (int, error) {
+func (c *Conn) readHead() (int, error) {
 	line, err := c.reader.ReadSlice('\n')
 	if err != nil {
 		return 0, err

@@ -3,8 +3,6 @@ package httpload_test
 import (
 	"net/http"
 	"net/http/httptest"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,36 +11,38 @@ import (
 	"github.com/rediscache/rediscache/bench/internal/httpload"
 )
 
-func run(t *testing.T, handler http.HandlerFunc) httpload.Sample {
+// dial opens connections to a server of its own, until the test ends.
+func dial(t *testing.T, n int, handler http.HandlerFunc) []*httpload.Conn {
 	t.Helper()
 	s := httptest.NewServer(handler)
-	defer s.Close()
-	sample, err := httpload.Run(t.Context(), httpload.Spec{
-		Addr: s.Listener.Addr().String(), Path: "/cache/k", Body: []byte("the body"), Conns: 4,
-		Warmup: 100 * time.Millisecond, Slice: 50 * time.Millisecond,
-	})
+	t.Cleanup(s.Close)
+	conns, err := httpload.Dial(t.Context(), s.Listener.Addr().String(), "/cache/k", []byte("the body"), n, 20*time.Second)
 	require.NoError(t, err)
-	return sample
+	t.Cleanup(func() {
+		for _, c := range conns {
+			require.NoError(t, c.Close())
+		}
+	})
+	return conns
 }
 
-func TestLoadAsksOverAFewKeepAliveConnections(t *testing.T) {
-	var requests atomic.Int64
-	var conns sync.Map
-	s := run(t, func(w http.ResponseWriter, r *http.Request) {
-		requests.Add(1)
-		conns.Store(r.RemoteAddr, true)
+func TestEachConnectionIsKeptAlive(t *testing.T) {
+	requests := map[string]int{}
+	conns := dial(t, 2, func(w http.ResponseWriter, r *http.Request) {
+		requests[r.RemoteAddr]++ // one request after another
 		if r.Method == http.MethodGet && r.URL.Path == "/cache/k" {
 			_, _ = w.Write([]byte("the body"))
 		}
 	})
-	require.Zero(t, s.Errors, s.FirstFail)
-	require.Positive(t, s.Requests)
-	require.Less(t, s.Requests, requests.Load(), "the warm-up is not counted")
-	require.Positive(t, s.PerSec)
-	require.LessOrEqual(t, s.P50, s.P99)
-	n := 0
-	conns.Range(func(any, any) bool { n++; return true })
-	require.Equal(t, 4, n)
+	for _, c := range conns {
+		for range 3 {
+			require.NoError(t, c.Do())
+		}
+	}
+	require.Len(t, requests, 2)
+	for _, n := range requests {
+		require.Equal(t, 3, n)
+	}
 }
 
 func TestAnotherAnswerIsAnError(t *testing.T) {
@@ -51,9 +51,6 @@ func TestAnotherAnswerIsAnError(t *testing.T) {
 		"status": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) },
 		"length": func(w http.ResponseWriter, _ *http.Request) { _ = http.NewResponseController(w).Flush() },
 	} {
-		s := run(t, answer)
-		require.EqualValues(t, 4, s.Errors, name)
-		require.NotEmpty(t, s.FirstFail, name)
-		require.Zero(t, s.Requests, name)
+		require.Error(t, dial(t, 1, answer)[0].Do(), name)
 	}
 }

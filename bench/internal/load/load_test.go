@@ -65,11 +65,11 @@ func filled(keys []string) map[string][]byte {
 
 func aMillisecond(int) time.Duration { return time.Millisecond }
 
-func run(t *testing.T, f *fake, keys []string, spec load.Spec) load.Sample {
+func run(t *testing.T, f *fake, keys []string, mix load.Mix, spec load.Spec) load.Sample {
 	t.Helper()
 	server := time.Duration(0)
-	r := load.NewRunner(keys, func() time.Duration { server += time.Second; return server })
-	s, err := r.Run(t.Context(), f, spec)
+	r := load.NewRunner(func() time.Duration { server += time.Second; return server })
+	s, err := r.Run(t.Context(), load.Single(f, keys, valueSize, mix), spec)
 	require.NoError(t, err)
 	return s
 }
@@ -78,9 +78,7 @@ func TestASampleCountsWhatTheCallersDid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := load.Keys(50)
 		f := &fake{values: filled(keys), after: aMillisecond}
-		s := run(t, f, keys, load.Spec{
-			Callers: 8, ValueSize: valueSize, Mix: load.Mix{Gets: 1, Sets: 1}, Warmup: 10 * time.Millisecond, Slice: time.Second,
-		})
+		s := run(t, f, keys, load.Mix{Gets: 1, Sets: 1}, load.Spec{Callers: 8, Warmup: 10 * time.Millisecond, Slice: time.Second})
 		require.EqualValues(t, 8000, s.Ops, "one a millisecond for each caller")
 		require.Zero(t, s.Errors, s.FirstError)
 		require.InEpsilon(t, 8000, s.OpsPerSec, 0.01)
@@ -100,10 +98,61 @@ func TestPercentilesAreThoseOfTheLatencies(t *testing.T) {
 			}
 			return time.Millisecond
 		}}
-		s := run(t, f, keys, load.Spec{Callers: 1, ValueSize: valueSize, Mix: load.Mix{Gets: 1}, Slice: 10 * time.Second})
+		s := run(t, f, keys, load.Mix{Gets: 1}, load.Spec{Callers: 1, Slice: 10 * time.Second})
 		require.InEpsilon(t, time.Millisecond, s.P50, 0.01)
 		require.InEpsilon(t, 20*time.Millisecond, s.P99, 0.01)
+		require.InEpsilon(t, 20*time.Millisecond, s.P999, 0.01)
 	})
+}
+
+func TestWhatPreparesAnOperationIsNotTimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pause := func(d time.Duration) func() error {
+			return func() error { time.Sleep(d); return nil }
+		}
+		r := load.NewRunner(func() time.Duration { return 0 })
+		s, err := r.Run(t.Context(), func(int) load.Op {
+			return load.Op{Before: pause(9 * time.Millisecond), Do: pause(time.Millisecond)}
+		}, load.Spec{Callers: 3, Slice: time.Second, Weight: 10})
+		require.NoError(t, err)
+		require.EqualValues(t, 3*100*10, s.Ops, "one in 10 ms for each caller, which counts as ten")
+		require.InEpsilon(t, 3*1000*10, s.OpsPerSec, 0.01, "as if they had done nothing else")
+		require.InEpsilon(t, time.Millisecond, s.P99, 0.01)
+	})
+}
+
+func TestAFailedPreparationIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := load.NewRunner(func() time.Duration { return 0 })
+		s, err := r.Run(t.Context(), func(int) load.Op {
+			return load.Op{
+				Before: func() error { return errors.New("no keys") },
+				Do:     func() error { time.Sleep(time.Millisecond); return nil },
+			}
+		}, load.Spec{Callers: 1, Slice: 10 * time.Millisecond})
+		require.NoError(t, err)
+		require.EqualValues(t, 10, s.Errors)
+		require.Equal(t, "no keys", s.FirstError)
+	})
+}
+
+func TestAnOpenLoopAsksForEachKeyAlikeWhoeverAnswers(t *testing.T) {
+	keys := load.Keys(50)
+	ask := func() []string {
+		var asked []string
+		values := filled(keys)
+		do := load.Arrivals(&fake{
+			after: func(int) time.Duration { return 0 },
+			get:   func(key string) ([]byte, error) { asked = append(asked, key); return values[key], nil },
+		}, keys, valueSize, load.Mix{Gets: 1})
+		for i := range 2 * len(keys) {
+			require.NoError(t, do(i))
+		}
+		return asked
+	}
+	first := ask()
+	require.Equal(t, first, ask())
+	require.ElementsMatch(t, append(keys, keys...), first)
 }
 
 func TestAnotherKeysValueIsAnError(t *testing.T) {
@@ -111,7 +160,7 @@ func TestAnotherKeysValueIsAnError(t *testing.T) {
 		keys := load.Keys(2)
 		values := filled(keys)
 		f := &fake{after: aMillisecond, get: func(string) ([]byte, error) { return values[keys[1]], nil }}
-		s := run(t, f, keys, load.Spec{Callers: 4, ValueSize: valueSize, Mix: load.Mix{Gets: 1}, Slice: time.Second})
+		s := run(t, f, keys, load.Mix{Gets: 1}, load.Spec{Callers: 4, Slice: time.Second})
 		require.Positive(t, s.Ops)
 		require.Positive(t, s.Errors, "the value of keys[1] is not that of keys[0]")
 		require.EqualValues(t, 4000, s.Ops+s.Errors)
@@ -122,7 +171,7 @@ func TestAnotherKeysValueIsAnError(t *testing.T) {
 func TestAFailureIsCountedAndNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{after: aMillisecond, get: func(string) ([]byte, error) { return nil, errors.New("broken") }}
-		s := run(t, f, load.Keys(1), load.Spec{Callers: 2, ValueSize: valueSize, Mix: load.Mix{Gets: 1}, Slice: time.Second})
+		s := run(t, f, load.Keys(1), load.Mix{Gets: 1}, load.Spec{Callers: 2, Slice: time.Second})
 		require.Zero(t, s.Ops)
 		require.EqualValues(t, 2000, s.Errors)
 		require.Equal(t, "broken", s.FirstError)
@@ -136,9 +185,9 @@ func TestAnEndedContextEndsTheSlice(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		begin := time.Now()
-		r := load.NewRunner(keys, func() time.Duration { return 0 })
-		_, err := r.Run(ctx, &fake{values: filled(keys), after: aMillisecond},
-			load.Spec{Callers: 2, ValueSize: valueSize, Mix: load.Mix{Gets: 1}, Slice: time.Hour})
+		r := load.NewRunner(func() time.Duration { return 0 })
+		f := &fake{values: filled(keys), after: aMillisecond}
+		_, err := r.Run(ctx, load.Single(f, keys, valueSize, load.Mix{Gets: 1}), load.Spec{Callers: 2, Slice: time.Hour})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Less(t, time.Since(begin), time.Second)
 	})

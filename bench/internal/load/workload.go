@@ -1,12 +1,21 @@
-// Package load drives one client with many callers for a short time and
-// measures what that cost.
+// Package load drives one client for a short time, with many callers or at a fixed
+// rate, and measures what that cost.
 package load
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
+
+	"github.com/rediscache/rediscache/bench/client"
 )
+
+// ErrForeign means that a GET was answered with something that is not the value of
+// its key.
+var ErrForeign = errors.New("bench: a GET returned what is not its key's value")
 
 // Mix is how many GETs there are to how many SETs.
 type Mix struct{ Gets, Sets int }
@@ -74,4 +83,52 @@ func tail(value []byte, key string) []byte {
 		return value
 	}
 	return value[len(value)/len(key)*len(key)-len(key):]
+}
+
+// Value returns key's value.
+func Value(key string, size int) []byte {
+	v := make([]byte, size)
+	Fill(v, key)
+	return v
+}
+
+// Single is GETs and SETs of one key each. Callers pass context.Background, so that
+// no client pays for watching a context.
+func Single(c client.Client, keys []string, size int, mix Mix) Work {
+	return func(caller int) Op {
+		rng := rand.New(rand.NewPCG(uint64(caller), 0))
+		buf := Value(keys[0], size) // what is SET, reused: no client may keep it
+		return Op{Do: func() error {
+			key := keys[rng.IntN(len(keys))]
+			if rng.IntN(mix.Gets+mix.Sets) < mix.Sets {
+				refill(buf, key)
+				return c.Set(context.Background(), key, buf)
+			}
+			return get(c, key, size)
+		}}
+	}
+}
+
+// get checks the value.
+func get(c client.Client, key string, size int) error {
+	value, err := c.Get(context.Background(), key)
+	if err == nil && !Check(value, key, size) {
+		return ErrForeign
+	}
+	return err
+}
+
+// Arrivals is the same for an open loop: the i-th operation, the same for each client.
+func Arrivals(c client.Client, keys []string, size int, mix Mix) func(i int) error {
+	values := make([][]byte, len(keys))
+	for i, key := range keys {
+		values[i] = Value(key, size)
+	}
+	return func(i int) error {
+		at := i * 7919 % len(keys) // a prime: neighbours in time are no neighbours in the list
+		if i%(mix.Gets+mix.Sets) < mix.Sets {
+			return c.Set(context.Background(), keys[at], values[at])
+		}
+		return get(c, keys[at], size)
+	}
 }

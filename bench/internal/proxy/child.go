@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -44,39 +42,24 @@ func Main(args []string, in io.Reader, out io.Writer) error {
 	return Serve(ctx, l, *target, *delay)
 }
 
-// Child is a proxy in a process of its own, so that what it costs is not the
+// Child is a proxy in a process of its own, so that its CPU is not counted as the
 // clients'.
 type Child struct {
-	addr  string
-	cmd   *exec.Cmd
-	stdin io.Closer
+	addr    string
+	process *child.Process
 }
 
 // Start starts this program again as a proxy to target. rtt is what it adds to
-// a round trip: one half in each direction. Whoever called it must call Close.
+// a round trip: one half in each direction. The caller must call Close.
 func Start(target string, rtt time.Duration) (*Child, error) {
-	program, err := os.Executable()
+	process, err := child.Start(Command, "-target", target, "-delay", (rtt / 2).String())
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(program, Command, "-target", target, "-delay", (rtt / 2).String())
-	cmd.SysProcAttr = child.Apart()
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
+	c := &Child{process: process}
+	line, err := bufio.NewReader(process.Out).ReadString('\n')
 	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("bench: start the delay proxy: %w", err)
-	}
-	c := &Child{cmd: cmd, stdin: stdin}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("bench: the delay proxy said no address: %w", err), c.Close())
+		return nil, errors.Join(fmt.Errorf("bench: the delay proxy printed no address: %w", err), c.Close())
 	}
 	c.addr = strings.TrimSpace(line)
 	return c, nil
@@ -86,10 +69,4 @@ func Start(target string, rtt time.Duration) (*Child, error) {
 func (c *Child) Addr() string { return c.addr }
 
 // Close ends the proxy and waits for it.
-func (c *Child) Close() error {
-	_ = c.stdin.Close() // that is what tells it to end
-	if err := c.cmd.Wait(); err != nil {
-		return fmt.Errorf("bench: the delay proxy: %w", err)
-	}
-	return nil
-}
+func (c *Child) Close() error { return c.process.Close() }

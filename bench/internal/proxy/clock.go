@@ -3,7 +3,8 @@ package proxy
 import (
 	"runtime"
 	"sync"
-	"time"
+
+	"github.com/rediscache/rediscache/bench/internal/pace"
 )
 
 // clock holds every chunk of the proxy until it is due. The delay is the same
@@ -40,7 +41,7 @@ func (c *clock) add(x chunk) {
 func (c *clock) run() {
 	defer close(c.done)
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	preciseSleep()
+	pace.Thread()
 	var taken []chunk
 	for {
 		taken = c.take(taken)
@@ -48,7 +49,7 @@ func (c *clock) run() {
 			return
 		}
 		for _, x := range taken {
-			sleepUntil(x.due)
+			pace.SleepUntil(x.due)
 			x.to.put(x)
 		}
 	}
@@ -73,10 +74,4 @@ func (c *clock) stop() {
 	c.mu.Unlock()
 	c.more.Signal()
 	<-c.done
-}
-
-// untilDue is how long to sleep; what is closer than this is due.
-func untilDue(due time.Time) time.Duration {
-	const near = 5 * time.Microsecond
-	return max(0, time.Until(due)-near)
 }

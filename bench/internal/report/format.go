@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"strconv"
-	"time"
 )
 
 // rate writes a number a second with three digits: "875 k".
@@ -18,6 +17,9 @@ func rate(n float64) string {
 	}
 	return digits(n)
 }
+
+// Rate writes a number a second.
+func Rate(n int) string { return rate(float64(n)) }
 
 // took writes a duration in nanoseconds with three digits.
 func took(ns float64) string {
@@ -34,6 +36,12 @@ func took(ns float64) string {
 
 // count writes a number of things.
 func count(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
+
+// whole writes a number without its fraction.
+func whole(n float64) string { return strconv.FormatFloat(n, 'f', 0, 64) }
+
+// percent writes a share.
+func percent(n float64) string { return strconv.FormatFloat(n, 'f', 1, 64) + " %" }
 
 // digits writes n with about three digits and no exponent.
 func digits(n float64) string {
@@ -55,18 +63,21 @@ func spread(s Stat, write func(float64) string) string {
 	return fmt.Sprintf("%s (%s - %s)", write(s.Median), write(s.Min), write(s.Max))
 }
 
-// size writes a value's size: "100 B", "10 kB".
-func size(n int) string {
-	if n >= 1000 && n%1000 == 0 {
+// Size writes a value's size: "100 B", "10 kB", "1 MB".
+func Size(n int) string {
+	switch {
+	case n >= 1_000_000 && n%1_000_000 == 0:
+		return fmt.Sprintf("%d MB", n/1_000_000)
+	case n >= 1000 && n%1000 == 0:
 		return fmt.Sprintf("%d kB", n/1000)
 	}
 	return fmt.Sprintf("%d B", n)
 }
 
-// rtt writes a round trip; zero is what the machine itself takes.
-func rtt(d time.Duration) string {
-	if d == 0 {
-		return "0"
+// Callers writes how many there are.
+func Callers(n int) string {
+	if n == 1 {
+		return "1 caller"
 	}
-	return d.String()
+	return fmt.Sprintf("%d callers", n)
 }

@@ -37,18 +37,23 @@ func init() {
 	plotter.DefaultFont.Variant = "Sans"
 }
 
-// Draw writes one SVG for each group of rows beside the file of the report, and
+// Draw writes one SVG for each group of rows of the sections that are drawn beside the file of the report, and
 // remembers them for it: a panel for each number of callers, a bar for each
 // client, a whisker from the slowest round to the fastest. Each panel has its
 // own scale: from 1 to 512 callers, one scale would leave the first a line.
 func (r *Report) Draw(file string) error {
 	base := strings.TrimSuffix(file, filepath.Ext(file))
-	for _, group := range r.groups() {
-		name := base + "-" + slug(group[0].group()) + ".svg"
-		if err := drawGroup(name, group); err != nil {
-			return fmt.Errorf("bench: plot: %w", err)
+	for _, s := range r.Sections {
+		if !s.Plot {
+			continue
 		}
-		r.Plots = append(r.Plots, Plot{Title: "Ops/s: " + group[0].group(), File: filepath.Base(name)})
+		for _, group := range s.groups() {
+			name := base + "-" + slug(group[0].Group) + ".svg"
+			if err := drawGroup(name, group); err != nil {
+				return fmt.Errorf("bench: plot: %w", err)
+			}
+			r.Plots = append(r.Plots, Plot{Title: "Ops/s: " + group[0].Group, File: filepath.Base(name)})
+		}
 	}
 	return nil
 }
@@ -102,7 +107,7 @@ func panel(row Row) (*plot.Plot, error) {
 	names := make([]string, n)
 	for i, c := range row.Cells {
 		at := n - 1 - i
-		ops := over(c.Samples, opsPerSec)
+		ops := PerSec.over(c.Samples)
 		names[at] = c.Client
 		if err := bar(p, float64(at), ops, c.Client == client.Own); err != nil {
 			return nil, err

@@ -27,25 +27,15 @@ type Report struct {
 	Clients  []client.Config
 	Versions map[string]string               // by module path
 	Measured map[time.Duration]time.Duration // the round trip of a PING, by what was asked for
-	Rows     []Row
-	HTTP     []HTTPLine
+	Sections []*Section
 	Limit    []LimitLine
 	LimitCmd string // how Limit was measured
-	Large    []LargeLine
-	// LargeRate is how many small GETs a second Large is about, LargeWindow for how long each time.
-	LargeRate   int
-	LargeWindow time.Duration
-	Notes       []string // what the reader must know first
-	Plots       []Plot
-}
-
-// HTTPLine is what one HTTP handler did.
-type HTTPLine struct {
-	Name     string
-	PerSec   Stat
-	P50, P99 Stat
-	Errors   int64
-	First    string // the first error
+	Beside   []BesideLine
+	// BesideRate is how many small GETs a second Beside is about, BesideWindow for how long each time.
+	BesideRate   int
+	BesideWindow time.Duration
+	Notes        []string // what the reader must know first
+	Plots        []Plot
 }
 
 // LimitLine is one test of redis-benchmark.
@@ -54,9 +44,9 @@ type LimitLine struct {
 	PerSec float64
 }
 
-// LargeLine is what small GETs waited for beside a large one. The statistics
+// BesideLine is what small GETs waited for beside a large one. The statistics
 // are over rounds; times are in nanoseconds.
-type LargeLine struct {
+type BesideLine struct {
 	Name          string
 	Alone, Beside Stat          // their p99
 	Times         Stat          // Beside / Alone
@@ -77,13 +67,15 @@ func (r *Report) Write(w io.Writer) error {
 	r.clients(&b)
 	r.errors(&b)
 	r.glance(&b)
-	for _, group := range r.groups() {
-		r.group(&b, group)
+	for _, s := range r.Sections {
+		s.tables(&b)
 	}
-	r.http(&b)
 	r.limit(&b)
-	r.large(&b)
-	r.details(&b)
+	r.beside(&b)
+	fmt.Fprintf(&b, "\n## Everything measured\n")
+	for _, s := range r.Sections {
+		s.details(&b)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -106,7 +98,7 @@ func (r *Report) header(b *strings.Builder) {
 		fmt.Fprintf(b, "- A round trip of %v is made by a delay proxy in a process of its own; a PING through it took %v\n",
 			asked, r.Measured[asked].Round(10*time.Microsecond))
 	}
-	fmt.Fprintf(b, "\nOps/s, p50 and p99 are the median of the rounds, with (min - max) where there is room. "+
+	fmt.Fprintf(b, "\nEvery number is the median of the rounds, with (min - max) where there is room. "+
 		"Allocations, bytes and CPU an operation are the client process's, the load itself included, "+
 		"except for the server's CPU.\n")
 	for _, p := range r.Plots {
@@ -124,13 +116,16 @@ func (r *Report) clients(b *strings.Builder) {
 // errors lists whatever went wrong, in front of the numbers.
 func (r *Report) errors(b *strings.Builder) {
 	var lines []string
-	for _, row := range r.Rows {
-		for _, c := range row.Cells {
-			if n, first := c.errors(); n > 0 {
-				lines = append(lines, fmt.Sprintf("%s, %s: %d errors, such as `%s`", c.Client, row.Condition, n, first))
-			}
-			if c.Failed != "" {
-				lines = append(lines, fmt.Sprintf("%s, %s: %s", c.Client, row.Condition, c.Failed))
+	for _, s := range r.Sections {
+		for _, row := range s.Rows {
+			for _, c := range row.Cells {
+				at := fmt.Sprintf("%s, %s: %s", c.Client, s.Title, row)
+				if n, first := c.Errors(); n > 0 {
+					lines = append(lines, fmt.Sprintf("%s: %d errors, such as `%s`", at, n, first))
+				}
+				if c.Failed != "" {
+					lines = append(lines, fmt.Sprintf("%s: %s", at, c.Failed))
+				}
 			}
 		}
 	}
@@ -143,35 +138,22 @@ func (r *Report) errors(b *strings.Builder) {
 	}
 }
 
-// String writes the condition as one phrase.
-func (c Condition) String() string {
-	return fmt.Sprintf("%s, %s", c.group(), c.callers())
-}
-
-// callers writes how many there are.
-func (c Condition) callers() string {
-	if c.Callers == 1 {
-		return "1 caller"
+// glance writes each section in a table of its own.
+func (r *Report) glance(b *strings.Builder) {
+	fmt.Fprintf(b, "\n## At a glance\n\nRatio: how many times as good this library is as the best of the peers' "+
+		"configurations, by the medians: above 1 it is ahead, for times as for rates; (min - max) of the same ratio round by "+
+		"round. ~ marks a row where the ranges of the two overlap: noise. The best peer may be another one for each column.\n")
+	for _, s := range r.Sections {
+		s.glance(b)
 	}
-	return fmt.Sprintf("%d callers", c.Callers)
 }
 
-// group is the condition without the callers.
-func (c Condition) group() string {
-	return fmt.Sprintf("round trip %s, %s, %s", rtt(c.RTT), size(c.ValueSize), c.Mix)
-}
-
-// groups returns the rows by condition without the callers, in their order.
-func (r *Report) groups() [][]Row {
-	var groups [][]Row
-	at := map[string]int{}
-	for _, row := range r.Rows {
-		g := row.group()
-		if _, ok := at[g]; !ok {
-			at[g] = len(groups)
-			groups = append(groups, nil)
+// Empty reports whether nothing was measured.
+func (r *Report) Empty() bool {
+	for _, s := range r.Sections {
+		if len(s.Rows) > 0 {
+			return false
 		}
-		groups[at[g]] = append(groups[at[g]], row)
 	}
-	return groups
+	return len(r.Limit) == 0 && len(r.Beside) == 0
 }

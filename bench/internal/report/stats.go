@@ -2,9 +2,10 @@ package report
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
-	"time"
 
+	"github.com/rediscache/rediscache/bench/client"
 	"github.com/rediscache/rediscache/bench/internal/load"
 )
 
@@ -30,46 +31,114 @@ func median(sorted []float64) float64 {
 	return (sorted[half-1] + sorted[half]) / 2
 }
 
-// over summarizes one number of the samples.
-func over(samples []load.Sample, number func(load.Sample) float64) Stat {
-	values := make([]float64, len(samples))
-	for i, s := range samples {
-		values[i] = number(s)
+// Metric is one number of a sample.
+type Metric struct {
+	name  string // may hold a %s for what the section counts
+	lower bool   // whether less is better
+	of    func(load.Sample) float64
+	write func(float64) string
+}
+
+// The numbers that a section can be about.
+var (
+	PerSec   = Metric{"%ss/s", false, func(s load.Sample) float64 { return s.OpsPerSec }, rate}
+	NsEach   = Metric{"time/%s", true, each, took}
+	P50      = Metric{"p50", true, func(s load.Sample) float64 { return float64(s.P50) }, took}
+	P99      = Metric{"p99", true, func(s load.Sample) float64 { return float64(s.P99) }, took}
+	P999     = Metric{"p99.9", true, func(s load.Sample) float64 { return float64(s.P999) }, took}
+	Spinning = Metric{"others' CPU", false, func(s load.Sample) float64 { return s.Spinning }, percent}
+
+	clientCPU  = Metric{"client CPU/%s", true, func(s load.Sample) float64 { return float64(s.CPUPerOp) }, took}
+	allocs     = Metric{"allocs/%s", true, func(s load.Sample) float64 { return s.AllocsPerOp }, digits}
+	allocBytes = Metric{"B/%s", true, func(s load.Sample) float64 { return s.BytesPerOp }, whole}
+	serverCPU  = Metric{"server CPU/%s", true, func(s load.Sample) float64 { return float64(s.ServerCPUPerOp) }, took}
+)
+
+// each is the time of one operation: that of all callers together.
+func each(s load.Sample) float64 {
+	if s.OpsPerSec == 0 {
+		return 0
+	}
+	return 1e9 / s.OpsPerSec
+}
+
+// over summarizes the metric of some samples. A sample in which nothing succeeded has
+// no numbers.
+func (m Metric) over(samples []load.Sample) Stat {
+	var values []float64
+	for _, s := range samples {
+		if s.Ops > 0 {
+			values = append(values, m.of(s))
+		}
 	}
 	return StatOf(values)
 }
 
-func opsPerSec(s load.Sample) float64  { return s.OpsPerSec }
-func p50(s load.Sample) float64        { return float64(s.P50) }
-func p99(s load.Sample) float64        { return float64(s.P99) }
-func allocs(s load.Sample) float64     { return s.AllocsPerOp }
-func allocBytes(s load.Sample) float64 { return s.BytesPerOp }
-func clientCPU(s load.Sample) float64  { return float64(s.CPUPerOp) }
-func serverCPU(s load.Sample) float64  { return float64(s.ServerCPUPerOp) }
+// title writes the metric's name for a section that counts units.
+func (m Metric) title(unit string) string {
+	if m.name == P50.name || m.name == P99.name || m.name == P999.name || m.name == Spinning.name {
+		return m.name
+	}
+	return fmt.Sprintf(m.name, unit)
+}
 
-// Condition is what all clients of a row were measured under.
-type Condition struct {
-	RTT       time.Duration // what the delay proxy adds; zero goes without it
-	ValueSize int
-	Mix       load.Mix
-	Callers   int
+// better returns how many times a is as good as b.
+func (m Metric) better(a, b float64) float64 {
+	if m.lower {
+		a, b = b, a
+	}
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}
+
+// Section is one kind of measurement: rows that differ in their axes, and for each
+// row what every client did.
+type Section struct {
+	Name  string   // what -sections calls it
+	Title string   // of its tables
+	About string   // what the reader must know
+	Unit  string   // what is counted: "op", "key", "request"
+	Axes  []string // what the rows differ in
+	// Main is the number that decides, Tail the latency beside it.
+	Main, Tail Metric
+	More       []Metric // further columns of the details
+	Plot       bool     // whether to draw it
+	Rows       []Row
+	Remarks    []string // what the rows say and the tables do not
+}
+
+// Row is one condition and what each client did under it.
+type Row struct {
+	At     []string // its place on each of the section's axes
+	Group  string   // the condition without the last axis
+	Column string   // the last axis: "8 callers"
+	Cells  []Cell
+}
+
+// String writes the condition as one phrase.
+func (r Row) String() string {
+	if r.Group == "" {
+		return r.Column
+	}
+	return r.Group + ", " + r.Column
 }
 
 // Cell is what one client did under one condition.
 type Cell struct {
 	Client  string
+	Peer    bool          // of another library: what this one is compared with
 	Samples []load.Sample // one a round
 	Failed  string        // why there are fewer samples than rounds, if so
 }
 
-// Row is one condition and what each client did under it.
-type Row struct {
-	Condition
-	Cells []Cell
-}
+// inRace says whether the cell is what the ratio is about: this library with its
+// defaults, or a peer. What is neither is there to be looked at.
+func (c Cell) inRace() bool { return c.Peer || c.Client == client.Own }
 
-// errors counts what the cell's rounds got wrong.
-func (c Cell) errors() (n int64, first string) {
+// Errors counts what the cell's rounds got wrong.
+func (c Cell) Errors() (n int64, first string) {
 	for _, s := range c.Samples {
 		n += s.Errors
 		first = cmp.Or(first, s.FirstError)
@@ -77,55 +146,61 @@ func (c Cell) errors() (n int64, first string) {
 	return n, first
 }
 
-// split returns this library's cell and all others.
-func (r Row) split(own string) (mine Cell, peers []Cell) {
+// cell returns the one of a client, empty where there is none.
+func (r Row) cell(name string) Cell {
 	for _, c := range r.Cells {
-		if c.Client == own {
-			mine = c
-		} else {
-			peers = append(peers, c)
+		if c.Client == name {
+			return c
 		}
 	}
-	return mine, peers
+	return Cell{}
 }
 
-// comparison is a row in one line: this library against the best of the peers,
-// which may be one peer for the throughput and another for the latency.
+// best returns the peer with the best median, false where no peer has one.
+func (r Row) best(m Metric) (best Cell, ok bool) {
+	for _, c := range r.Cells {
+		median := m.over(c.Samples).Median
+		if c.Peer && median > 0 && (!ok || m.better(median, m.over(best.Samples).Median) > 1) {
+			best, ok = c, true
+		}
+	}
+	return best, ok
+}
+
+// comparison is this library beside another cell of the row.
 type comparison struct {
-	own, best   Stat // ops a second
-	bestName    string
-	rounds      Stat // own / best, round by round
-	ownP99      float64
-	bestP99     float64
-	bestP99Name string
+	own, other Stat
+	name       string
+	ratio      float64 // how many times as good, by the medians
+	rounds     Stat    // the same round by round
 }
-
-// ratio is own / best by the medians.
-func (c comparison) ratio() float64 { return c.own.Median / c.best.Median }
 
 // noise says that the ranges of the two overlap.
-func (c comparison) noise() bool { return c.own.Max >= c.best.Min && c.best.Max >= c.own.Min }
+func (c comparison) noise() bool { return c.own.Max >= c.other.Min && c.other.Max >= c.own.Min }
 
-// compare returns false where this library or every peer is missing.
-func (r Row) compare(own string) (comparison, bool) {
-	mine, peers := r.split(own)
-	c := comparison{own: over(mine.Samples, opsPerSec), ownP99: over(mine.Samples, p99).Median}
-	var bestSamples []load.Sample
-	for _, p := range peers {
-		ops, tail := over(p.Samples, opsPerSec), over(p.Samples, p99).Median
-		if ops.Median > c.best.Median {
-			c.best, c.bestName, bestSamples = ops, p.Client, p.Samples
-		}
-		if tail > 0 && (c.bestP99 == 0 || tail < c.bestP99) {
-			c.bestP99, c.bestP99Name = tail, p.Client
-		}
+// compare returns false where this library or the other has nothing.
+func (r Row) compare(m Metric, other Cell) (comparison, bool) {
+	mine := r.cell(client.Own)
+	c := comparison{own: m.over(mine.Samples), other: m.over(other.Samples), name: other.Client}
+	if c.own.Median <= 0 || c.other.Median <= 0 {
+		return c, false
 	}
+	c.ratio = m.better(c.own.Median, c.other.Median)
 	var ratios []float64
-	for i := range min(len(mine.Samples), len(bestSamples)) {
-		if bestSamples[i].OpsPerSec > 0 {
-			ratios = append(ratios, mine.Samples[i].OpsPerSec/bestSamples[i].OpsPerSec)
+	for i := range min(len(mine.Samples), len(other.Samples)) {
+		if ratio := m.better(m.of(mine.Samples[i]), m.of(other.Samples[i])); ratio > 0 {
+			ratios = append(ratios, ratio)
 		}
 	}
 	c.rounds = StatOf(ratios)
-	return c, c.own.Median > 0 && c.best.Median > 0
+	return c, true
+}
+
+// toBest compares this library with the best peer.
+func (r Row) toBest(m Metric) (comparison, bool) {
+	best, ok := r.best(m)
+	if !ok {
+		return comparison{}, false
+	}
+	return r.compare(m, best)
 }

@@ -1,8 +1,8 @@
 package report
 
 import (
-	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/rediscache/rediscache/bench/client"
@@ -10,115 +10,159 @@ import (
 
 // glance is the table that answers the question: how does this library stand
 // against the best of all peers' configurations, row by row.
-func (r *Report) glance(b *strings.Builder) {
-	fmt.Fprintf(b, "\n## At a glance\n\nRatio: this library / the best of the peers' configurations, by the medians; "+
-		"(min - max) of the same ratio round by round. ~ marks a row where the ranges of the two overlap: noise.\n\n")
-	fmt.Fprintf(b, "| round trip | value | GET:SET | callers | %s ops/s | best peer ops/s | ratio | %s p99 | lowest p99 of a peer |\n"+
-		"|---|---|---|---|---|---|---|---|---|\n", client.Own, client.Own)
-	for _, row := range r.Rows {
-		c, ok := row.compare(client.Own)
+func (s *Section) glance(b *strings.Builder) {
+	if !slices.ContainsFunc(s.Rows, func(r Row) bool { _, ok := r.toBest(s.Main); return ok }) {
+		return
+	}
+	beside := []Metric{s.Tail, allocs, clientCPU, serverCPU}
+	fmt.Fprintf(b, "\n### %s\n\n| %s | %s %s | best peer | ratio |", s.Title,
+		strings.Join(s.Axes, " | "), client.Own, s.Main.title(s.Unit))
+	for _, m := range beside {
+		fmt.Fprintf(b, " %s (best peer) |", m.title(s.Unit))
+	}
+	fmt.Fprintf(b, "\n|%s\n", strings.Repeat("---|", len(s.Axes)+3+len(beside)))
+	for _, row := range s.Rows {
+		c, ok := row.toBest(s.Main)
 		if !ok {
 			continue
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s (%s) | %s | %s | %s (%s) |\n",
-			rtt(row.RTT), size(row.ValueSize), row.Mix, row.Callers,
-			rate(c.own.Median), rate(c.best.Median), c.bestName, c.written(),
-			took(c.ownP99), took(c.bestP99), c.bestP99Name)
+		fmt.Fprintf(b, "| %s | %s | %s (%s) | %s |", strings.Join(row.At, " | "),
+			s.Main.write(c.own.Median), s.Main.write(c.other.Median), c.name, c.written())
+		for _, m := range beside {
+			c, _ := row.toBest(m)
+			fmt.Fprintf(b, " %s (%s %s) |", m.write(c.own.Median), m.write(c.other.Median), c.name)
+		}
+		b.WriteByte('\n')
 	}
 }
 
-// written is the ratio as the table shows it.
+// written writes the ratio, with its mark and its range.
 func (c comparison) written() string {
 	mark := ""
 	if c.noise() {
 		mark = " ~"
 	}
-	return fmt.Sprintf("**%.2f**%s (%.2f - %.2f)", c.ratio(), mark, c.rounds.Min, c.rounds.Max)
+	return fmt.Sprintf("**%.2f**%s (%.2f - %.2f)", c.ratio, mark, c.rounds.Min, c.rounds.Max)
 }
 
-// group writes ops/s of every client by callers, the best of each column in
-// bold, and the ratio below.
-func (r *Report) group(b *strings.Builder, rows []Row) {
-	fmt.Fprintf(b, "\n## Ops/s: %s\n\n| client |", rows[0].group())
+// tables writes the main number of every client, a table for each group of rows, the
+// best of each column in bold, and the ratios below.
+func (s *Section) tables(b *strings.Builder) {
+	if len(s.Rows) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n## %s\n", s.Title)
+	if s.About != "" {
+		fmt.Fprintf(b, "\n%s\n", s.About)
+	}
+	for _, group := range s.groups() {
+		s.group(b, group)
+	}
+	for _, remark := range s.Remarks {
+		fmt.Fprintf(b, "\n%s\n", remark)
+	}
+}
+
+func (s *Section) group(b *strings.Builder, rows []Row) {
+	title := s.Main.title(s.Unit)
+	if rows[0].Group != "" {
+		title += ": " + rows[0].Group
+	}
+	fmt.Fprintf(b, "\n### %s\n\n| client |", title)
 	for _, row := range rows {
-		fmt.Fprintf(b, " %s |", row.callers())
+		fmt.Fprintf(b, " %s |", row.Column)
 	}
 	fmt.Fprintf(b, "\n|---|%s\n", strings.Repeat("---|", len(rows)))
-	for i, cell := range rows[0].Cells {
+	for _, cell := range rows[0].Cells {
 		fmt.Fprintf(b, "| %s |", cell.Client)
 		for _, row := range rows {
-			fmt.Fprintf(b, " %s |", row.opsCell(i))
+			fmt.Fprintf(b, " %s |", row.main(s.Main, cell.Client))
 		}
 		b.WriteByte('\n')
 	}
-	fmt.Fprintf(b, "| *%s / best peer* |", client.Own)
-	for _, row := range rows {
-		ratio := "-"
-		if c, ok := row.compare(client.Own); ok {
-			ratio = c.written()
+	s.ratios(b, rows, "best peer", func(r Row) (comparison, bool) { return r.toBest(s.Main) })
+	for _, cell := range rows[0].Cells {
+		// The floor of a latency is nothing to be compared with.
+		if cell.inRace() || s.Main.lower {
+			continue
 		}
-		fmt.Fprintf(b, " %s |", ratio)
+		s.ratios(b, rows, cell.Client, func(r Row) (comparison, bool) {
+			return r.compare(s.Main, r.cell(cell.Client))
+		})
 	}
-	b.WriteByte('\n')
 }
 
-// opsCell writes the i-th client's ops/s, in bold where it is the row's best.
-func (r Row) opsCell(i int) string {
-	if i >= len(r.Cells) {
+// ratios writes a line of ratios, where there are any.
+func (s *Section) ratios(b *strings.Builder, rows []Row, to string, compare func(Row) (comparison, bool)) {
+	found := false
+	line := fmt.Sprintf("| *%s / %s* |", client.Own, to)
+	for _, row := range rows {
+		ratio := "-"
+		if c, ok := compare(row); ok {
+			ratio, found = c.written(), true
+		}
+		line += " " + ratio + " |"
+	}
+	if found {
+		fmt.Fprintln(b, line)
+	}
+}
+
+// main writes a client's number, in bold where it is the best of this library's and
+// the peers'.
+func (r Row) main(m Metric, name string) string {
+	cell := r.cell(name)
+	mine := m.over(cell.Samples)
+	if mine.Median <= 0 {
 		return "-"
 	}
-	ops := over(r.Cells[i].Samples, opsPerSec)
-	for _, c := range r.Cells {
-		if over(c.Samples, opsPerSec).Median > ops.Median {
-			return spread(ops, rate)
-		}
+	if cell.inRace() && !slices.ContainsFunc(r.Cells, func(c Cell) bool {
+		other := m.over(c.Samples).Median
+		return c.inRace() && other > 0 && m.better(other, mine.Median) > 1
+	}) {
+		return "**" + m.write(mine.Median) + "**" + strings.TrimPrefix(spread(mine, m.write), m.write(mine.Median))
 	}
-	return "**" + rate(ops.Median) + "**" + strings.TrimPrefix(spread(ops, rate), rate(ops.Median))
+	return spread(mine, m.write)
 }
 
 // details writes all that was measured, a table for each row.
-func (r *Report) details(b *strings.Builder) {
-	fmt.Fprintf(b, "\n## Everything measured\n")
-	for _, row := range r.Rows {
-		fmt.Fprintf(b, "\n### %s\n\n", row.Condition)
-		fmt.Fprintf(b, "| client | ops/s | p50 | p99 | allocs/op | B/op | client CPU/op | server CPU/op | errors |\n"+
-			"|---|---|---|---|---|---|---|---|---|\n")
+func (s *Section) details(b *strings.Builder) {
+	columns := append([]Metric{PerSec, P50, P99}, s.More...)
+	columns = append(columns, allocs, allocBytes, clientCPU, serverCPU)
+	for _, row := range s.Rows {
+		fmt.Fprintf(b, "\n### %s: %s\n\n| client |", s.Title, row)
+		for _, m := range columns {
+			fmt.Fprintf(b, " %s |", m.title(s.Unit))
+		}
+		fmt.Fprintf(b, " errors |\n|---|%s---|\n", strings.Repeat("---|", len(columns)))
 		for _, c := range row.Cells {
-			c.detail(b)
+			fmt.Fprintf(b, "| %s |", c.Client)
+			for i, m := range columns {
+				stat := m.over(c.Samples)
+				if i < 3+len(s.More) {
+					fmt.Fprintf(b, " %s |", spread(stat, m.write))
+				} else {
+					fmt.Fprintf(b, " %s |", m.write(stat.Median))
+				}
+			}
+			n, _ := c.Errors()
+			fmt.Fprintf(b, " %d |\n", n)
 		}
 	}
 }
 
-func (c Cell) detail(b *strings.Builder) {
-	n, _ := c.errors()
-	fmt.Fprintf(b, "| %s | %s | %s | %s | %.2f | %.0f | %s | %s | %d |\n", c.Client,
-		spread(over(c.Samples, opsPerSec), rate), spread(over(c.Samples, p50), took), spread(over(c.Samples, p99), took),
-		over(c.Samples, allocs).Median, over(c.Samples, allocBytes).Median,
-		took(over(c.Samples, clientCPU).Median), took(over(c.Samples, serverCPU).Median), n)
-}
-
-func (r *Report) http(b *strings.Builder) {
-	if len(r.HTTP) == 0 {
-		return
+// groups returns the rows by their groups, in their order.
+func (s *Section) groups() [][]Row {
+	var groups [][]Row
+	at := map[string]int{}
+	for _, row := range s.Rows {
+		if _, ok := at[row.Group]; !ok {
+			at[row.Group] = len(groups)
+			groups = append(groups, nil)
+		}
+		groups[at[row.Group]] = append(groups[at[row.Group]], row)
 	}
-	fmt.Fprintf(b, "\n## HTTP\n\nGET /cache/k over 64 keep-alive connections. Load and server share the process and the "+
-		"machine, so only the ratio means something: the bare handler writes the same headers and bytes and does "+
-		"nothing else.\n\n| handler | requests/s | p50 | p99 | failed connections |\n|---|---|---|---|---|\n")
-	for _, l := range r.HTTP {
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", l.Name, spread(l.PerSec, rate),
-			spread(l.P50, took), spread(l.P99, took), l.failures())
-	}
-	if len(r.HTTP) == 2 && r.HTTP[1].PerSec.Median > 0 {
-		fmt.Fprintf(b, "\n%s / %s: **%.2f**\n", r.HTTP[0].Name, r.HTTP[1].Name,
-			r.HTTP[0].PerSec.Median/r.HTTP[1].PerSec.Median)
-	}
-}
-
-func (l HTTPLine) failures() string {
-	if l.Errors == 0 {
-		return "0"
-	}
-	return fmt.Sprintf("%d, such as `%s`", l.Errors, cmp.Or(l.First, "?"))
+	return groups
 }
 
 func (r *Report) limit(b *strings.Builder) {
@@ -132,16 +176,16 @@ func (r *Report) limit(b *strings.Builder) {
 	}
 }
 
-func (r *Report) large(b *strings.Builder) {
-	if len(r.Large) == 0 {
+func (r *Report) beside(b *strings.Builder) {
+	if len(r.Beside) == 0 {
 		return
 	}
 	fmt.Fprintf(b, "\n## A GET of 50 MiB beside %d of 100 B a second\n\nFor %v at a time, %d rounds: median (min - max). "+
 		"The server executes one command at a time; its stop is what it says itself that the large GET took it (SLOWLOG).\n\n"+
 		"| small GETs by | p99 alone | p99 beside one large GET | times | small GETs that took more than 10 times the p99 alone | "+
 		"the slowest | the server's stop | p99 beside one large GET after another |\n|---|---|---|---|---|---|---|---|\n",
-		r.LargeRate, r.LargeWindow, r.Rounds)
-	for _, l := range r.Large {
+		r.BesideRate, r.BesideWindow, r.Rounds)
+	for _, l := range r.Beside {
 		fmt.Fprintf(b, "| %s | %s | %s | **%s** | %s | %s | %s | %s, %d of them |\n", l.Name,
 			spread(l.Alone, took), spread(l.Beside, took), spread(l.Times, digits), spread(l.Waited, count),
 			spread(l.Longest, took), spread(l.Stood, took), took(float64(l.Among)), l.Got)

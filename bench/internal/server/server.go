@@ -16,6 +16,7 @@ import (
 
 	"github.com/gomodule/redigo/redis"
 
+	"github.com/rediscache/rediscache/bench/internal/cert"
 	"github.com/rediscache/rediscache/bench/internal/child"
 )
 
@@ -29,6 +30,7 @@ const (
 // Server is a redis-server child that keeps nothing on disk.
 type Server struct {
 	addr string
+	tls  string // the address of the port with TLS, empty without
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the child has ended
 
@@ -43,11 +45,12 @@ func Available() bool {
 }
 
 // Start starts a redis-server on a free port of 127.0.0.1 and returns once it
-// answers. Whoever called it must call Close.
-func Start(ctx context.Context) (*Server, error) {
+// answers. With a certificate the server has a second port, for TLS. The caller must
+// call Close.
+func Start(ctx context.Context, pair *cert.Pair) (*Server, error) {
 	var errs []error
 	for range tries {
-		s, err := start(ctx)
+		s, err := start(ctx, pair)
 		if err == nil {
 			return s, nil
 		}
@@ -59,20 +62,32 @@ func Start(ctx context.Context) (*Server, error) {
 	return nil, fmt.Errorf("bench: start %s: %w", program, errors.Join(errs...))
 }
 
-func start(ctx context.Context) (*Server, error) {
+func start(ctx context.Context, pair *cert.Pair) (*Server, error) {
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
 	host, port, _ := net.SplitHostPort(addr)
-	cmd := exec.Command(program, "--bind", host, "--port", port,
+	args := []string{
+		"--bind", host, "--port", port,
 		"--save", "", "--appendonly", "no", "--daemonize", "no", "--loglevel", "warning",
-		"--slowlog-log-slower-than", "1000")
+		"--slowlog-log-slower-than", "1000",
+	}
+	var tlsAddr string
+	if pair != nil {
+		if tlsAddr, err = freeAddr(); err != nil {
+			return nil, err
+		}
+		_, port, _ := net.SplitHostPort(tlsAddr)
+		args = append(args, "--tls-port", port, "--tls-auth-clients", "no",
+			"--tls-cert-file", pair.Cert, "--tls-key-file", pair.Key, "--tls-ca-cert-file", pair.CA)
+	}
+	cmd := exec.Command(program, args...)
 	cmd.SysProcAttr = child.Apart()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &Server{addr: addr, cmd: cmd, done: make(chan struct{})}
+	s := &Server{addr: addr, tls: tlsAddr, cmd: cmd, done: make(chan struct{})}
 	go func() { // ends with the child; Close waits for it
 		defer close(s.done)
 		_ = cmd.Wait() // a server that was told to end says so in its status
@@ -125,6 +140,10 @@ func (s *Server) isOwn() error {
 
 // Addr returns the server's host and port.
 func (s *Server) Addr() string { return s.addr }
+
+// TLSAddr returns the host and port with TLS, empty for a server that was started
+// without a certificate.
+func (s *Server) TLSAddr() string { return s.tls }
 
 // Version returns the server's version.
 func (s *Server) Version() string { return s.info("server", "redis_version") }
@@ -193,6 +212,28 @@ func (s *Server) set(keys []string, value func(key string) []byte) error {
 		}
 	}
 	return nil
+}
+
+// Populate stores n keys with a value of size bytes in one command: prefix with the
+// numbers from 0 on, as [PopulatedKeys] returns them.
+func (s *Server) Populate(prefix string, n, size int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	const script = `local v = string.rep('x', ARGV[3])
+for i = 0, ARGV[2] - 1 do redis.call('SET', ARGV[1] .. i, v) end`
+	if _, err := s.admin.Do("EVAL", script, 0, prefix, n, size); err != nil {
+		return fmt.Errorf("bench: populate the server: %w", err)
+	}
+	return nil
+}
+
+// PopulatedKeys returns the keys of Populate.
+func PopulatedKeys(prefix string, n int) []string {
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = prefix + strconv.Itoa(i)
+	}
+	return keys
 }
 
 // info returns a field of a section of INFO, empty where there is none.

@@ -10,12 +10,13 @@ import (
 	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 
+	"github.com/rediscache/rediscache/bench/internal/cert"
 	"github.com/rediscache/rediscache/bench/internal/server"
 )
 
 // start skips where there is no redis-server, unless the environment demands
 // one.
-func start(t *testing.T) *server.Server {
+func start(t *testing.T, pair *cert.Pair) *server.Server {
 	t.Helper()
 	if !server.Available() {
 		if os.Getenv("REDISCACHE_REQUIRE_SERVER") != "" {
@@ -23,13 +24,13 @@ func start(t *testing.T) *server.Server {
 		}
 		t.Skip("no redis-server")
 	}
-	s, err := server.Start(t.Context())
+	s, err := server.Start(t.Context(), pair)
 	require.NoError(t, err)
 	return s
 }
 
 func TestAServerIsFilledTellsWhatItIsAndEnds(t *testing.T) {
-	s := start(t)
+	s := start(t, nil)
 	conn, err := redis.Dial("tcp", s.Addr())
 	require.NoError(t, err)
 	defer conn.Close()
@@ -67,9 +68,35 @@ func TestAServerIsFilledTellsWhatItIsAndEnds(t *testing.T) {
 }
 
 func TestStartHonoursItsContext(t *testing.T) {
-	require.NoError(t, start(t).Close())
+	require.NoError(t, start(t, nil).Close())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := server.Start(ctx)
+	_, err := server.Start(ctx, nil)
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestAServerWithACertificateHasASecondPort(t *testing.T) {
+	pair, err := cert.Make(t.TempDir())
+	require.NoError(t, err)
+	s := start(t, pair)
+	defer func() { require.NoError(t, s.Close()) }()
+	conn, err := redis.Dial("tcp", s.TLSAddr(), redis.DialUseTLS(true), redis.DialTLSConfig(pair.Config()))
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.Do("PING")
+	require.NoError(t, err)
+}
+
+func TestPopulateStoresKeysInOneCommand(t *testing.T) {
+	s := start(t, nil)
+	defer func() { require.NoError(t, s.Close()) }()
+	require.NoError(t, s.Populate("p:", 3, 5))
+	keys := server.PopulatedKeys("p:", 3)
+	require.Equal(t, []string{"p:0", "p:1", "p:2"}, keys)
+	conn, err := redis.Dial("tcp", s.Addr())
+	require.NoError(t, err)
+	defer conn.Close()
+	values, err := redis.Strings(conn.Do("MGET", redis.Args{}.AddFlat(keys)...))
+	require.NoError(t, err)
+	require.Equal(t, []string{"xxxxx", "xxxxx", "xxxxx"}, values)
 }
