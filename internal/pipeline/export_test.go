@@ -48,7 +48,7 @@ func (p *Pipeline) Resting() bool {
 	l := (*p.lanes.Load())[0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.parked && len(l.flight) == 0 && len(l.batch) == int(l.pos.Load())
+	return l.reader == parked && len(l.flight) == 0 && len(l.batch) == int(l.pos.Load())
 }
 
 // Bounced is c after it came behind a large reply n times.
@@ -65,7 +65,7 @@ func (p *Pipeline) Receiving() bool {
 	l := (*p.lanes.Load())[0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.batch) > int(l.pos.Load()) && !l.writing && !l.own
+	return len(l.batch) > int(l.pos.Load()) && l.writer == nobody && l.reader < replaced
 }
 
 // Slow reports that a large reply is arriving in the only lane.

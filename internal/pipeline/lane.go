@@ -38,28 +38,25 @@ type lane struct {
 	slow atomic.Bool  // a large reply is arriving
 	life atomic.Int32 // leasing to broken; it only rises
 
-	mu      sync.Mutex // guards all below
-	wire    wire       // nil until the connection is borrowed
-	conn    redis.Conn // the connection of wire
-	alone   ownReader  // wire, if a caller may read from it
-	queue   []entry
-	writing bool
-	gathers bool // the writer lets others join, and may lose its turn to one of them
-	turn    int  // of the current writer; a writer with an older turn has lost it
-	flight  []entry
-	batch   []entry // changed by the reader under mu, read by the clock
-	parked  bool    // the reader waits for wake
-	own     bool    // a caller reads its own reply; the reader stays parked
-	ownAt   int64   // the clock when own was set
-	solo    bool    // the last caller was alone
-	kicked  bool    // a read deadline interrupts the caller that reads its own reply
-	err     error   // why the lane broke
-	unsent  int     // how many of the last claimed calls the server cannot have received
-	spent   bool    // the connection must not be lent again
-	spare   []entry // a second slice, which claim swaps with queue
-	claims  []entry // the calls that the writer has claimed; some may be in flight
+	mu     sync.Mutex // guards all below
+	wire   wire       // nil until the connection is borrowed
+	conn   redis.Conn // the connection of wire
+	alone  ownReader  // wire, if a caller may read from it
+	queue  []entry
+	writer writer
+	turn   int // of the current writer; a writer with an older turn has lost it
+	flight []entry
+	batch  []entry // changed by the reader under mu, read by the clock
+	reader reader
+	solo   bool    // the last caller was alone
+	err    error   // why the lane broke
+	unsent int     // how many of the last claimed calls the server cannot have received
+	spent  bool    // the connection must not be lent again
+	spare  []entry // a second slice, which claim swaps with queue
+	claims []entry // the calls that the writer has claimed; some may be in flight
 
 	opened, active int64 // the clock when the lane was opened, and when it last had a call
+	replacedAt     int64 // the clock when a caller began to read its own reply
 	progress, at   int64 // of the wire, and the clock when it reached this progress
 	scarce         bool  // the pool had no other connection to lend at the last tick
 }
@@ -71,6 +68,25 @@ const (
 	finishing              // the lane takes no more calls, and finishes those that it has
 	suspected              // as finishing, but the connection may be dead: reads are retried elsewhere
 	broken                 // the connection failed, or the pool lent none
+)
+
+// writer is what the writer of a lane does.
+type writer uint8
+
+const (
+	nobody    writer = iota // there is no writer
+	gathering               // it lets others join, and may lose its turn to one of them
+	writing                 // it has claimed the queue, or is about to
+)
+
+// reader is what the reader goroutine of a lane does.
+type reader uint8
+
+const (
+	receiving   reader = iota // it borrows the connection, or receives replies
+	parked                    // it waits for wake
+	replaced                  // it is parked, and a caller reads its own reply
+	interrupted               // the same, and the clock has interrupted that caller
 )
 
 // takes reports whether the lane takes calls.
@@ -128,8 +144,8 @@ func (l *lane) breakLocked(err error) {
 }
 
 func (l *lane) wakeLocked() {
-	if l.parked && !l.own {
-		l.parked = false
+	if l.reader == parked {
+		l.reader = receiving
 		l.wake <- struct{}{}
 	}
 }
@@ -185,7 +201,7 @@ func (l *lane) lease(ctx context.Context) error {
 	l.ageLocked(open)
 	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
 	if len(l.queue) > 0 {
-		l.writing = true
+		l.writer = writing
 		go l.write(nil, true, l.turn)
 	}
 	return nil
@@ -261,7 +277,7 @@ func (l *lane) judge(s shape, reply resp.Reply, last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.judgeLocked(s, reply)
-	if last && len(l.flight) == 0 && !l.writing && l.wire.extra() {
+	if last && len(l.flight) == 0 && l.writer == nobody && l.wire.extra() {
 		l.breakLocked(errExtra)
 	}
 }
@@ -281,7 +297,7 @@ func (l *lane) next() ([]entry, error) {
 			return nil, l.err
 		case len(l.batch) > 0:
 			return l.batch, nil
-		case !l.takes() && !l.writing && len(l.queue) == 0:
+		case !l.takes() && l.writer == nobody && len(l.queue) == 0:
 			return nil, errOver
 		}
 		l.waitLocked()
@@ -290,7 +306,7 @@ func (l *lane) next() ([]entry, error) {
 
 // waitLocked waits for wake without the lock.
 func (l *lane) waitLocked() {
-	l.parked = true
+	l.reader = parked
 	l.mu.Unlock()
 	<-l.wake
 	l.mu.Lock()
@@ -349,7 +365,7 @@ func (l *lane) fail(err error) {
 	if l.err == nil {
 		l.breakLocked(err)
 	}
-	for l.writing {
+	for l.writer != nobody {
 		l.waitLocked()
 	}
 	err, leased, sent := l.err, l.wire != nil, len(l.batch)+len(l.flight)-int(l.pos.Load())-l.unsent
@@ -389,14 +405,14 @@ func (l *lane) tick(now int64, scarce bool) {
 	if l.wire == nil || l.err != nil {
 		return
 	}
-	if l.load() > 0 || l.writing {
+	if l.load() > 0 || l.writer != nobody {
 		l.active = now
 	}
-	if l.own && !l.kicked && now-l.ownAt > 1 {
-		l.kicked = true
-		l.alone.kick()
+	if l.reader == replaced && now-l.replacedAt > 1 {
+		l.reader = interrupted
+		l.alone.interrupt()
 	}
-	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && !l.writing && !l.own {
+	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && l.writer == nobody && l.reader < replaced {
 		l.progress, l.at = p, now
 	}
 	l.scarce = scarce

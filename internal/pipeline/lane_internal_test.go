@@ -130,7 +130,7 @@ func TestTheTimeOfACallThatHadAConnectionOfItsOwnCountsOnALane(t *testing.T) {
 func TestTheTimeOfCallsThatWaitTogetherBeginsForAll(t *testing.T) {
 	p := New(Config{Lanes: 1, Timeout: time.Minute})
 	p.ticking = true // its clock is the test's
-	p.start = func(l *lane) { l.wire, l.writing = &socketWire{}, true }
+	p.start = func(l *lane) { l.wire, l.writer = &socketWire{}, writing }
 	calls := []*Call{Write("DEL", 1, Count).String("a"), Write("DEL", 1, Count).String("b")}
 	s, err := p.await(t.Context(), calls)
 	require.NoError(t, err)
@@ -170,7 +170,7 @@ func crowd(t *testing.T, lanes int, leased bool) (*Pipeline, func(n int) []int64
 	p := New(Config{Lanes: lanes})
 	p.ticking = true // its clock is the test's
 	p.start = func(l *lane) {
-		l.wire, l.writing = &socketWire{}, true
+		l.wire, l.writer = &socketWire{}, writing
 		if leased {
 			l.life.Store(open)
 		}
@@ -320,7 +320,7 @@ func TestACallWasSentIfItsLastByteWas(t *testing.T) {
 		{&redigoWire{size: 3 * size}, 2}, // it knows of the last byte only
 		{&redigoWire{size: 2 * size}, 1}, // the third was not put
 	} {
-		l := &lane{p: New(Config{Lanes: 1}), writing: true}
+		l := &lane{p: New(Config{Lanes: 1}), writer: writing}
 		var calls []*Call
 		var mine []entry
 		for range 3 {

@@ -10,8 +10,8 @@ import (
 type ownReader interface {
 	fill() error
 	whole(replies int) bool
-	kick()
-	unkick()
+	interrupt()
+	resume()
 }
 
 // maxOwn is the most calls of a lone caller whose replies the caller reads itself.
@@ -35,15 +35,15 @@ func areOwn(claimed []entry, own []*Call) bool {
 func (l *lane) mayReadOwn() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.alone == nil || l.err != nil || l.own || !l.parked || len(l.flight) > 0 || len(l.queue) > 0 {
+	if l.alone == nil || l.err != nil || l.reader != parked || len(l.flight) > 0 || len(l.queue) > 0 {
 		return false
 	}
-	l.writing, l.claims, l.own, l.ownAt = false, nil, true, l.p.clock.Load()
+	l.writer, l.claims, l.reader, l.replacedAt = nobody, nil, replaced, l.p.clock.Load()
 	return true
 }
 
 // readOwn receives the replies to the caller's own calls, and returns how many it
-// received. If a reply is not complete, or the clock kicks the caller, the reader
+// received. If a reply is not complete, or the clock interrupts the caller, the reader
 // receives the rest. The reader also receives the replies to calls that joined meanwhile.
 func (l *lane) readOwn(mine []entry) (answered int) {
 	var replies [maxOwn]resp.Reply
@@ -56,11 +56,10 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.own = false
-	if l.kicked {
-		l.kicked = false
-		l.alone.unkick()
+	if l.reader == interrupted {
+		l.alone.resume()
 	}
+	l.reader = parked
 	for i, e := range mine[:answered] {
 		e.call.reply, e.call.err = replies[i], nil
 		e.move(claimed, ended) // without done, because the caller itself is here
@@ -68,7 +67,7 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 	}
 	l.out.Add(int64(answered))
 	l.flight = slices.Insert(l.flight, 0, mine[answered:]...)
-	l.solo = len(l.flight) == 0 && !l.writing
+	l.solo = len(l.flight) == 0 && l.writer == nobody
 	switch {
 	case wrong != nil:
 		l.breakLocked(wrong)

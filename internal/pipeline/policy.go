@@ -125,7 +125,7 @@ func (l *lane) dueLocked(now int64) due {
 // or may wait, so that a cache that is not in use holds none. If the pool reports
 // nothing, the lane keeps the connection for briefTicks, because the pool may have more.
 func (l *lane) restLocked() {
-	if !l.scarce || l.life.Load() != open || l.load() > 0 || l.writing {
+	if !l.scarce || l.life.Load() != open || l.load() > 0 || l.writer != nobody {
 		return
 	}
 	if l.p.cfg.Foreign && l.p.cfg.Spare != nil || l.wire.wanted() {

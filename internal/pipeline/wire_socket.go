@@ -56,11 +56,12 @@ func (w *socketWire) receive() (resp.Reply, error) {
 }
 
 // The methods of ownReader: fill waits for bytes if none are buffered, whole reports
-// whether n replies are buffered, and kick makes fill return without losing bytes.
+// whether n replies are buffered, and interrupt makes fill return, without losing bytes,
+// until resume.
 func (w *socketWire) fill() error      { return w.in.Fill() }
 func (w *socketWire) whole(n int) bool { return w.in.Whole(n) }
-func (w *socketWire) kick()            { _ = w.socket.SetReadDeadline(time.Unix(1, 0)) }
-func (w *socketWire) unkick()          { _ = w.socket.SetReadDeadline(time.Time{}) }
+func (w *socketWire) interrupt()       { _ = w.socket.SetReadDeadline(time.Unix(1, 0)) }
+func (w *socketWire) resume()          { _ = w.socket.SetReadDeadline(time.Time{}) }
 
 func (w *socketWire) put(c *Call) error {
 	w.out = append(w.out, c.req...)

@@ -13,7 +13,7 @@ func (l *lane) enqueue(calls []*Call) seat {
 	if !l.takes() || load >= maxQueued {
 		return seat{}
 	}
-	if load == 0 && !l.writing && l.wire != nil {
+	if load == 0 && l.writer == nobody && l.wire != nil {
 		switch {
 		case now-l.active > quietTicks && !l.wire.quiet():
 			l.breakLocked(errQuiet)
@@ -30,15 +30,17 @@ func (l *lane) enqueue(calls []*Call) seat {
 	l.in.Add(int64(len(calls)))
 	s := seat{lane: l}
 	switch {
-	case l.gathers && len(l.queue) >= batchOf(load):
+	case l.writer == gathering && len(l.queue) >= batchOf(load):
 		l.turn++
-		l.gathers = false
+		l.writer = writing
 		s.writes = true
-	case l.writing || l.wire == nil:
+	case l.writer != nobody || l.wire == nil:
+	case l.solo && load == 0:
+		l.writer = writing
+		s.writes = true
 	default:
-		l.writing = true
-		l.gathers = !l.solo || load > 0
-		s.writes, s.gathers = true, l.gathers
+		l.writer = gathering
+		s.writes, s.gathers = true, true
 	}
 	s.turn = l.turn
 	return s
@@ -56,7 +58,7 @@ const (
 
 // write is the writer. It lets other callers join, and goes on until the queue is empty.
 // If a caller is the writer, it stops after the first of its own calls has ended, or
-// before it would wait for the server. Then a new goroutine goes on; writing stays set,
+// before it would wait for the server. Then a new goroutine goes on as the same writer,
 // so the lane waits for this goroutine. The first answered calls of own have ended
 // without a send on their done channels.
 func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
@@ -138,7 +140,7 @@ func (l *lane) claim(turn int) (w wire, mine []entry, waits bool) {
 	if turn != l.turn {
 		return nil, nil, false
 	}
-	l.gathers = false
+	l.writer = writing
 	if l.err != nil {
 		l.leaveLocked()
 		return nil, nil, false
@@ -181,7 +183,7 @@ const maxUnread = 16 << 10
 // leaveLocked ends the writer. If the lane is over, it wakes the reader, which waits for
 // the writer.
 func (l *lane) leaveLocked() {
-	l.writing = false
+	l.writer = nobody
 	if !l.takes() {
 		l.wakeLocked()
 	}
@@ -206,10 +208,12 @@ func (l *lane) flushed(w wire, mine []entry, announced int, err error) bool {
 		l.unsent = unsent(mine, w.written())
 		l.breakLocked(err)
 	}
-	l.writing = l.err == nil && len(l.queue) > 0
-	l.gathers = l.writing
+	l.writer = nobody
+	if l.err == nil && len(l.queue) > 0 {
+		l.writer = gathering
+	}
 	l.wakeLocked()
-	return l.writing
+	return l.writer != nobody
 }
 
 // unsent returns how many calls the server has not received to the last byte.
