@@ -288,13 +288,19 @@ func WithTimeout(d time.Duration) Option {
 }
 
 // WithPipelineConns lets the callers of a cache share at most n connections, and one
-// more while the cache is about to return one. The cache borrows them while it is in
-// use. It borrows fewer if the pool has none to spare: from a *redis.Pool that would
-// have none left it borrows one at a time, for about 20 ms; see [Pool]. Zero borrows
-// a connection for each command, for pools whose connections cannot be shared: in a
-// shared connection one goroutine calls Send and Flush while another calls Receive.
-// The default is [DefaultPipelineConns] for a [*WarmPool] and redigo's *redis.Pool,
-// and zero for any other pool. Negative is an error.
+// more while the cache is about to return one. The default is [DefaultPipelineConns] for
+// a [*WarmPool] and redigo's *redis.Pool, and zero for any other pool. Negative is an
+// error.
+//
+// To size a pool, count what a cache borrows. While only small values pass it borrows one
+// connection; after replies of two kilobytes and more it spreads its calls over all n. It
+// borrows one more for each command or reply of 64 KiB and more under way, and for the
+// retry of a call whose connection broke. After a second without a call it borrows none.
+//
+// It borrows fewer if the pool has none to spare: from a *redis.Pool that would have none
+// left it borrows one at a time, for about 20 ms; see [Pool]. Zero borrows a connection
+// for each command, for pools whose connections cannot be shared: in a shared connection
+// one goroutine calls Send and Flush while another calls Receive.
 func WithPipelineConns(n int) Option {
 	return Option{func(c *cacheConfig) { c.pipelineConns = n }}
 }

@@ -14,8 +14,10 @@ import (
 // operation has the default timeout of a second.
 var rediscacheConfigs = []Config{
 	{Name: Own, Module: ownModule, About: "`NewPool` and `New` with their defaults", Open: openRediscache()},
-	// HERE, once the pool has the option, goes the line that the section "busy" compares with:
-	// {Name: "rediscache-nopoll", Module: ownModule, About: "WithBusyPoll(0)", Sections: []string{SectionBusy}, Open: openRediscache(rediscache.WithBusyPoll(0))},
+	{
+		Name: "rediscache-nopoll", Module: ownModule, About: "`WithBusyPoll(0)`",
+		Sections: []string{SectionBusy}, Open: openRediscache(rediscache.WithBusyPoll(0)),
+	},
 }
 
 // openRediscache returns what opens a cache with options of its pool.
