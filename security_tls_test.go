@@ -265,7 +265,7 @@ func TestTheErrorOfADialNamesATLSMismatch(t *testing.T) {
 		return l.Addr().String()
 	}
 	for name, c := range map[string]struct{ url, says, hint string }{
-		"TLS to a Redis without":                   {"rediss://" + s.Addr, "TLS handshake timeout", notTLS},
+		"TLS to a Redis without":                   {"rediss://" + s.Addr, "TLS handshake", notTLS},
 		"TLS to what answers in clear":             {"rediss://" + answering("-ERR unknown command\r\n"), "TLS handshake", notTLS},
 		"TLS to what hangs up":                     {"rediss://" + answering(""), "", notTLS},
 		"no TLS to a Redis with it":                {"redis://" + s.TLSAddr, "", wantsTLS},
