@@ -34,6 +34,7 @@ type TLSConn struct {
 	reading sync.Mutex // held by Read, and by quiet if no Read is in flight
 	lines   lines      // used by the reader while terse
 	full    bool       // used by the reader: the last Read filled its buffer, so crypto/tls may hold more
+	spoilt  bool       // used by quiet, which has read what makes the connection useless
 
 	sealed int // used by the writer: bytes of the next write that are in a record already
 }
@@ -94,7 +95,8 @@ func (t *TLSConn) Read(p []byte) (n int, err error) {
 
 // readBuffered does not touch the socket. It returns errDry if the buffered records hold
 // no data.
-func (t *TLSConn) readBuffered(p []byte) (int, error) {
+func (t *TLSConn) readBuffered(p []byte) (_ int, err error) {
+	defer t.survive(&err)
 	t.below.dry = true
 	defer func() { t.below.dry = false }()
 	return t.tls.Read(p)
@@ -112,24 +114,20 @@ func (t *TLSConn) quiet() bool {
 	}
 	defer t.reading.Unlock()
 	silent := t.Socket.quiet()
-	if silent && !t.full && t.below.empty() {
+	if silent && !t.full && !t.spoilt && t.below.empty() {
 		return true
 	}
 	if !silent && !t.below.whole() { // a read returns at once what Socket.quiet has seen
-		if t.SetReadDeadline(time.Time{}) != nil || t.below.fill() != nil {
-			return false
-		}
+		t.spoilt = t.SetReadDeadline(time.Time{}) != nil || t.below.fill() != nil || t.spoilt
 	}
-	return t.onlyControl()
+	t.spoilt = t.spoilt || !t.onlyControl()
+	return !t.spoilt
 }
 
+// onlyControl reports whether the buffered records hold no data.
 func (t *TLSConn) onlyControl() bool {
 	var data [1]byte
-	n, err := 0, error(nil)
-	func() {
-		defer t.survive(&err)
-		n, err = t.readBuffered(data[:])
-	}()
+	n, err := t.readBuffered(data[:])
 	t.full = false
 	return n == 0 && errors.Is(err, errDry)
 }
