@@ -44,16 +44,16 @@ func (t target) dialer(cfg *poolConfig, ownWire bool) func(context.Context) (war
 				}
 				socket := warm.NewSocket(conn)
 				reached.Socket = socket
+				conn = socket
+				if t.tls && !redigoTLS {
+					secure, err := warm.Handshake(ctx, socket, config) // which closes the socket when ctx ends
+					if err != nil {
+						return nil, err
+					}
+					conn, reached.Stream = secure, secure
+				}
 				stop = context.AfterFunc(ctx, func() { _ = socket.Close() })
-				if !t.tls || redigoTLS {
-					return socket, nil
-				}
-				secure, err := warm.Handshake(ctx, socket, config)
-				if err != nil {
-					return nil, err
-				}
-				reached.Stream = secure
-				return secure, nil
+				return conn, nil
 			}),
 			redis.DialReadTimeout(cfg.readTimeout),
 			redis.DialWriteTimeout(cfg.writeTimeout),
