@@ -33,9 +33,11 @@ type opener func(t testing.TB, s *redistest.Server, addr string, opts ...redisca
 // poolAt makes a pool for each scheme, of s or, if addr is not empty, of the server there.
 var poolAt = map[string]opener{
 	"redis": func(t testing.TB, s *redistest.Server, addr string, opts ...rediscache.PoolOption) *rediscache.WarmPool {
+		t.Helper()
 		return newPool(t, "redis://"+cmp.Or(addr, s.Addr), opts...)
 	},
 	"rediss": func(t testing.TB, s *redistest.Server, addr string, opts ...rediscache.PoolOption) *rediscache.WarmPool {
+		t.Helper()
 		return newPool(t, "rediss://"+cmp.Or(addr, s.TLSAddr), append(opts, rediscache.WithTLSConfig(s.Certs.ClientConfig()))...)
 	},
 }

@@ -239,7 +239,7 @@ func (r *records) recordLen() int {
 // as the answer to a request for new keys, unless a writer is about to.
 func (r *records) fill() error {
 	if r.owes() && r.writing.TryLock() {
-		_, _ = r.flushLocked(r.Socket.TryWrite) // the next write returns the error
+		_, _ = r.flushLocked(r.TryWrite) // the next write returns the error
 		r.writing.Unlock()
 	}
 	r.end = copy(r.buf, r.buf[r.start:r.end])

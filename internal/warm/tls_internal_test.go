@@ -211,8 +211,8 @@ func TestAPartialWriteSaysWhatTheServerCanUse(t *testing.T) {
 		for _, goesOn := range []bool{true, false} {
 			for limit := 0; limit < len(p)+3*100; limit += 1499 {
 				near, far, _ := tlsPair(t, nil, nil)
-				l := &limited{Conn: near.Socket.Conn, left: limit}
-				near.Socket.Conn, near.Socket.try = l, l.take
+				l := &limited{Conn: near.Conn, left: limit}
+				near.Conn, near.try = l, l.take
 				heard := make(chan []byte)
 				go func() {
 					all, _ := io.ReadAll(far)
@@ -235,7 +235,7 @@ func TestAPartialWriteSaysWhatTheServerCanUse(t *testing.T) {
 					require.Equal(t, len(p), n+m)
 					want = p
 				}
-				near.Socket.Conn = l.Conn // which can end the stream
+				near.Conn = l.Conn // which can end the stream
 				require.NoError(t, near.Close())
 				require.Equal(t, want, <-heard, "%d bytes taken", limit)
 			}
