@@ -44,7 +44,7 @@ func TestEverySchemeReachesItsServer(t *testing.T) {
 		t.Run(fmt.Sprintf("%s user %s database %d", scheme, c.user, c.db), func(t *testing.T) {
 			name := strings.ReplaceAll(t.Name(), " ", "-")
 			opts := sizes(2, 3, rediscache.WithClientName(name))
-			if strings.HasSuffix(scheme, "s") {
+			if strings.Contains(c.url, s.TLSAddr) {
 				opts = append(opts, rediscache.WithTLSConfig(certs.ClientConfig()))
 			}
 			p, err := rediscache.NewPool(c.url, opts...)
