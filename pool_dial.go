@@ -87,9 +87,8 @@ func (t target) dialer(cfg *poolConfig, ownWire bool) func(context.Context) (war
 }
 
 // tlsConfig returns the configuration of all dials of a pool. They share a session cache,
-// so that a dial after the first needs no certificates and half of the time. A
-// configuration with a function that crypto/tls does not call for a resumed session gets
-// no cache.
+// so that a dial after the first exchanges and verifies no certificates. A configuration
+// with a function that crypto/tls does not call for a resumed session gets no cache.
 func (t target) tlsConfig(given *tls.Config) *tls.Config {
 	if !t.tls {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"strings"
 	"sync"
@@ -108,7 +109,7 @@ func TestTheServerNameIsTheHostUnlessItIsSet(t *testing.T) {
 	require.ErrorContains(t, err, "set it as RootCAs in WithTLSConfig")
 }
 
-// A resumed session costs a dial half of its time. A function that crypto/tls does not call for a
+// A resumed session saves a dial the certificates. A function that crypto/tls does not call for a
 // resumed session is called for each dial.
 func TestDialsAfterTheFirstResumeTheSession(t *testing.T) {
 	for protocol, version := range protocols {
@@ -297,6 +298,7 @@ func TestDialOptionsWork(t *testing.T) {
 		"a Unix socket":             {"unix://" + s.Socket, []redis.DialOption{redis.DialDatabase(2)}, nil, true, 2},
 		"a read timeout":            {"redis://" + s.Addr, []redis.DialOption{redis.DialReadTimeout(time.Second)}, nil, false, 0},
 		"no read timeout":           {"redis://" + s.Addr, []redis.DialOption{redis.DialReadTimeout(0)}, nil, false, 0},
+		"a dialer":                  {"redis://" + s.Addr, []redis.DialOption{redis.DialNetDial(net.Dial)}, nil, false, 0},
 		"a write timeout":           {"redis://" + s.Addr, []redis.DialOption{redis.DialWriteTimeout(time.Second)}, nil, false, 0},
 		"TLS by an option":          {"redis://" + host, []redis.DialOption{redis.DialUseTLS(true), redis.DialTLSConfig(s.Certs.ClientConfig())}, nil, false, 0},
 		"no TLS by an option":       {"rediss://" + s.Addr, []redis.DialOption{redis.DialUseTLS(false)}, nil, true, 0},

@@ -243,6 +243,36 @@ func TestAPartialWriteSaysWhatTheServerCanUse(t *testing.T) {
 	}
 }
 
+// A reader answers a request for new keys, but only into memory, since a writer may use the socket. The
+// answer leaves before the reader waits, or with the next write.
+func TestWhatAReaderOwesIsSentBeforeItWaits(t *testing.T) {
+	near, far, _ := tlsPair(t, nil, nil)
+	_, err := near.tls.Write([]byte("owed"))
+	require.NoError(t, err)
+	require.True(t, near.below.owes())
+	read := make(chan error)
+	go func() {
+		_, err := near.Read(make([]byte, 10))
+		read <- err
+	}()
+	p := make([]byte, len("owed"))
+	_, err = io.ReadFull(far, p)
+	require.NoError(t, err)
+	require.Equal(t, "owed", string(p))
+	require.NoError(t, near.Close())
+	require.ErrorIs(t, <-read, net.ErrClosed)
+
+	near, far, _ = tlsPair(t, nil, nil)
+	_, err = near.tls.Write([]byte("ow"))
+	require.NoError(t, err)
+	n, err := near.TryWrite([]byte("ed"))
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	_, err = io.ReadFull(far, p)
+	require.NoError(t, err)
+	require.Equal(t, "owed", string(p))
+}
+
 // crypto/tls calls this function when a ticket comes, in whichever goroutine reads.
 func TestAPanicOfTheConfigurationIsTheErrorOfARead(t *testing.T) {
 	near, far, _ := tlsPair(t, nil, func(config *tls.Config) { config.ClientSessionCache = panicking{} })
