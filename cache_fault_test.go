@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
@@ -55,7 +54,7 @@ func TestAConnectionThatRestsAndThatTheServerClosesLosesNoWrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var opts []rediscache.PoolOption
 			if name == "rediss" {
-				opts = append(opts, rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig())))
+				opts = append(opts, rediscache.WithTLSConfig(certs.ClientConfig()))
 			}
 			pool := newPool(t, name+"://"+s.Addr, opts...)
 			c := newCache(t, pool)

@@ -41,12 +41,26 @@ var pools = map[string]struct {
 	"own pool":                    {open: userPool},
 	"own pool, shared":            {open: userPool, opts: []rediscache.Option{rediscache.WithPipelineConns(1)}},
 	"warm pool of one connection": {open: onePool},
+	"warm pool with TLS":          {open: tlsPool},
+	"warm pool with TLS, a connection a command": {
+		open: tlsPool, opts: []rediscache.Option{rediscache.WithPipelineConns(0)},
+	},
 }
 
 func warmPool(t *testing.T, s *redistest.Server) rediscache.Pool { return newPool(t, s.URL()) }
 
 func onePool(t *testing.T, s *redistest.Server) rediscache.Pool {
 	return newPool(t, s.URL(), rediscache.WithMinIdle(1), rediscache.WithMaxActive(1))
+}
+
+// tlsPool reaches s through the port of s with TLS, or a front.
+func tlsPool(t *testing.T, s *redistest.Server) rediscache.Pool {
+	certs, addr := s.Certs, s.TLSAddr
+	if addr == "" {
+		certs = redistest.NewCerts(t)
+		addr = redistest.NewTLSFront(t, s.Addr, certs.ServerConfig())
+	}
+	return newPool(t, "rediss://"+addr, rediscache.WithTLSConfig(certs.ClientConfig()))
 }
 
 func userPool(_ *testing.T, s *redistest.Server) rediscache.Pool { return ownPool{s.Addr} }
@@ -81,17 +95,27 @@ func newCache(t testing.TB, p rediscache.Pool, opts ...rediscache.Option) *redis
 func TestCacheKeepsItsContract(t *testing.T) {
 	for name, way := range pools {
 		t.Run(name, func(t *testing.T) {
-			redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-				redistest.NoLeaks(t)
-				pool := way.open(t, s)
-				for _, test := range contract {
-					t.Run(test.name, func(t *testing.T) {
-						s.Flush()
-						test.run(t, s, func(opts ...rediscache.Option) *rediscache.Cache {
-							return newCache(t, pool, append(opts, way.opts...)...)
-						})
-					})
-				}
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) { keepsContract(t, s, way.open, way.opts) })
+			if strings.Contains(name, "TLS") {
+				t.Run("redis-server with TLS", func(t *testing.T) {
+					certs := redistest.NewCerts(t)
+					keepsContract(t, redistest.StartTLS(t, certs, certs.Server), way.open, way.opts)
+				})
+			}
+		})
+	}
+}
+
+func keepsContract(
+	t *testing.T, s *redistest.Server, open func(*testing.T, *redistest.Server) rediscache.Pool, own []rediscache.Option,
+) {
+	redistest.NoLeaks(t)
+	pool := open(t, s)
+	for _, test := range contract {
+		t.Run(test.name, func(t *testing.T) {
+			s.Flush()
+			test.run(t, s, func(opts ...rediscache.Option) *rediscache.Cache {
+				return newCache(t, pool, append(opts, own...)...)
 			})
 		})
 	}

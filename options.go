@@ -2,6 +2,7 @@ package rediscache
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,6 +47,8 @@ type poolConfig struct {
 	busyPoll                  time.Duration
 	clientName                string
 	credentials               func(context.Context) (user, password string, err error)
+	tls                       *tls.Config
+	tlsGiven                  bool
 	dialOptions               []redis.DialOption
 	dial                      func(context.Context) (redis.Conn, error)
 }
@@ -87,6 +90,12 @@ func (c *poolConfig) validate() error {
 		"WithBusyPoll: %v is not between zero and %v", c.busyPoll, maxBusyPoll)
 	f.check(validClientName(c.clientName),
 		"WithClientName: a name has no spaces and no control characters")
+	f.check(!c.tlsGiven || c.tls != nil,
+		"WithTLSConfig: the configuration is nil: write new(tls.Config) for the defaults, or leave the option out")
+	f.check(c.tls == nil || c.tls.MinVersion == 0 || c.tls.MinVersion >= tls.VersionTLS12,
+		"WithTLSConfig: TLS below 1.2 is not supported: leave MinVersion out")
+	f.check(!c.tlsGiven || c.dial == nil,
+		"WithTLSConfig: the function of WithDialFunc makes the connection: use TLS in it, and leave WithTLSConfig out")
 	return f.join()
 }
 
@@ -209,11 +218,38 @@ func WithCredentials(f func(ctx context.Context) (user, password string, err err
 	return PoolOption{func(c *poolConfig) { c.credentials = f }}
 }
 
-// WithDialOptions adds dial options of redigo, such as a TLS configuration. They
-// override the URL and the other options. With DialClientName, a server that refuses
-// the name fails the dial. DialNetDial and DialContextFunc hide the socket: a close
-// then does not wait until the server has closed the connection too, and the pool
-// cannot check an idle connection, see [WithHealthCheckAfter].
+// WithTLSConfig sets the TLS configuration of a rediss:// or valkeys:// URL, for example
+// Certificates for a server that wants a certificate of the client, or RootCAs for a
+// server with an authority of its own. Without this option the certificate of the server
+// must be valid for the host of the URL and signed by an authority that the system trusts.
+//
+// NewPool copies config. An empty ServerName is the host of the URL. Without a
+// ClientSessionCache the connections of the pool share one, so that a dial after the first
+// is cheap; a resumed session asks for no certificate. So if config has
+// VerifyPeerCertificate or GetClientCertificate, which crypto/tls calls only for a full
+// handshake, sessions are not resumed. VerifyConnection is called for each dial. If a
+// function of config panics, the dial fails with an error.
+//
+// A nil config, a MinVersion below TLS 1.2, a URL without TLS and a [WithDialFunc] beside
+// this option are errors. A redis.DialTLSConfig in [WithDialOptions] overrides config.
+func WithTLSConfig(config *tls.Config) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.tls, c.tlsGiven = config, true }}
+}
+
+// WithDialOptions adds dial options of redigo. They override the URL and the other
+// options. With DialClientName, a server that refuses the name fails the dial.
+// DialConnectTimeout and DialKeepAlive have no effect, see [WithDialTimeout].
+//
+// Some dial options make redigo read and write the commands of a cache. That is slower,
+// and redigo does not bound the size of a reply: see RELIABILITY.md. These are
+// DialReadTimeout, DialWriteTimeout, DialNetDial and DialContextFunc. On a connection with
+// TLS all dial options do, because they may configure TLS; so use the URL,
+// [WithTLSConfig], [WithClientName] and [WithReadTimeout] there. On a connection without
+// TLS, DialDatabase, DialUsername, DialPassword and DialClientName do not.
+//
+// DialNetDial and DialContextFunc hide the socket: a close then does not wait until the
+// server has closed the connection too, and the pool cannot check an idle connection, see
+// [WithHealthCheckAfter].
 func WithDialOptions(opts ...redis.DialOption) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.dialOptions = append(c.dialOptions, opts...) }}
 }

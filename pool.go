@@ -102,22 +102,21 @@ type WarmPool struct {
 // [Ready]: https://pkg.go.dev/github.com/rediscache/rediscache#WarmPool.Ready
 func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	cfg, err := newPoolConfig(opts)
-	dial, transport, database := hidden(cfg.dial), warm.Unknown, unknownDatabase
+	dial, transport, database, readTimeout := hidden(cfg.dial), warm.Unknown, unknownDatabase, cfg.readTimeout
 	if cfg.dial == nil {
 		t, urlErr := parseURL(url, cfg.credentials != nil)
-		err = errors.Join(urlErr, err)
+		err = errors.Join(urlErr, t.refuse(&cfg), err)
 		g := t.greeting(cfg.dialOptions)
 		if database = g.database; g.named {
 			cfg.clientName = "" // a dial option sets another name
 		}
-		dial, transport = t.dialer(&cfg), t.transport(&cfg)
+		if !g.timeouts {
+			readTimeout = 0 // the connection's own timeout, because a dial option may override cfg's
+		}
+		dial, transport = t.dialer(&cfg, g.timeouts), t.transport(&cfg)
 	}
 	if err != nil {
 		return nil, err
-	}
-	readTimeout := cfg.readTimeout
-	if cfg.dial == nil && len(cfg.dialOptions) > 0 {
-		readTimeout = 0 // the connection's own timeout, because a dial option may override cfg's
 	}
 	p := &WarmPool{readTimeout: readTimeout, writeTimeout: cfg.writeTimeout, store: warm.New(warm.Config{
 		MinIdle:          cfg.minIdle,
@@ -435,6 +434,14 @@ func misplacedAt(u *url.URL) bool {
 		rest += u.Path
 	}
 	return strings.Contains(rest, "@") || strings.Contains(u.RawQuery, "%40")
+}
+
+// refuse returns the fault of an option that the URL makes useless.
+func (t target) refuse(cfg *poolConfig) error {
+	var f faults
+	f.check(!cfg.tlsGiven || t.tls || t.network == "",
+		"WithTLSConfig: the URL is without TLS: write rediss:// instead of redis://, and a host instead of a unix:// path")
+	return f.join()
 }
 
 // transport returns Unknown if a dial option may change the transport.

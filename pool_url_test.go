@@ -23,7 +23,6 @@ func TestEverySchemeReachesItsServer(t *testing.T) {
 	certs := redistest.NewCerts(t)
 	s := redistest.StartTLS(t, certs, certs.Server, "--requirepass", password,
 		"--user", "alice", "on", ">wonder land", "~*", "&*", "+@all")
-	withTLS := rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig()))
 	escaped := url.QueryEscape(password)
 	for _, c := range []struct {
 		url  string
@@ -44,7 +43,11 @@ func TestEverySchemeReachesItsServer(t *testing.T) {
 		scheme, _, _ := strings.Cut(c.url, ":")
 		t.Run(fmt.Sprintf("%s user %s database %d", scheme, c.user, c.db), func(t *testing.T) {
 			name := strings.ReplaceAll(t.Name(), " ", "-")
-			p, err := rediscache.NewPool(c.url, sizes(2, 3, rediscache.WithClientName(name), withTLS)...)
+			opts := sizes(2, 3, rediscache.WithClientName(name))
+			if strings.Contains(c.url, s.TLSAddr) {
+				opts = append(opts, rediscache.WithTLSConfig(certs.ClientConfig()))
+			}
+			p, err := rediscache.NewPool(c.url, opts...)
 			require.NoError(t, err)
 			defer p.Close()
 			requireReady(t, p)
@@ -65,7 +68,7 @@ func TestTheRulesHoldUnderTLS(t *testing.T) {
 	certs := redistest.NewCerts(t)
 	s := redistest.StartTLS(t, certs, certs.Server)
 	p := startPoolAt(t, s, "rediss://"+s.TLSAddr, sizes(3, 3, rediscache.WithMaxConnLifetime(time.Millisecond),
-		rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig())))...)
+		rediscache.WithTLSConfig(certs.ClientConfig()))...)
 	requireReady(t, p)
 	chaos(t, s, p, 3, 500*time.Millisecond)
 }

@@ -28,23 +28,23 @@ import (
 // faultTime is how long a fault goes on, or comes again and again.
 func faultTime(short time.Duration) time.Duration { return max(short, soak) }
 
-// underLoad is a cache of default options whose callers are at work. end ends that.
-func underLoad(t *testing.T, told *tally, url string, limits ...time.Duration) (p *rediscache.WarmPool, end func()) {
+// underLoad is a cache of default options on a pool whose callers are at work. end ends that.
+func underLoad(t *testing.T, told *tally, p *rediscache.WarmPool, limits ...time.Duration) (end func()) {
 	t.Helper()
-	p = newPool(t, url)
 	c := newCache(t, p)
 	require.NoError(t, p.Ready(t.Context()))
 	end = told.callers(t, c, 64, limits...)
 	t.Cleanup(end) // before the pool's
 	wait(t.Context(), 100*time.Millisecond)
-	return p, end
+	return end
 }
 
 func TestFaultSIGKILLFailsFastAndRecoversWithinASecond(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	told := tally{forgets: true}
-	pool, end := underLoad(t, &told, s.URL())
+	pool := newPool(t, s.URL())
+	end := underLoad(t, &told, pool)
 	var dials int64
 	var dying time.Duration
 	for began := time.Now(); ; {
@@ -75,7 +75,8 @@ func TestFaultSIGSTOPHoldsNobodyPastTheDeadline(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	var told tally
-	pool, end := underLoad(t, &told, s.URL(), 100*time.Millisecond)
+	pool := newPool(t, s.URL())
+	end := underLoad(t, &told, pool, 100*time.Millisecond)
 	frozen, most := 1500*time.Millisecond, 0
 	if soak > 0 {
 		frozen, most = 5*time.Second, rediscache.DefaultPipelineConns
@@ -107,10 +108,17 @@ func TestFaultSIGSTOPHoldsNobodyPastTheDeadline(t *testing.T) {
 // Every 50 ms, or when the pool has its floor again if a slow machine takes longer: where all dials
 // that are left are killed as well, that is an outage.
 func TestFaultKillingEveryClientFailsNoRead(t *testing.T) {
+	for scheme := range poolAt {
+		t.Run(scheme, func(t *testing.T) { killEveryClient(t, scheme) })
+	}
+}
+
+func killEveryClient(t *testing.T, scheme string) {
 	redistest.NoLeaks(t)
-	s := redistest.Start(t)
+	s := startTLS(t)
 	var told tally
-	pool, end := underLoad(t, &told, s.URL())
+	pool := poolAt[scheme](t, s, "")
+	end := underLoad(t, &told, pool)
 	kills, clients := 0, 0
 	for began := time.Now(); time.Since(began) < faultTime(2*time.Second); kills++ {
 		wait(t.Context(), 50*time.Millisecond)
@@ -150,30 +158,36 @@ func TestFaultABadNetworkHoldsNobodyAndCrossesNoReply(t *testing.T) {
 		{"a reset of everything every 50 ms", time.Second, true, func(p *redistest.Proxy) { p.Reset() }},
 		{"a black hole", 1500 * time.Millisecond, true, (*redistest.Proxy).Blackhole},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			redistest.NoLeaks(t)
-			s := redistest.Start(t)
-			proxy := redistest.NewProxy(t, s.Addr)
-			var limits []time.Duration
-			if test.fails {
-				limits = append(limits, 100*time.Millisecond)
-			}
-			var told tally
-			_, end := underLoad(t, &told, "redis://"+proxy.Addr, limits...)
-			for began := time.Now(); time.Since(began) < faultTime(test.length); {
-				test.befall(proxy)
-				wait(t.Context(), 50*time.Millisecond)
-			}
-			proxy.Heal()
-			told.recovers(t)
-			end()
-			t.Log(told.line(fmt.Sprintf("%s for %v, 64 callers", test.name, faultTime(test.length))))
-			told.requireSound(t)
-			if !test.fails {
-				require.Zero(t, told.failed+told.unknown, "%v", told.failure)
-			}
-			told.requireNoRepetition(t, sets(s))
-		})
+		for scheme, open := range poolAt {
+			t.Run(test.name+" "+scheme, func(t *testing.T) {
+				redistest.NoLeaks(t)
+				s := startTLS(t)
+				target := s.Addr
+				if scheme == "rediss" {
+					target = s.TLSAddr
+				}
+				proxy := redistest.NewProxy(t, target)
+				var limits []time.Duration
+				if test.fails {
+					limits = append(limits, 100*time.Millisecond)
+				}
+				var told tally
+				end := underLoad(t, &told, open(t, s, proxy.Addr), limits...)
+				for began := time.Now(); time.Since(began) < faultTime(test.length); {
+					test.befall(proxy)
+					wait(t.Context(), 50*time.Millisecond)
+				}
+				proxy.Heal()
+				told.recovers(t)
+				end()
+				t.Log(told.line(fmt.Sprintf("%s for %v, 64 callers", test.name, faultTime(test.length))))
+				told.requireSound(t)
+				if !test.fails {
+					require.Zero(t, told.failed+told.unknown, "%v", told.failure)
+				}
+				told.requireNoRepetition(t, sets(s))
+			})
+		}
 	}
 }
 
@@ -181,15 +195,17 @@ func TestFaultABadNetworkHoldsNobodyAndCrossesNoReply(t *testing.T) {
 // writes through a proxy that breaks off after byte n, for every n.
 func TestFaultACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
 	redistest.NoLeaks(t)
-	const callers, most = 6, 420 // more bytes than a batch has in either direction
+	const callers, most = 6, 420 // more bytes than a batch has in either direction, with TLS in one record too
 	for dir, name := range map[redistest.Direction]string{redistest.Up: "sent", redistest.Down: "received"} {
 		var told tally
-		server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		answer := func(c redistest.Call) ([]byte, bool) {
 			if c.Name() == "GET" {
 				return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(c.Args[1]), c.Args[1]), false
 			}
 			return redistest.Default(c), false
-		})
+		}
+		certs := redistest.NewCerts(t)
+		server, secure := redistest.NewScript(t, answer), redistest.NewScriptTLS(t, certs.ServerConfig(), answer)
 		proxy := redistest.NewProxy(t, server.Addr)
 		for _, open := range []func() rediscache.Pool{
 			func() rediscache.Pool {
@@ -197,6 +213,11 @@ func TestFaultACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
 			},
 			func() rediscache.Pool {
 				return &redis.Pool{MaxIdle: 4, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", proxy.Addr) }}
+			},
+			func() rediscache.Pool {
+				proxy.Redirect(secure.Addr)
+				return newPool(t, "rediss://"+proxy.Addr, rediscache.WithMinIdle(2), rediscache.WithHealthCheckAfter(0),
+					rediscache.WithTLSConfig(certs.ClientConfig()))
 			},
 		} {
 			pool := open()
@@ -224,7 +245,7 @@ func TestFaultACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
 		told.requireSound(t)
 		require.Zero(t, told.failed, "what was not sent was sent elsewhere: %v", told.failure)
 		require.Positive(t, told.unknown, "some were cut on the wire")
-		told.requireNoRepetition(t, server.Count("SET"))
+		told.requireNoRepetition(t, server.Count("SET")+secure.Count("SET"))
 	}
 }
 
@@ -234,17 +255,20 @@ func TestFaultTenThousandCallersThatCancelLeaveNothing(t *testing.T) {
 		callers = 2000 // it knows 8128 goroutines
 	}
 	for name, test := range map[string]struct {
-		lanes int
-		most  int           // connections in use
-		pause time.Duration // of a caller, so that some calls are served
+		scheme string
+		lanes  int
+		most   int           // connections in use
+		pause  time.Duration // of a caller, so that some calls are served
 	}{
 		// One more than are shared, as a lane opens while another returns its connection.
-		"on lanes":                    {rediscache.DefaultPipelineConns, rediscache.DefaultPipelineConns + 1, 200 * time.Millisecond},
-		"with a connection a command": {0, rediscache.DefaultMaxActive, time.Second},
+		"on lanes":                    {"redis", rediscache.DefaultPipelineConns, rediscache.DefaultPipelineConns + 1, 200 * time.Millisecond},
+		"on lanes with TLS":           {"rediss", rediscache.DefaultPipelineConns, rediscache.DefaultPipelineConns + 1, 200 * time.Millisecond},
+		"with a connection a command": {"redis", 0, rediscache.DefaultMaxActive, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := poolServer(t)
-			pool := startPool(t, s)
+			redistest.NoLeaks(t)
+			s := startTLS(t)
+			pool := poolAt[test.scheme](t, s, "", rediscache.WithClientName(strings.ReplaceAll(t.Name(), " ", "")))
 			c := newCache(t, pool, rediscache.WithPipelineConns(test.lanes))
 			requireReady(t, pool)
 			var told tally

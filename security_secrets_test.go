@@ -123,8 +123,8 @@ func TestNoErrorAndNoPageShowsAPasswordOrAKeyOrAValueOfADialThatFails(t *testing
 		"an odd server":        {"redis://" + odd.Addr, "does not answer as Redis does", nil},
 		"nobody":               {"redis://" + closed.Addr, "refused", nil},
 		"a silent server":      {"redis://" + silent, "no connection within", []rediscache.PoolOption{rediscache.WithDialTimeout(50 * time.Millisecond)}},
-		"a wrong certificate":  {"rediss://" + wrong.TLSAddr, "certificate", []rediscache.PoolOption{rediscache.WithDialOptions(redis.DialTLSConfig(certs.ClientConfig()))}},
-		"an unknown authority": {"rediss://" + wrong.TLSAddr, "certificate", []rediscache.PoolOption{rediscache.WithDialOptions(redis.DialTLSConfig(&tls.Config{RootCAs: x509.NewCertPool()}))}},
+		"a wrong certificate":  {"rediss://" + wrong.TLSAddr, "certificate", []rediscache.PoolOption{rediscache.WithTLSConfig(certs.ClientConfig())}},
+		"an unknown authority": {"rediss://" + wrong.TLSAddr, "certificate", []rediscache.PoolOption{rediscache.WithTLSConfig(&tls.Config{RootCAs: x509.NewCertPool()})}},
 		"no socket":            {"unix:///nowhere.sock", "no such file", nil},
 		"shut credentials": {"redis://" + full.Addr, "the vault is shut", []rediscache.PoolOption{
 			rediscache.WithCredentials(func(context.Context) (string, string, error) { return secretUser, secret, vault }),

@@ -25,7 +25,7 @@ func TestTheTimeOfACallIsATimerOfTheSocketOnlyWhereNothingCutsIt(t *testing.T) {
 				return warm.Dialed{}, err
 			}
 			socket := warm.NewSocket(raw, nil)
-			return warm.Dialed{Conn: redis.NewConn(socket, 0, 0), Socket: socket, Plain: true}, nil
+			return warm.Dialed{Conn: redis.NewConn(socket, 0, 0), Socket: socket, Stream: socket}, nil
 		},
 	})
 	defer store.Close()

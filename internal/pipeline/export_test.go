@@ -1,5 +1,7 @@
 package pipeline
 
+import "github.com/rediscache/rediscache/internal/warm"
+
 // Load is how many calls the lanes have that have not ended.
 func (p *Pipeline) Load() (n int) {
 	for _, l := range *p.lanes.Load() {
@@ -34,13 +36,22 @@ func (p *Pipeline) AfterWrite(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := l.wire.(*socketWire)
-	try := w.try
-	w.try = func(b []byte) (int, error) {
-		w.try = try
-		n, err := try(b)
-		f()
-		return n, err
+	w.stream = &afterWrite{w.stream, f}
+}
+
+// afterWrite calls once after the next write.
+type afterWrite struct {
+	warm.Stream
+	once func() // used by the writer
+}
+
+func (a *afterWrite) TryWrite(p []byte) (int, error) {
+	n, err := a.Stream.TryWrite(p)
+	if once := a.once; once != nil {
+		a.once = nil
+		once()
 	}
+	return n, err
 }
 
 // Resting reports that the reader of the only lane waits, and has nothing to receive.

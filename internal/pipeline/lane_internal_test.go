@@ -13,10 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/warm"
 )
 
 func TestWhoeverCompletesABatchWritesIt(t *testing.T) {
-	l := &lane{p: New(Config{Lanes: 1}), wire: &socketWire{}}
+	l := &lane{p: New(Config{Lanes: 1}), wire: &socketWire{stream: new(warm.Socket)}}
 	enqueue := func() (write, gather bool, turn int) {
 		t.Helper()
 		s := l.enqueue([]*Call{Read("PING", 0, Status)})
@@ -130,7 +131,7 @@ func TestTheTimeOfACallThatHadAConnectionOfItsOwnCountsOnALane(t *testing.T) {
 func TestTheTimeOfCallsThatWaitTogetherBeginsForAll(t *testing.T) {
 	p := New(Config{Lanes: 1, Timeout: time.Minute})
 	p.ticking = true // its clock is the test's
-	p.start = func(l *lane) { l.wire, l.writer = &socketWire{}, writing }
+	p.start = func(l *lane) { l.wire, l.writer = &socketWire{stream: new(warm.Socket)}, writing }
 	calls := []*Call{Write("DEL", 1, Count).String("a"), Write("DEL", 1, Count).String("b")}
 	s, err := p.await(t.Context(), calls)
 	require.NoError(t, err)
@@ -170,7 +171,7 @@ func crowd(t *testing.T, lanes int, leased bool) (*Pipeline, func(n int) []int64
 	p := New(Config{Lanes: lanes})
 	p.ticking = true // its clock is the test's
 	p.start = func(l *lane) {
-		l.wire, l.writer = &socketWire{}, writing
+		l.wire, l.writer = &socketWire{stream: new(warm.Socket)}, writing
 		if leased {
 			l.life.Store(open)
 		}

@@ -63,7 +63,11 @@ func storeOf(t testing.TB, addr string, n, spare int, plain bool) func(context.C
 				return warm.Dialed{}, err
 			}
 			socket := warm.NewSocket(raw, nil)
-			return warm.Dialed{Conn: redis.NewConn(socket, 20*time.Second, 20*time.Second), Socket: socket, Plain: plain}, nil
+			var stream warm.Stream
+			if plain {
+				stream = socket
+			}
+			return warm.Dialed{Conn: redis.NewConn(socket, 20*time.Second, 20*time.Second), Socket: socket, Stream: stream}, nil
 		},
 	})
 	t.Cleanup(store.Close)

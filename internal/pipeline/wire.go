@@ -50,10 +50,10 @@ type wire interface {
 	cut()
 }
 
-// newWire returns a socketWire if the socket is known, and a redigoWire otherwise. A socketWire calls
+// newWire returns a socketWire if the connection has a stream, and a redigoWire otherwise. A socketWire calls
 // slow(true) when the arriving reply turns out to be large, and slow(false) when it has arrived.
 func newWire(c redis.Conn, read, write time.Duration, slow func(bool)) wire {
-	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
+	if l, ok := c.(*warm.Conn); ok && l.Stream() != nil {
 		return newSocketWire(l, write, slow)
 	}
 	return &redigoWire{conn: c, timeout: read}
@@ -62,7 +62,7 @@ func newWire(c redis.Conn, read, write time.Duration, slow func(bool)) wire {
 // newLink is newWire for one borrower. until bounds the wait for a reply if the connection cannot be cut
 // when the borrower's time is over.
 func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
-	if l, ok := c.(*warm.Conn); ok && l.Socket() != nil {
+	if l, ok := c.(*warm.Conn); ok && l.Stream() != nil {
 		return newOwnLink(l, read, write)
 	}
 	return &redigoWire{conn: c, timeout: read, until: until}

@@ -12,12 +12,12 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// ownLink speaks RESP on the socket of a connection that one borrower has. Each read and each piece
+// ownLink speaks RESP on the stream of a connection that one borrower has. Each read and each piece
 // of a write has a deadline of its own, so a transfer may take long as long as it makes progress. The
 // end of the context cuts the connection.
 type ownLink struct {
 	conn        *warm.Conn
-	socket      *warm.Socket
+	stream      warm.Stream
 	read, write time.Duration // timeouts
 
 	in   *resp.Reader
@@ -34,17 +34,17 @@ var links = sync.Pool{New: func() any {
 
 func newOwnLink(c *warm.Conn, read, write time.Duration) *ownLink {
 	w := links.Get().(*ownLink)
-	w.conn, w.socket, w.read, w.write = c, c.Socket(), read, write
+	w.conn, w.stream, w.read, w.write = c, c.Stream(), read, write
 	w.in.Reset(w)
 	return w
 }
 
 // Read feeds the reader.
 func (w *ownLink) Read(p []byte) (int, error) {
-	if err := w.socket.SetReadTimeout(w.read); err != nil {
+	if err := w.stream.SetReadTimeout(w.read); err != nil {
 		return 0, err
 	}
-	return w.socket.Read(p)
+	return w.stream.Read(p)
 }
 
 // after returns the deadline after d, or none if d is zero.
@@ -70,17 +70,17 @@ const maxPiece = 1 << 20
 
 func (w *ownLink) flush() (bool, error) {
 	for w.sent < len(w.out) {
-		if err := w.socket.SetWriteDeadline(after(w.write)); err != nil {
+		if err := w.stream.SetWriteDeadline(after(w.write)); err != nil {
 			return false, err
 		}
-		n, err := w.socket.Write(w.out[w.sent:min(w.sent+maxPiece, len(w.out))])
+		n, err := w.stream.Write(w.out[w.sent:min(w.sent+maxPiece, len(w.out))])
 		w.sent += n
 		if err != nil {
 			return false, w.answered(err)
 		}
 	}
 	w.out, w.sent = nil, 0
-	_ = w.socket.SetWriteDeadline(time.Time{}) // redigo may not set a deadline itself. If this fails, so does receive.
+	_ = w.stream.SetWriteDeadline(time.Time{}) // redigo may not set a deadline itself. If this fails, so does receive.
 	return true, nil
 }
 

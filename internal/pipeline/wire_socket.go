@@ -1,23 +1,19 @@
 package pipeline
 
 import (
-	"net"
-	"sync/atomic"
 	"time"
 
 	"github.com/rediscache/rediscache/internal/resp"
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// socketWire speaks RESP on the socket of a connection that the store lends. The buffers
+// socketWire speaks RESP on the stream of a connection that the store lends. The buffers
 // of redigo are empty then, and stay empty. Reads have no deadline: the lane cuts the
 // connection if there is no progress.
 type socketWire struct {
-	conn    *warm.Conn
-	socket  net.Conn
-	try     func(p []byte) (int, error) // writes as much as it can without waiting, unless waiting is set
-	waiting bool                        // immutable: try waits for the server
-	write   time.Duration               // immutable; the timeout of flushRest
+	conn   *warm.Conn
+	stream warm.Stream
+	write  time.Duration // immutable; the timeout of flushRest
 
 	out  []byte // used by the writer
 	sent int    // bytes of out that were sent
@@ -25,21 +21,18 @@ type socketWire struct {
 	in   *resp.Reader // used by the receiver
 	size int          // bytes read for the current reply
 	slow func(bool)   // called when the current reply turns out to be large, and when it has arrived
-	got  atomic.Int64 // bytes read in all
 }
 
 func newSocketWire(c *warm.Conn, write time.Duration, slow func(bool)) *socketWire {
-	w := &socketWire{conn: c, socket: c.Socket(), write: write, slow: slow}
-	w.try, w.waiting = nonblocking(w.socket)
+	w := &socketWire{conn: c, stream: c.Stream(), write: write, slow: slow}
 	w.in = resp.NewReader(w, resp.Limits{})
-	_ = w.socket.SetDeadline(time.Time{}) // redigo may have set one. If this fails, so does the next read.
+	_ = w.stream.SetDeadline(time.Time{}) // redigo may have set one. If this fails, so does the next read.
 	return w
 }
 
 // Read feeds the reader.
 func (w *socketWire) Read(p []byte) (int, error) {
-	n, err := w.socket.Read(p)
-	w.got.Add(int64(n))
+	n, err := w.stream.Read(p)
 	if w.size += n; w.size > largeReply && w.size-n <= largeReply {
 		w.slow(true)
 	}
@@ -60,19 +53,19 @@ func (w *socketWire) receive() (resp.Reply, error) {
 // until resume.
 func (w *socketWire) fill() error      { return w.in.Fill() }
 func (w *socketWire) whole(n int) bool { return w.in.Whole(n) }
-func (w *socketWire) interrupt()       { _ = w.socket.SetReadDeadline(time.Unix(1, 0)) }
-func (w *socketWire) resume()          { _ = w.socket.SetReadDeadline(time.Time{}) }
+func (w *socketWire) interrupt()       { _ = w.stream.SetReadDeadline(time.Unix(1, 0)) }
+func (w *socketWire) resume()          { _ = w.stream.SetReadDeadline(time.Time{}) }
 
 func (w *socketWire) put(c *Call) error {
 	w.out = append(w.out, c.req...)
 	return nil
 }
 
-func (w *socketWire) waits() bool { return w.waiting }
+func (w *socketWire) waits() bool { return w.stream.Waits() }
 
 func (w *socketWire) flush() (bool, error) {
 	w.sent = 0
-	n, err := w.try(w.out)
+	n, err := w.stream.TryWrite(w.out)
 	w.sent = n
 	if err != nil || n < len(w.out) {
 		return false, err
@@ -83,17 +76,17 @@ func (w *socketWire) flush() (bool, error) {
 
 func (w *socketWire) flushRest() error {
 	for w.sent < len(w.out) {
-		if err := w.socket.SetWriteDeadline(after(w.write)); err != nil {
+		if err := w.stream.SetWriteDeadline(after(w.write)); err != nil {
 			return err
 		}
-		n, err := w.socket.Write(w.out[w.sent:min(w.sent+maxPiece, len(w.out))])
+		n, err := w.stream.Write(w.out[w.sent:min(w.sent+maxPiece, len(w.out))])
 		w.sent += n
 		if err != nil {
 			return err
 		}
 	}
 	w.rewind()
-	return w.socket.SetWriteDeadline(time.Time{})
+	return w.stream.SetWriteDeadline(time.Time{})
 }
 
 func (w *socketWire) rewind() {
@@ -110,7 +103,7 @@ const largeReply = 256 << 10
 const maxOut = 1 << 20
 
 func (w *socketWire) written() int                { return w.sent }
-func (w *socketWire) progress() int64             { return w.got.Load() }
+func (w *socketWire) progress() int64             { return w.stream.Received() }
 func (w *socketWire) extra() bool                 { return w.in.Buffered() > 0 }
 func (w *socketWire) quiet() bool                 { return !w.conn.Dead() }
 func (w *socketWire) wanted() bool                { return w.conn.Wanted() }

@@ -73,6 +73,11 @@ func (c *Certs) ClientConfig() *tls.Config {
 	return &tls.Config{RootCAs: c.Pool, Certificates: []tls.Certificate{c.Client.Pair}, MinVersion: tls.VersionTLS12}
 }
 
+// ServerConfig returns a new configuration that shows Server.
+func (c *Certs) ServerConfig() *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{c.Server.Pair}}
+}
+
 type authority struct {
 	t    testing.TB
 	dir  string

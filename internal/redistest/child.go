@@ -36,7 +36,7 @@ func Start(tb testing.TB, args ...string) *Server {
 func StartTLS(tb testing.TB, c *Certs, cert Cert, args ...string) *Server {
 	tb.Helper()
 	return start(tb, func(s *Server) []string {
-		s.TLSAddr = freeAddr(tb)
+		s.TLSAddr, s.Certs = freeAddr(tb), c
 		own := []string{
 			"--port", portOf(s.Addr), "--tls-port", portOf(s.TLSAddr), "--tls-ca-cert-file", c.CAFile,
 			"--tls-cert-file", cert.CertFile, "--tls-key-file", cert.KeyFile,

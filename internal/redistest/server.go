@@ -15,6 +15,7 @@ import (
 type Server struct {
 	Addr    string               // host:port without TLS
 	TLSAddr string               // host:port with TLS, after StartTLS only
+	Certs   *Certs               // of TLSAddr
 	Socket  string               // path of the Unix socket, empty on miniredis
 	Mini    *miniredis.Miniredis // nil on a redis-server
 

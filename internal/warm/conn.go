@@ -22,7 +22,7 @@ type Conn struct {
 	redis.Conn
 	store  *Store
 	socket *Socket       // nil if it is hidden
-	plain  bool          // the socket itself carries RESP
+	stream Stream        // nil if only redigo may read and write
 	ends   time.Duration // when the lifetime is over, on the store's clock; zero: never
 
 	// Written by the borrower, read by the store after the return.
@@ -101,7 +101,7 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 	if err != nil {
 		return nil, s.cfg.Transport.explain(d, err)
 	}
-	c := &Conn{Conn: d.Conn, store: s, socket: d.Socket, plain: d.Plain}
+	c := &Conn{Conn: d.Conn, store: s, socket: d.Socket, stream: d.Stream}
 	stop := context.AfterFunc(ctx, c.Cut)
 	deadline, _ := ctx.Deadline()
 	err = c.ping(time.Until(deadline))
@@ -141,7 +141,11 @@ func (c *Conn) ping(timeout time.Duration) (err error) {
 			err = fmt.Errorf("PING panicked: %v", r)
 		}
 	}()
-	if c.socket != nil {
+	switch {
+	case c.stream != nil:
+		c.stream.setTerse(true)
+		defer c.stream.setTerse(false)
+	case c.socket != nil:
 		c.socket.setTerse(true)
 		defer c.socket.setTerse(false)
 	}
@@ -169,14 +173,9 @@ func doTimeout(c redis.Conn, timeout time.Duration, cmd string, args ...any) (an
 	return c.Do(cmd, args...)
 }
 
-// Socket returns the socket of the connection, for a caller that speaks RESP itself. It
-// returns nil if the socket is hidden or does not carry plain RESP.
-func (c *Conn) Socket() *Socket {
-	if !c.plain {
-		return nil
-	}
-	return c.socket
-}
+// Stream returns the stream of the connection, for a caller that speaks RESP itself. It
+// returns nil if only redigo may read and write.
+func (c *Conn) Stream() Stream { return c.stream }
 
 // Wanted reports whether a borrower that shares the connection should return it:
 //
@@ -461,7 +460,12 @@ func isBroken(err error) bool {
 // Dead reports whether the server has closed the connection, or sent bytes that no
 // command asked for. The connection must not be in use. Dead returns false if the socket
 // is hidden.
-func (c *Conn) Dead() bool { return c.socket != nil && !c.socket.quiet() }
+func (c *Conn) Dead() bool {
+	if c.stream != nil {
+		return !c.stream.quiet()
+	}
+	return c.socket != nil && !c.socket.quiet()
+}
 
 func (c *Conn) expired(now time.Duration) bool { return c.ends != 0 && now >= c.ends }
 

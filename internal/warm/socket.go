@@ -23,14 +23,14 @@ import (
 // before it closed the connection: the next read returns the reply first.
 type Socket struct {
 	net.Conn
-	peek func() bool // nil if the platform cannot check the socket
-	poll *poller     // nil: reads do not poll
+	peek func() bool                 // nil if the platform cannot check the socket
+	try  func(p []byte) (int, error) // nil if the platform cannot write without waiting
+	poll *poller                     // nil: reads do not poll
 
-	terse  atomic.Bool
-	sealed bool // used by the reader: the socket carries TLS, so lines cannot be checked
-	inLine bool // used by the reader while terse
-	inPONG int  // used by the reader while terse: how many bytes of bulkPONG were read
-	heard  int  // used by the reader while terse: how many bytes were read
+	received atomic.Int64 // bytes
+	terse    atomic.Bool
+	sealed   bool  // used by the reader: the socket carries TLS, so lines cannot be checked
+	lines    lines // used by the reader while terse
 
 	mu       sync.Mutex // guards the fields below, and that no deadline is set after ended
 	ended    bool
@@ -39,26 +39,18 @@ type Socket struct {
 	patience time.Duration // from when due was set until due; zero or less: no deadline
 }
 
-const (
-	maxTerse = 64 << 10         // the most bytes that the server may send in a dial or a probe
-	bulkPONG = "$4\r\nPONG\r\n" // accepted besides lines, because some proxies answer PING with it
-
-	tlsAlert, tlsHandshake = 0x15, 0x16 // the first byte of a TLS server may be one of these
-)
-
-var errNotRedis = errors.New("the server does not answer as Redis does")
+const tlsAlert, tlsHandshake = 0x15, 0x16 // the first byte of a TLS server may be one of these
 
 // NewSocket wraps a socket, whose reads poll as poll says. The caller must call Shut. The Socket is terse
 // at first.
 func NewSocket(c net.Conn, poll *Poll) *Socket {
-	s := &Socket{Conn: c, peek: peeker(c), poll: newPoller(c, poll)}
+	s := &Socket{Conn: c, peek: peeker(c), try: nonblocking(c), poll: newPoller(c, poll)}
 	s.terse.Store(true)
 	return s
 }
 
-// setTerse begins or ends a dial or a probe. No read may be in flight.
 func (s *Socket) setTerse(on bool) {
-	s.inLine, s.inPONG, s.heard = false, 0, 0
+	s.lines = lines{}
 	s.terse.Store(on)
 }
 
@@ -68,6 +60,7 @@ func (s *Socket) Read(p []byte) (int, error) {
 	for errors.Is(err, os.ErrDeadlineExceeded) && s.goesOn() {
 		n, err = s.poll.read(s.Conn, p)
 	}
+	s.received.Add(int64(n))
 	if s.terse.Load() && !s.isTerse(p[:n]) {
 		return 0, errNotRedis
 	}
@@ -101,27 +94,10 @@ func (s *Socket) goesOn() bool {
 // isTerse checks the bytes that were read. It accepts bytes that begin as TLS: the TLS
 // layer reads them, or redigo returns an error for them if there is none.
 func (s *Socket) isTerse(p []byte) bool {
-	if s.heard == 0 && len(p) > 0 && (p[0] == tlsHandshake || p[0] == tlsAlert) {
+	if s.lines.heard == 0 && len(p) > 0 && (p[0] == tlsHandshake || p[0] == tlsAlert) {
 		s.sealed = true
 	}
-	if s.sealed {
-		return true
-	}
-	for _, b := range p {
-		switch {
-		case s.inPONG > 0 || !s.inLine && b == '$':
-			if b != bulkPONG[s.inPONG] {
-				return false
-			}
-			s.inPONG = (s.inPONG + 1) % len(bulkPONG)
-		case !s.inLine && b != '+' && b != '-':
-			return false
-		default:
-			s.inLine = b != '\n'
-		}
-	}
-	s.heard += len(p)
-	return s.heard <= maxTerse
+	return s.sealed || s.lines.accept(p)
 }
 
 // Write returns net.ErrClosed after Close. While the socket is terse, Write keeps any
@@ -139,6 +115,23 @@ func (s *Socket) Write(p []byte) (int, error) {
 	}
 	return n, s.reasonLocked(err)
 }
+
+// CarriesTLS reports whether the server has answered with TLS. It is known after a dial.
+func (s *Socket) CarriesTLS() bool { return s.sealed }
+
+// TryWrite waits as Write does if the platform has no other write.
+func (s *Socket) TryWrite(p []byte) (int, error) {
+	if s.try == nil {
+		return s.Write(p)
+	}
+	return s.try(p)
+}
+
+// Waits reports whether TryWrite waits.
+func (s *Socket) Waits() bool { return s.try == nil }
+
+// Received returns how many bytes have arrived.
+func (s *Socket) Received() int64 { return s.received.Load() }
 
 // reasonLocked returns net.ErrClosed if this side closed the socket, because that looks
 // like a timeout, and err otherwise.

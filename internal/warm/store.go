@@ -60,12 +60,13 @@ type Config struct {
 	Dial func(ctx context.Context) (Dialed, error)
 }
 
-// Dialed is an open connection and its socket, which is nil if it is hidden. Plain means
-// that the socket itself carries RESP, not TLS.
+// Dialed is an open connection of redigo. Socket is nil if it is hidden. Stream carries
+// RESP between Conn and Socket; it is nil if only redigo may read and write. A dial that
+// failed returns what it had.
 type Dialed struct {
 	Conn   redis.Conn
 	Socket *Socket
-	Plain  bool
+	Stream Stream
 }
 
 // Store lends connections.

@@ -1,22 +1,22 @@
 //go:build unix
 
-package pipeline
+package warm
 
 import (
 	"net"
 	"syscall"
 )
 
-// nonblocking returns a write that does not wait for room: it may write less.
-// Where there is none it returns one that waits, and says so.
-func nonblocking(socket net.Conn) (write func([]byte) (int, error), waits bool) {
+// nonblocking returns a write that does not wait for room, so it may write less. It is
+// nil if the socket is hidden.
+func nonblocking(socket net.Conn) func([]byte) (int, error) {
 	sc, ok := socket.(syscall.Conn)
 	if !ok {
-		return socket.Write, true
+		return nil
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return socket.Write, true
+		return nil
 	}
 	var p []byte // one writer at a time
 	var n int
@@ -38,5 +38,5 @@ func nonblocking(socket net.Conn) (write func([]byte) (int, error), waits bool) 
 			return 0, failed
 		}
 		return n, nil
-	}, false
+	}
 }
