@@ -98,6 +98,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		p.ReadTimeout, p.WriteTimeout = pool.readTimeout, pool.writeTimeout
 	case *redis.Pool:
 		p.Foreign, p.Spare, p.Refuses = true, func() int { return spare(pool) }, !pool.Wait
+		p.Idle = func() bool { return pool.IdleCount() > 0 }
 	default:
 		p.Foreign, p.Refuses = true, true // an unknown pool may fail at once when it is exhausted
 	}

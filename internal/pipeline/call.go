@@ -1,9 +1,9 @@
 package pipeline
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -26,8 +26,7 @@ type Call struct {
 	shape
 
 	state atomic.Uint64 // generation << 3 | state
-	since int64         // the pipeline's clock when the call was first queued; 0: not yet
-	began time.Time     // when the call first borrowed a connection of its own, if that was before since
+	since int64         // the pipeline's clock when the call began; 0: it has not
 	done  chan struct{} // holds one
 	reply resp.Reply
 	err   error
@@ -59,7 +58,7 @@ func Write(name string, n int, form Form) *Call { return begin(name, n, form, tr
 func begin(name string, n int, form Form, write bool) *Call {
 	c := calls.Get().(*Call)
 	c.name, c.write, c.value, c.shape = name, write, 0, shape{form: form}
-	c.since, c.began, c.unsent, c.heldUp, c.broke, c.apart = 0, time.Time{}, 0, 0, 0, false
+	c.since, c.unsent, c.heldUp, c.broke, c.apart = 0, 0, 0, 0, false
 	c.req = resp.AppendBulk(resp.AppendArray(c.req[:0], n+1), name)
 	return c
 }
@@ -78,6 +77,9 @@ func (c *Call) String(s string) *Call { return c.Key("", s) }
 func (c *Call) Value(p []byte) *Call {
 	c.argc++
 	c.value = len(c.req)
+	if len(p) > maxKept {
+		c.req = slices.Grow(c.req, len(p)+64) // for the arguments that follow, too
+	}
 	c.req = resp.AppendBulk(c.req, p)
 	return c
 }
@@ -152,9 +154,10 @@ func length(req []byte, at int) (n, body int) {
 // release returns a call to the sync.Pool. No lane may have it any more.
 func (c *Call) release() {
 	c.reply, c.err = resp.Reply{}, nil
-	if cap(c.req) <= maxKept {
-		calls.Put(c)
+	if cap(c.req) > maxKept {
+		c.req = make([]byte, 0, 64)
 	}
+	calls.Put(c)
 }
 
 // maxKept is the size above which a buffer is not kept for the next call.
@@ -170,19 +173,8 @@ func (c *Call) queue(now int64) entry {
 
 // begin starts the timeout of a call, unless it has started.
 func (c *Call) begin(now int64) {
-	switch {
-	case c.since != 0:
-	case c.began.IsZero():
+	if c.since == 0 {
 		c.since = now
-	default:
-		c.since = now - int64(time.Since(c.began)/tick)
-	}
-}
-
-// ask is begin for a call that borrows a connection of its own.
-func (c *Call) ask(now time.Time) {
-	if c.since == 0 && c.began.IsZero() {
-		c.began = now
 	}
 }
 

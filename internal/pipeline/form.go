@@ -52,6 +52,14 @@ func (s shape) replies() int {
 	return 1
 }
 
+// each returns the shapes of the replies that the server sends, in their order.
+func (s shape) each() []shape {
+	if s.before == 0 {
+		return []shape{s}
+	}
+	return []shape{{form: s.before}, {form: s.form, argc: s.argc}}
+}
+
 // receiver is the source of replies.
 type receiver interface{ receive() (resp.Reply, error) }
 
@@ -62,7 +70,7 @@ func (s shape) receive(l receiver) (resp.Reply, error) {
 		return s.receiveOne(l)
 	}
 	run := resp.Reply{Kind: resp.Array, Elems: make([]resp.Reply, 2)}
-	for i, one := range [2]shape{{form: s.before}, {form: s.form, argc: s.argc}} {
+	for i, one := range s.each() {
 		r, err := one.receiveOne(l)
 		if err != nil {
 			return resp.Reply{}, err
