@@ -164,9 +164,17 @@ func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
 
 func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call {
 	if ttl == NoExpiry {
-		return pipeline.Write("SET", 2, pipeline.Status).Key(c.name(key)).Value(value)
+		return c.setArgs(pipeline.Write("SET", 2, pipeline.Status), key, value, ttl)
 	}
-	return pipeline.Write("SET", 4, pipeline.Status).Key(c.name(key)).Value(value).String("PX").Int(ttl.Milliseconds())
+	return c.setArgs(pipeline.Write("SET", 4, pipeline.Status), key, value, ttl)
+}
+
+// setArgs appends the arguments of a SET.
+func (c *Cache) setArgs(call *pipeline.Call, key string, value []byte, ttl time.Duration) *pipeline.Call {
+	if call.Key(c.name(key)).Value(value); ttl != NoExpiry {
+		call.String("PX").Int(ttl.Milliseconds())
+	}
+	return call
 }
 
 // Delete removes the keys and returns how many of them existed. In the same round
@@ -203,14 +211,29 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 // endLeases returns the command that ends the leases of keys.
 func (c *Cache) endLeases(keys []string) *pipeline.Call {
 	call := pipeline.Write("DEL", len(keys), pipeline.Count)
+	if len(keys) > 1 {
+		call.Grow(c.sizeOf(keys) + len(keys)*lease.Len("", ""))
+	}
 	for _, key := range keys {
-		call.String(c.leaseName(key))
+		prefix, stored := c.name(key)
+		call.Append(lease.Len(prefix, stored), func(b []byte) []byte { return lease.Append(b, prefix, stored) })
 	}
 	return call
 }
 
+// sizeOf returns about how many bytes the keys have in a command.
+func (c *Cache) sizeOf(keys []string) (n int) {
+	for _, key := range keys {
+		n += len("$100\r\n\r\n") + len(c.prefix) + len(key)
+	}
+	return n
+}
+
 // with appends keys to a call.
 func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
+	if len(keys) > 1 {
+		call.Grow(c.sizeOf(keys))
+	}
 	for _, key := range keys {
 		call.Key(c.name(key))
 	}
@@ -261,42 +284,43 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	if err != nil || len(items) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
-	var unknown, refused error // the first error of each kind
 	begin := c.begin()
-	calls := make([]*pipeline.Call, 0, min(len(items), maxTogether))
-	late := false
-	send := func() {
-		_, errs := c.pipe.DoAll(ctx, calls...)
-		for _, err := range errs {
-			late = late || pipeline.TooLate(err)
-			switch {
-			case err == nil:
-				c.counts.sets.Add(1)
-			case errors.Is(err, ErrOutcomeUnknown):
-				unknown = cmp.Or(unknown, err)
-			default:
-				refused = cmp.Or(refused, err)
-			}
-		}
-		calls = calls[:0]
-	}
+	list := make([]item, 0, len(items))
 	for key, value := range items {
-		if calls = append(calls, c.set(key, value, ttl)); len(calls) == maxTogether {
-			if send(); late {
-				break
-			}
+		list = append(list, item{key, value})
+	}
+	args := 4
+	if ttl == NoExpiry {
+		args = 2
+	}
+	errs := c.pipe.DoEach(ctx, len(list), pipeline.Status, func(call *pipeline.Call, i int) {
+		c.setArgs(call.Command("SET", args), list[i].key, list[i].value, ttl)
+	})
+	if errs == nil {
+		c.counts.sets.Add(int64(len(list)))
+		return nil
+	}
+	var unknown, refused error // the first error of each kind
+	for _, err := range errs {
+		switch {
+		case err == nil:
+			c.counts.sets.Add(1)
+		case errors.Is(err, ErrOutcomeUnknown):
+			unknown = cmp.Or(unknown, err)
+		default:
+			refused = cmp.Or(refused, err)
 		}
 	}
-	if len(calls) > 0 {
-		send()
-	}
-	if err := errors.Join(unknown, refused); err != nil {
-		return c.fail(ctx, "set many", "", begin, err)
-	}
-	return nil
+	return c.fail(ctx, "set many", "", begin, errors.Join(unknown, refused))
 }
 
-// maxTogether is how many items SetMany encodes at once, and the COUNT of Clear's SCAN.
+// item is one of the items of SetMany.
+type item struct {
+	key   string
+	value []byte
+}
+
+// maxTogether is the COUNT of Clear's SCAN.
 const maxTogether = 512
 
 // TTL returns the time to live of key in whole milliseconds, or [NoExpiry]. A

@@ -33,6 +33,7 @@ type loan struct {
 	use     func(*loan)  // of the connection; nil: calls are sent
 	buffer  []resp.Reply // for the replies to calls
 	out     exchange     // of calls
+	owed    int          // late replies that use leaves, each of the form of the call
 	spent   bool         // the connection must not be lent again
 	failed  error        // why the connection cannot be used any more
 	idle    bool         // a pool of another maker has an idle connection, so the worker borrows it within the caller's context
@@ -281,7 +282,8 @@ func (l *loan) condemned(calls []*Call, replies []resp.Reply) (condemned bool) {
 // drains reports whether late replies are to be read: the caller was interrupted when all was sent.
 func (l *loan) drains() bool {
 	own, ok := l.link.(*ownLink)
-	if !ok || l.use != nil || !l.out.left || l.out.sent < len(l.calls) || !errors.Is(l.failed, os.ErrDeadlineExceeded) {
+	sent := l.use == nil && l.out.sent == len(l.calls) || l.owed > 0
+	if !ok || !sent || !errors.Is(l.failed, os.ErrDeadlineExceeded) {
 		return false
 	}
 	l.mu.Lock()
@@ -303,20 +305,42 @@ func (l *loan) drain() {
 }
 
 func (l *loan) receiveLate() error {
+	for range l.owed {
+		if err := l.receiveLateOne(shape{form: l.calls[0].form}); err != nil {
+			return err
+		}
+	}
+	if l.use != nil {
+		return nil
+	}
 	n := 0
 	for _, c := range l.calls {
 		for _, one := range c.each() {
 			if n++; n <= l.link.(*ownLink).received {
 				continue
 			}
-			reply, err := one.receiveOne(l.link)
-			if err != nil {
+			if err := l.receiveLateOne(one); err != nil {
 				return err
 			}
-			l.spent = l.p.condemned(l.conn, one, reply) || l.spent
 		}
 	}
 	return nil
+}
+
+func (l *loan) receiveLateOne(s shape) error {
+	reply, err := s.receiveOne(l.link)
+	if err == nil {
+		l.spent = l.p.condemned(l.conn, s, reply) || l.spent
+	}
+	return err
+}
+
+// restart begins the timeout anew, and returns the clock.
+func (l *loan) restart() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.since = l.p.clock.Load()
+	return l.since
 }
 
 // handOver makes a goroutine use the connection, and waits for it or until the caller must leave.
@@ -408,7 +432,7 @@ func (l *loan) end() {
 	l.leave()
 	clear(l.calls)
 	clear(l.buffer)
-	l.out, l.failed, l.refused, l.use, l.prev, l.next = exchange{}, nil, nil, nil, nil, nil
+	l.out, l.failed, l.refused, l.use, l.owed, l.prev, l.next = exchange{}, nil, nil, nil, 0, nil, nil
 	l.mu.Lock()
 	ctx := l.ctx
 	l.ctx, l.link, l.state, l.closed = nil, nil, callerWaits, false

@@ -49,17 +49,31 @@ const (
 var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
 
 // Read begins a command of n arguments that may be retried after it was sent.
-func Read(name string, n int, form Form) *Call { return begin(name, n, form, false) }
+func Read(name string, n int, form Form) *Call { return newCall(form, false).Command(name, n) }
 
 // Write begins a command of n arguments that is never retried after the server may have
 // received it.
-func Write(name string, n int, form Form) *Call { return begin(name, n, form, true) }
+func Write(name string, n int, form Form) *Call { return newCall(form, true).Command(name, n) }
 
-func begin(name string, n int, form Form, write bool) *Call {
+// newCall returns a call without a command.
+func newCall(form Form, write bool) *Call {
 	c := calls.Get().(*Call)
-	c.name, c.write, c.value, c.shape = name, write, 0, shape{form: form}
+	c.req, c.value, c.write, c.shape = c.req[:0], 0, write, shape{form: form}
 	c.since, c.unsent, c.heldUp, c.broke, c.apart = 0, 0, 0, 0, false
-	c.req = resp.AppendBulk(resp.AppendArray(c.req[:0], n+1), name)
+	return c
+}
+
+// Command begins a command of n arguments. It is for the calls of [Pipeline.DoEach]; Read and Write begin
+// any other call.
+func (c *Call) Command(name string, n int) *Call {
+	c.name, c.value, c.argc = name, 0, 0
+	c.req = resp.AppendBulk(resp.AppendArray(c.req, n+1), name)
+	return c
+}
+
+// Grow makes room for n more bytes.
+func (c *Call) Grow(n int) *Call {
+	c.req = slices.Grow(c.req, n)
 	return c
 }
 
@@ -67,6 +81,14 @@ func begin(name string, n int, form Form, write bool) *Call {
 func (c *Call) Key(prefix, key string) *Call {
 	c.argc++
 	c.req = resp.AppendJoined(c.req, prefix, key)
+	return c
+}
+
+// Append appends an argument of n bytes, which f appends.
+func (c *Call) Append(n int, f func([]byte) []byte) *Call {
+	c.argc++
+	c.req = resp.AppendLength(c.req, n)
+	c.req = append(f(c.req), '\r', '\n')
 	return c
 }
 
@@ -161,7 +183,7 @@ func (c *Call) release() {
 }
 
 // maxKept is the size above which a buffer is not kept for the next call.
-const maxKept = 16 << 10
+const maxKept = 64 << 10
 
 // queue begins a new generation of the call for a lane. No other lane may have the call.
 func (c *Call) queue(now int64) entry {

@@ -198,7 +198,7 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	if p.cfg.Lanes == 0 || !small(c) {
 		return p.borrow(ctx, c)
 	}
-	if p.heldUp() || c.mustPart() || p.hints.apart(c) {
+	if p.heldUp() || c.mustPart() || p.hints.apart(c) || c.argc >= manyArgs && p.streams() {
 		reply, err := p.borrow(ctx, c)
 		if err == nil {
 			p.hints.forget(c, reply)
