@@ -53,6 +53,7 @@ type loan struct {
 	link   link
 	state  loanState
 	closed bool  // the pipeline was closed
+	cut    bool  // the clock has cut the connection of a silent server
 	heard  int64 // the progress of link
 	at     int64 // the clock when link reached this progress
 }
@@ -268,7 +269,7 @@ func (l *loan) run() {
 	}
 	l.out = l.exchange(l.calls, l.buffer[:0])
 	l.buffer, l.failed = l.out.replies, l.out.err
-	l.spent = l.condemned(l.calls, l.out.replies) || l.out.hungUp || l.link.extra()
+	l.spent = l.condemned(l.calls, l.out.replies) || l.out.hungUp || l.failed == nil && l.link.extra()
 }
 
 // condemned reports whether one of the replies condemns the connection.
@@ -435,7 +436,7 @@ func (l *loan) end() {
 	l.out, l.failed, l.refused, l.use, l.owed, l.prev, l.next = exchange{}, nil, nil, nil, 0, nil, nil
 	l.mu.Lock()
 	ctx := l.ctx
-	l.ctx, l.link, l.state, l.closed = nil, nil, callerWaits, false
+	l.ctx, l.link, l.state, l.closed, l.cut = nil, nil, callerWaits, false, false
 	l.mu.Unlock()
 	if ctx == &l.own {
 		l.own.caller, l.own.ended, l.own.done = nil, nil, nil
@@ -496,6 +497,7 @@ func (l *loan) tick(now int64) {
 		}
 	case !ok:
 	case l.state == callerLeft && silent > drainTicks, p.stallTicks > 0 && silent > p.stallTicks && !own.writing.Load():
+		l.cut = true
 		own.cut()
 	case ended != nil && l.state != callerLeft:
 		l.state = callerKicked
@@ -560,14 +562,25 @@ func (l *loan) exchange(calls []*Call, replies []resp.Reply) exchange {
 	case unsent != nil:
 		x.err = unsent
 	}
+	x.err, x.left = l.cause(x.err)
+	return x
+}
+
+// cause returns why the calls without a reply failed with err, and whether the caller must leave.
+func (l *loan) cause(err error) (cause error, left bool) {
+	l.mu.Lock()
+	if l.cut {
+		err = errStalled
+	}
+	l.mu.Unlock()
 	ended := l.ctx.Err()
 	if ended == nil && !l.until.IsZero() && !time.Now().Before(l.until) {
 		ended = context.DeadlineExceeded // the socket's timer was first
 	}
-	if x.left = ended != nil; x.left {
-		x.err = fmt.Errorf("%w: %w", ended, x.err)
+	if ended != nil {
+		return fmt.Errorf("%w: %w", ended, err), true
 	}
-	return x
+	return err, false
 }
 
 func (l *loan) send(calls []*Call) error {

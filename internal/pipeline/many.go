@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sort"
 
@@ -95,11 +94,8 @@ func (s *stream) use(l *loan, c *Call) {
 		return
 	}
 	s.stopped = true
-	cause, ended := l.failed, l.ctx.Err()
-	if ended != nil {
-		cause = fmt.Errorf("%w: %w", ended, cause)
-	}
-	s.lost = &lostError{cause: cause, sent: true, left: ended != nil, company: s.sent - s.answered}
+	cause, left := l.cause(l.failed)
+	s.lost = &lostError{cause: cause, sent: true, left: left, company: s.sent - s.answered}
 	if own.sent == len(own.out) { // no part of a write was sent
 		l.owed = s.sent - s.answered
 	}
