@@ -241,7 +241,8 @@ func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
 }
 
 // GetMany returns the values of the keys that exist, in one round trip. A key
-// that holds another type than a string is a miss, as for MGET.
+// that holds another type than a string is a miss, as for MGET. Each 512 keys are
+// read at the same time; between two such parts other writes may happen.
 //
 // A proxy may answer some of the keys with an error. GetMany then returns the
 // values of the other keys and the first such error. If the whole call failed,
@@ -252,23 +253,61 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 		return hits, ctx.Err()
 	}
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys))
-	if err != nil {
-		return nil, c.fail(ctx, "get many", "", begin, err)
-	}
 	var failed error // the first error of a key
-	for i, e := range reply.Elems {
+	found := int64(0)
+	err := c.mget(ctx, keys, func(i int, e *resp.Reply) {
 		switch e.Kind {
 		case resp.Bulk:
 			hits[keys[i]] = e.Bytes
-			c.hit(ctx, "get many", keys[i], begin)
+			found++
+			c.observe(ctx, "get many", keys[i], OutcomeHit, begin, nil)
 		case resp.Error:
-			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, refusal(e)))
+			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, refusal(*e)))
 		default:
 			c.missed(ctx, "get many", keys[i], begin, nil)
 		}
+	})
+	c.counts.hits.Add(found)
+	if err != nil {
+		return nil, c.fail(ctx, "get many", "", begin, err)
 	}
 	return hits, failed
+}
+
+// maxTogether is how many keys an MGET has at most, so that the server sends the first values while it looks
+// for the others, and serves others in between. It is also the COUNT of Clear's SCAN.
+const maxTogether = 512
+
+// mget calls each with the reply for each key, in their order. After an error it has not called each.
+func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *resp.Reply)) error {
+	if len(keys) <= maxTogether {
+		reply, err := c.pipe.Do(ctx, c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys))
+		if err != nil {
+			return err
+		}
+		for i := range reply.Elems {
+			each(i, &reply.Elems[i])
+		}
+		return nil
+	}
+	calls := make([]*pipeline.Call, 0, len(keys)/maxTogether+1)
+	for part := range slices.Chunk(keys, maxTogether) {
+		calls = append(calls, c.with(pipeline.Read("MGET", len(part), pipeline.Values), part))
+	}
+	replies, errs := c.pipe.DoAll(ctx, calls...)
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	i := 0
+	for _, reply := range replies {
+		for n := range reply.Elems {
+			each(i, &reply.Elems[n])
+			i++
+		}
+	}
+	return nil
 }
 
 // refusal returns the error reply r as an error, without keys or values.
@@ -319,9 +358,6 @@ type item struct {
 	key   string
 	value []byte
 }
-
-// maxTogether is the COUNT of Clear's SCAN.
-const maxTogether = 512
 
 // TTL returns the time to live of key in whole milliseconds, or [NoExpiry]. A
 // longer time than a Duration can hold is returned as the longest Duration. If

@@ -97,13 +97,13 @@ func (s shape) receiveOne(l receiver) (resp.Reply, error) {
 
 // check returns errForm if r cannot be the reply.
 func (s shape) check(r resp.Reply) error {
-	if r.Kind == resp.Error || s.fits(r) {
+	if r.Kind == resp.Error || s.fits(&r) {
 		return nil
 	}
 	return errForm
 }
 
-func (s shape) fits(r resp.Reply) bool {
+func (s shape) fits(r *resp.Reply) bool {
 	switch s.form {
 	case Status:
 		return isStatus(r)
@@ -120,13 +120,13 @@ func (s shape) fits(r resp.Reply) bool {
 	case Results:
 		return r.Kind == resp.Array || r.Kind == resp.Nil
 	case Page:
-		return len(r.Elems) == 2 && isWord(r.Elems[0]) &&
+		return len(r.Elems) == 2 && isWord(&r.Elems[0]) &&
 			r.Elems[1].Kind == resp.Array && all(r.Elems[1].Elems, isKey)
 	}
 	return false
 }
 
-func isStatus(r resp.Reply) bool {
+func isStatus(r *resp.Reply) bool {
 	switch r.Kind {
 	case resp.Status:
 		return !isQueued(r)
@@ -136,17 +136,18 @@ func isStatus(r resp.Reply) bool {
 	return false
 }
 
-func isQueued(r resp.Reply) bool       { return r.Kind == resp.Status && r.Text == "QUEUED" }
-func isValue(r resp.Reply) bool        { return r.Kind == resp.Bulk || r.Kind == resp.Nil }
-func isValueOrError(r resp.Reply) bool { return isValue(r) || r.Kind == resp.Error }
-func isKey(r resp.Reply) bool          { return r.Kind == resp.Bulk }
-func isWord(r resp.Reply) bool {
+func isQueued(r *resp.Reply) bool       { return r.Kind == resp.Status && r.Text == "QUEUED" }
+func isValue(r *resp.Reply) bool        { return r.Kind == resp.Bulk || r.Kind == resp.Nil }
+func isValueOrError(r *resp.Reply) bool { return isValue(r) || r.Kind == resp.Error }
+func isKey(r *resp.Reply) bool          { return r.Kind == resp.Bulk }
+func isWord(r *resp.Reply) bool {
 	return r.Kind == resp.Bulk || r.Kind == resp.Status || r.Kind == resp.Int
 }
 
-func all(elems []resp.Reply, is func(resp.Reply) bool) bool {
-	for _, e := range elems {
-		if !is(e) {
+// all takes pointers, because a Reply is large.
+func all(elems []resp.Reply, is func(*resp.Reply) bool) bool {
+	for i := range elems {
+		if !is(&elems[i]) {
 			return false
 		}
 	}

@@ -41,6 +41,8 @@ func (p *Pipeline) streams() bool {
 // one to spare: its reply takes both sides so long that the calls behind it on a lane would notice.
 const manyArgs = 8
 
+func (p *Pipeline) isWide(c *Call) bool { return c.argc >= manyArgs && p.streams() }
+
 const (
 	streamPiece  = 16 << 10    // bytes of commands that are written at once, so that the server begins early
 	streamWindow = maxTogether // writes in flight
@@ -76,7 +78,9 @@ func (s *stream) borrow(ctx context.Context) error {
 		return err
 	}
 	l.end()
-	c.release()
+	if s.lost == nil { // otherwise a goroutine may await late replies to the call
+		c.release()
+	}
 	return nil
 }
 

@@ -180,8 +180,8 @@ func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply,
 		replies[0], errs[0] = p.once(ctx, calls[0])
 		return
 	}
-	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustPart) {
-		if p.borrowAll(ctx, slices.Clone(calls), replies, errs); !p.turnedAway(errs[0]) {
+	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustPart) || slices.ContainsFunc(calls, p.isWide) {
+		if p.borrowAll(ctx, calls, replies, errs); !p.turnedAway(errs[0]) {
 			return
 		}
 	}
@@ -198,7 +198,7 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	if p.cfg.Lanes == 0 || !small(c) {
 		return p.borrow(ctx, c)
 	}
-	if p.heldUp() || c.mustPart() || p.hints.apart(c) || c.argc >= manyArgs && p.streams() {
+	if p.heldUp() || c.mustPart() || p.hints.apart(c) || p.isWide(c) {
 		reply, err := p.borrow(ctx, c)
 		if err == nil {
 			p.hints.forget(c, reply)
