@@ -159,28 +159,31 @@ func (p *Pipeline) borrowed(ctx context.Context, calls []*Call, use func(*loan))
 	if err != nil {
 		return nil, err
 	}
-	if l.idle {
-		return l, l.handOver()
-	}
-	if err := l.borrow(l.ctx); err != nil {
+	over := false
+	defer func() {
+		if over {
+			return
+		}
+		// use has panicked, or code of the pool or of a connection has ended the goroutine.
+		if l.conn != nil {
+			l.giveBack()
+		}
 		l.leave()
-		return nil, err
+	}()
+	if !l.idle {
+		if err := l.borrow(l.ctx); err != nil {
+			return nil, err
+		}
 	}
 	if _, ours := l.conn.(*warm.Conn); !ours {
+		over = true
 		return l, l.handOver()
 	}
-	returned := false
-	defer func() {
-		if !returned { // use has panicked, or a connection with a hidden socket has ended the goroutine
-			l.giveBack()
-			l.leave()
-		}
-	}()
 	l.run()
 	if !l.drains() {
 		l.giveBack()
 	}
-	returned = true
+	over = true
 	return l, nil
 }
 
@@ -385,20 +388,10 @@ func (l *loan) goes() (cause error, sent bool) {
 // of the pool or the connection may end the goroutine.
 func (l *loan) worker() {
 	l.refused = errExited
+	defer l.endWork() // also if giveBack ends the goroutine
 	defer func() {
 		if l.refused == nil {
 			l.giveBack()
-		}
-		l.mu.Lock()
-		gone := l.state == callerLeft
-		if !gone {
-			l.state = callerServed
-		}
-		l.mu.Unlock()
-		if gone {
-			l.leave()
-		} else {
-			l.served <- struct{}{}
 		}
 	}()
 	if l.conn == nil {
@@ -409,6 +402,21 @@ func (l *loan) worker() {
 	}
 	l.refused = nil
 	l.run()
+}
+
+// endWork hands the outcome to the caller, or ends the loan if the caller has left.
+func (l *loan) endWork() {
+	l.mu.Lock()
+	gone := l.state == callerLeft
+	if !gone {
+		l.state = callerServed
+	}
+	l.mu.Unlock()
+	if gone {
+		l.leave()
+	} else {
+		l.served <- struct{}{}
+	}
 }
 
 // giveBack returns the connection.
