@@ -266,6 +266,11 @@ func WithTimeout(d time.Duration) Option {
 // have none left it borrows one at a time, for about 20 ms; see [Pool]. Zero borrows
 // a connection for each command, for pools whose connections cannot be shared: in a
 // shared connection one goroutine calls Send and Flush while another calls Receive.
+//
+// Besides, these have a connection of their own while they last: a command of 64 KiB or
+// more, a command whose last reply was so large or broke its connection, and from a
+// [*WarmPool] that has one to spare also a command of 8 keys or more and each SetMany.
+//
 // The default is [DefaultPipelineConns] for a [*WarmPool] and redigo's *redis.Pool,
 // and zero for any other pool. Negative is an error.
 func WithPipelineConns(n int) Option {
