@@ -26,7 +26,7 @@ import (
 // Only an ownLink can be interrupted. A connection of a warm.Store whose socket is hidden is cut instead.
 // The connection of another pool cannot be cut, so a goroutine uses it, and goes on after the caller left.
 type loan struct {
-	p          *Pipeline
+	p          *Pipeline // written under mu, by the owner
 	prev, next *loan // guarded by p.mu
 
 	calls   []*Call      // a copy, because the caller may leave
@@ -190,7 +190,7 @@ func (p *Pipeline) borrowed(ctx context.Context, calls []*Call, use func(*loan))
 // begin makes a loan, for which Close waits.
 func (p *Pipeline) begin(ctx context.Context, calls []*Call, use func(*loan)) (*loan, error) {
 	l := loans.Get().(*loan)
-	l.p, l.calls, l.use = p, append(l.calls[:0], calls...), use
+	l.calls, l.use = append(l.calls[:0], calls...), use
 	own := &l.own
 	l.idle = p.cfg.Idle != nil && p.cfg.Idle()
 	if p.cfg.Foreign && !l.idle {
@@ -209,7 +209,7 @@ func (p *Pipeline) begin(ctx context.Context, calls []*Call, use func(*loan)) (*
 		c.begin(now)
 	}
 	l.mu.Lock()
-	l.ctx, l.since = own, calls[0].since
+	l.p, l.ctx, l.since = p, own, calls[0].since
 	l.mu.Unlock()
 	if l.next = p.loans; l.next != nil {
 		l.next.prev = l
@@ -248,10 +248,10 @@ func (l *loan) borrow(ctx context.Context) error {
 
 // open returns the link of a borrowed connection.
 func (l *loan) open(conn redis.Conn, ours *warm.Conn) link {
+	l.until = time.Time{}
 	if ours != nil && ours.Socket() != nil {
 		return newOwnLink(ours, l.p.cfg.WriteTimeout)
 	}
-	l.until = time.Time{}
 	if ours == nil && l.p.cfg.Timeout > 0 {
 		l.until = time.Now().Add(l.p.remaining(l.calls[0]))
 		if deadline, ok := l.ctx.caller.Deadline(); ok && deadline.Before(l.until) {
@@ -474,14 +474,13 @@ func (l *loan) leave() {
 	p.wg.Done()
 }
 
-// tick is called by the clock.
-func (l *loan) tick(now int64) {
+// tick is called by the clock of p. The loan may have ended meanwhile, and be that of another pipeline.
+func (l *loan) tick(p *Pipeline, now int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ctx == nil || l.state >= callerLeft && l.conn == nil {
+	if l.p != p || l.ctx == nil || l.state >= callerLeft && l.conn == nil {
 		return
 	}
-	p := l.p
 	ended := l.ctx.Err()
 	if ended == nil && p.timeoutTicks > 0 && now-l.since >= p.timeoutTicks {
 		ended = context.DeadlineExceeded

@@ -37,11 +37,17 @@ func (p *Pipeline) streams() bool {
 	return !p.cfg.Foreign && (p.cfg.Lanes == 0 || p.spare() > 0)
 }
 
-// manyArgs is how many arguments, which are keys then, give a command a connection of its own if the pool has
-// one to spare: its reply takes both sides so long that the calls behind it on a lane would notice.
-const manyArgs = 8
+// manyKeys is how many keys give a command a connection of its own if the pool has one to spare: it takes both
+// sides so long that the calls behind it on a lane would notice.
+const manyKeys = 8
 
-func (p *Pipeline) isWide(c *Call) bool { return c.argc >= manyArgs && p.streams() }
+func (p *Pipeline) isWide(c *Call) bool {
+	switch c.name {
+	case "MGET", "DEL", "UNLINK":
+		return c.argc >= manyKeys && p.streams()
+	}
+	return false
+}
 
 const (
 	streamPiece  = 16 << 10    // bytes of commands that are written at once, so that the server begins early

@@ -446,7 +446,7 @@ func (p *Pipeline) keepTime() {
 		}
 		loans = p.loansNow(loans[:0])
 		for _, l := range loans { // without p.mu; a loan that has ended meanwhile does nothing
-			l.tick(at)
+			l.tick(p, at)
 		}
 		spare := 1
 		if len(lanes) > 0 {
