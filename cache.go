@@ -98,6 +98,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		p.ReadTimeout, p.WriteTimeout = pool.readTimeout, pool.writeTimeout
 	case *redis.Pool:
 		p.Foreign, p.Spare, p.Refuses = true, func() int { return spare(pool) }, !pool.Wait
+		p.Idle = func() bool { return pool.IdleCount() > 0 }
 	default:
 		p.Foreign, p.Refuses = true, true // an unknown pool may fail at once when it is exhausted
 	}
@@ -163,9 +164,17 @@ func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
 
 func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call {
 	if ttl == NoExpiry {
-		return pipeline.Write("SET", 2, pipeline.Status).Key(c.name(key)).Value(value)
+		return c.setArgs(pipeline.Write("SET", 2, pipeline.Status), key, value, ttl)
 	}
-	return pipeline.Write("SET", 4, pipeline.Status).Key(c.name(key)).Value(value).String("PX").Int(ttl.Milliseconds())
+	return c.setArgs(pipeline.Write("SET", 4, pipeline.Status), key, value, ttl)
+}
+
+// setArgs appends the arguments of a SET.
+func (c *Cache) setArgs(call *pipeline.Call, key string, value []byte, ttl time.Duration) *pipeline.Call {
+	if call.Key(c.name(key)).Value(value); ttl != NoExpiry {
+		call.String("PX").Int(ttl.Milliseconds())
+	}
+	return call
 }
 
 // Delete removes the keys and returns how many of them existed. In the same round
@@ -202,14 +211,29 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 // endLeases returns the command that ends the leases of keys.
 func (c *Cache) endLeases(keys []string) *pipeline.Call {
 	call := pipeline.Write("DEL", len(keys), pipeline.Count)
+	if len(keys) > 1 {
+		call.Grow(c.sizeOf(keys) + len(keys)*lease.Len("", ""))
+	}
 	for _, key := range keys {
-		call.String(c.leaseName(key))
+		prefix, stored := c.name(key)
+		call.Append(lease.Len(prefix, stored), func(b []byte) []byte { return lease.Append(b, prefix, stored) })
 	}
 	return call
 }
 
+// sizeOf returns about how many bytes the keys have in a command.
+func (c *Cache) sizeOf(keys []string) (n int) {
+	for _, key := range keys {
+		n += len("$100\r\n\r\n") + len(c.prefix) + len(key)
+	}
+	return n
+}
+
 // with appends keys to a call.
 func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
+	if len(keys) > 1 {
+		call.Grow(c.sizeOf(keys))
+	}
 	for _, key := range keys {
 		call.Key(c.name(key))
 	}
@@ -217,7 +241,8 @@ func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
 }
 
 // GetMany returns the values of the keys that exist, in one round trip. A key
-// that holds another type than a string is a miss, as for MGET.
+// that holds another type than a string is a miss, as for MGET. Each 512 keys are
+// read at the same time; between two such parts other writes may happen.
 //
 // A proxy may answer some of the keys with an error. GetMany then returns the
 // values of the other keys and the first such error. If the whole call failed,
@@ -228,23 +253,61 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 		return hits, ctx.Err()
 	}
 	begin := c.begin()
-	reply, err := c.pipe.Do(ctx, c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys))
-	if err != nil {
-		return nil, c.fail(ctx, "get many", "", begin, err)
-	}
 	var failed error // the first error of a key
-	for i, e := range reply.Elems {
+	found := int64(0)
+	err := c.mget(ctx, keys, func(i int, e *resp.Reply) {
 		switch e.Kind {
 		case resp.Bulk:
 			hits[keys[i]] = e.Bytes
-			c.hit(ctx, "get many", keys[i], begin)
+			found++
+			c.observe(ctx, "get many", keys[i], OutcomeHit, begin, nil)
 		case resp.Error:
-			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, refusal(e)))
+			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, refusal(*e)))
 		default:
 			c.missed(ctx, "get many", keys[i], begin, nil)
 		}
+	})
+	c.counts.hits.Add(found)
+	if err != nil {
+		return nil, c.fail(ctx, "get many", "", begin, err)
 	}
 	return hits, failed
+}
+
+// maxTogether is how many keys an MGET has at most, so that the server sends the first values while it looks
+// for the others, and serves others in between. It is also the COUNT of Clear's SCAN.
+const maxTogether = 512
+
+// mget calls each with the reply for each key, in their order. After an error it has not called each.
+func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *resp.Reply)) error {
+	if len(keys) <= maxTogether {
+		reply, err := c.pipe.Do(ctx, c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys))
+		if err != nil {
+			return err
+		}
+		for i := range reply.Elems {
+			each(i, &reply.Elems[i])
+		}
+		return nil
+	}
+	calls := make([]*pipeline.Call, 0, len(keys)/maxTogether+1)
+	for part := range slices.Chunk(keys, maxTogether) {
+		calls = append(calls, c.with(pipeline.Read("MGET", len(part), pipeline.Values), part))
+	}
+	replies, errs := c.pipe.DoAll(ctx, calls...)
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	i := 0
+	for _, reply := range replies {
+		for n := range reply.Elems {
+			each(i, &reply.Elems[n])
+			i++
+		}
+	}
+	return nil
 }
 
 // refusal returns the error reply r as an error, without keys or values.
@@ -260,43 +323,41 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	if err != nil || len(items) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
-	var unknown, refused error // the first error of each kind
 	begin := c.begin()
-	calls := make([]*pipeline.Call, 0, min(len(items), maxTogether))
-	late := false
-	send := func() {
-		_, errs := c.pipe.DoAll(ctx, calls...)
-		for _, err := range errs {
-			late = late || pipeline.TooLate(err)
-			switch {
-			case err == nil:
-				c.counts.sets.Add(1)
-			case errors.Is(err, ErrOutcomeUnknown):
-				unknown = cmp.Or(unknown, err)
-			default:
-				refused = cmp.Or(refused, err)
-			}
-		}
-		calls = calls[:0]
-	}
+	list := make([]item, 0, len(items))
 	for key, value := range items {
-		if calls = append(calls, c.set(key, value, ttl)); len(calls) == maxTogether {
-			if send(); late {
-				break
-			}
+		list = append(list, item{key, value})
+	}
+	args := 4
+	if ttl == NoExpiry {
+		args = 2
+	}
+	errs := c.pipe.DoEach(ctx, len(list), pipeline.Status, func(call *pipeline.Call, i int) {
+		c.setArgs(call.Command("SET", args), list[i].key, list[i].value, ttl)
+	})
+	if errs == nil {
+		c.counts.sets.Add(int64(len(list)))
+		return nil
+	}
+	var unknown, refused error // the first error of each kind
+	for _, err := range errs {
+		switch {
+		case err == nil:
+			c.counts.sets.Add(1)
+		case errors.Is(err, ErrOutcomeUnknown):
+			unknown = cmp.Or(unknown, err)
+		default:
+			refused = cmp.Or(refused, err)
 		}
 	}
-	if len(calls) > 0 {
-		send()
-	}
-	if err := errors.Join(unknown, refused); err != nil {
-		return c.fail(ctx, "set many", "", begin, err)
-	}
-	return nil
+	return c.fail(ctx, "set many", "", begin, errors.Join(unknown, refused))
 }
 
-// maxTogether is how many items SetMany encodes at once, and the COUNT of Clear's SCAN.
-const maxTogether = 512
+// item is one of the items of SetMany.
+type item struct {
+	key   string
+	value []byte
+}
 
 // TTL returns the time to live of key in whole milliseconds, or [NoExpiry]. A
 // longer time than a Duration can hold is returned as the longest Duration. If

@@ -329,9 +329,11 @@ func WithTimeout(d time.Duration) Option {
 // error.
 //
 // To size a pool, count what a cache borrows. While only small values pass it borrows one
-// connection; after replies of two kilobytes and more it spreads its calls over all n. It
-// borrows one more for each command or reply of 64 KiB and more under way, and for the
-// retry of a call whose connection broke. After a second without a call it borrows none.
+// connection; after replies of two kilobytes and more it spreads its calls over all n.
+// After a second without a call it borrows none. While they last, these borrow one more
+// each: a command of 64 KiB or more, a command whose last reply was so large or broke its
+// connection, the retry of a call whose connection broke, and from a [*WarmPool] that has
+// one to spare also a command of 8 keys or more and each SetMany.
 //
 // It borrows fewer if the pool has none to spare: from a *redis.Pool that would have none
 // left it borrows one at a time, for about 20 ms; see [Pool]. Zero borrows a connection

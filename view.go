@@ -191,38 +191,44 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 // is unread. Any other error is the error of the whole call. If no key could be read,
 // the first error is that of the whole call too.
 func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
-	calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
-	if timed {
-		for _, key := range keys {
-			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
-		}
-	}
-	replies, errs := v.c.pipe.DoAll(ctx, calls...)
-	if errs[0] != nil {
-		return nil, errs[0]
-	}
 	entries := make([]entry[V], len(keys))
-	var failed error // the first error of a key
+	var failed, unanswered error // the first error of a key, and one that is no answer of Redis
 	some := false
-	for i, held := range replies[0].Elems {
-		var left resp.Reply
-		var err error
-		if timed {
-			left, err = replies[1+i], errs[1+i]
-		}
+	read := func(i int, held *resp.Reply, left resp.Reply, err error) {
 		if held.Kind == resp.Error {
-			err = refusal(held)
+			err = refusal(*held)
 		}
 		if err == nil {
-			entries[i], some = v.entry(held, left, false), true
-			continue
+			entries[i], some = v.entry(*held, left, false), true
+			return
 		}
 		if _, answered := meaningOf(err); !answered {
-			return nil, err
+			unanswered = cmp.Or(unanswered, err)
 		}
 		entries[i], failed = entry[V]{state: unread, err: err}, cmp.Or(failed, err)
 	}
-	if !some {
+	if !timed {
+		err := v.c.mget(ctx, keys, func(i int, held *resp.Reply) { read(i, held, resp.Reply{}, nil) })
+		if err != nil {
+			return nil, err
+		}
+	} else {
+		calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
+		for _, key := range keys {
+			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
+		}
+		replies, errs := v.c.pipe.DoAll(ctx, calls...)
+		if errs[0] != nil {
+			return nil, errs[0]
+		}
+		for i := range keys {
+			read(i, &replies[0].Elems[i], replies[1+i], errs[1+i])
+		}
+	}
+	switch {
+	case unanswered != nil:
+		return nil, unanswered
+	case !some:
 		return nil, failed
 	}
 	return entries, nil

@@ -53,25 +53,35 @@ func Reserved(prefix, key string) bool {
 // Name returns the whole name of the lease of prefix + key, prefix included. key is a result of
 // [Stored].
 func Name(prefix, key string) string {
-	n := len(prefix) + len(key)
-	var b strings.Builder
-	b.Grow(n + 1 + letters + len(suffix))
-	b.WriteString(prefix)
-	b.WriteString(key)
-	full := b.String()
-	b.WriteByte(':')
+	return string(Append(make([]byte, 0, Len(prefix, key)), prefix, key))
+}
+
+// Len returns the length of Name.
+func Len(prefix, key string) int { return len(prefix) + len(key) + 1 + letters + len(suffix) }
+
+// Append appends Name to b.
+func Append(b []byte, prefix, key string) []byte {
+	at := len(b)
+	b = append(append(b, prefix...), key...)
+	full := b[at:]
 	code := uint16(0)
-	if hashed(full) == full {
+	if len(hashed(full)) == len(full) {
 		// The letters must cancel the effect that all bytes after the key have on the slot.
 		sum := crc(full)
-		code = codes()[(update(sum, ":"+zero+suffix)^sum)%slots]
+		code = tables().codes[(tail(sum)^sum)%slots]
 	}
+	b = append(b, ':')
 	for range letters {
-		b.WriteByte(letter + byte(code&7))
+		b = append(b, letter+byte(code&7))
 		code >>= 3
 	}
-	b.WriteString(suffix)
-	return b.String()
+	return append(b, suffix...)
+}
+
+// tail is update(sum, ":"+zero+suffix) by tables, because a CRC is linear.
+func tail(sum uint16) uint16 {
+	t := tables()
+	return t.high[sum>>8] ^ t.low[byte(sum)]
 }
 
 const zero = "hhhhh" // the letters of code 0
@@ -84,20 +94,35 @@ func Slot(key string) uint16 { return crc(hashed(key)) % slots }
 
 // hashed returns the part of a key that Redis hashes: the text between the first opening brace and
 // the next closing brace, or the whole key if that text is empty or a brace is missing.
-func hashed(key string) string {
-	_, after, opened := strings.Cut(key, "{")
-	tag, _, closed := strings.Cut(after, "}")
-	if !opened || !closed || tag == "" {
-		return key
+func hashed[T string | []byte](key T) T {
+	for i := range len(key) {
+		if key[i] != '{' {
+			continue
+		}
+		for n := range len(key) - i - 1 {
+			if key[i+1+n] == '}' && n > 0 {
+				return key[i+1 : i+1+n]
+			} else if key[i+1+n] == '}' {
+				break
+			}
+		}
+		break
 	}
-	return tag
+	return key
 }
 
-// codes maps each difference of two slots to the code of the letters that cause it, three bits a
-// letter. This works because a CRC that begins with zero is linear: the CRC of two messages XORed is
-// the XOR of their CRCs.
-var codes = sync.OnceValue(func() *[slots]uint16 {
-	var all [slots]uint16
+// slotTables are computed once.
+type slotTables struct {
+	// codes maps each difference of two slots to the code of the letters that cause it, three bits a
+	// letter. This works because a CRC that begins with zero is linear: the CRC of two messages XORed is
+	// the XOR of their CRCs.
+	codes [slots]uint16
+	// high and low map each byte of a CRC to its part of the CRC after the tail of a name.
+	high, low [256]uint16
+}
+
+var tables = sync.OnceValue(func() *slotTables {
+	t := new(slotTables)
 	for code := range uint16(1) << (3 * letters) {
 		sum := uint16(0)
 		for i := range letters {
@@ -106,14 +131,19 @@ var codes = sync.OnceValue(func() *[slots]uint16 {
 		for range len(suffix) {
 			sum = step(sum, 0)
 		}
-		all[sum%slots] = code
+		t.codes[sum%slots] = code
 	}
-	return &all
+	const rest = ":" + zero + suffix
+	for b := range uint16(256) {
+		t.high[b] = update(b<<8, rest) ^ update(0, rest)
+		t.low[b] = update(b, rest)
+	}
+	return t
 })
 
-func crc(s string) uint16 { return update(0, s) }
+func crc[T string | []byte](s T) uint16 { return update(0, s) }
 
-func update(sum uint16, s string) uint16 {
+func update[T string | []byte](sum uint16, s T) uint16 {
 	for i := range len(s) {
 		sum = step(sum, s[i])
 	}

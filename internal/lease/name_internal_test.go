@@ -79,7 +79,7 @@ func TestALeaseNameIsReadable(t *testing.T) {
 
 func TestLettersMakeEveryDifferenceOfTwoSlots(t *testing.T) {
 	seen := make(map[uint16]bool)
-	for _, code := range codes() {
+	for _, code := range tables().codes {
 		seen[code] = true
 	}
 	require.Len(t, seen, slots, "a missing code would be 0, the code of another difference")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -12,75 +14,217 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
+// A loan is one use of a connection that some calls, or a talk, have to themselves. The caller writes and
+// reads itself, without a timer or a goroutine of its own. Instead the clock looks at each loan once a tick:
+//
+//  1. The caller waits for a connection. If its context or its timeout ends, the clock ends the wait.
+//  2. The caller uses the connection. If its context or its timeout ends, the clock interrupts the
+//     caller, which leaves. If the server is silent for the read timeout, the clock cuts the connection.
+//  3. The caller has left, and all its calls were sent. A goroutine reads the late replies, and returns
+//     the connection. If the server is silent for drainTicks, the clock cuts the connection.
+//
+// Only an ownLink can be interrupted. A connection of a warm.Store whose socket is hidden is cut instead.
+// The connection of another pool cannot be cut, so a goroutine uses it, and goes on after the caller left.
+type loan struct {
+	p          *Pipeline // written under mu, by the owner
+	prev, next *loan     // guarded by p.mu
+
+	calls   []*Call      // a copy, because the caller may leave
+	use     func(*loan)  // of the connection; nil: calls are sent
+	buffer  []resp.Reply // for the replies to calls
+	out     exchange     // of calls
+	owed    int          // late replies that use leaves, each of the form of the call
+	spent   bool         // the connection must not be lent again
+	failed  error        // why the connection cannot be used any more
+	idle    bool         // a pool of another maker has an idle connection, so the worker borrows it within the caller's context
+	refused error        // why no connection was borrowed, for a caller that waits for the worker
+	redigo  redigoWire   // the link, unless that is an ownLink
+	until   time.Time    // when the calls time out, if the connection cannot be cut; zero otherwise
+
+	work   func()        // immutable; worker
+	served chan struct{} // holds one: the worker is over, and the caller has not left
+	late   chan struct{} // holds one: the caller must leave
+	own    patience      // used again by the next loan
+
+	mu     sync.Mutex // guards all below
+	ctx    *patience  // nil while the loan is not in use
+	since  int64      // the clock when the first call began
+	conn   redis.Conn // nil before and after the use
+	link   link
+	state  loanState
+	closed bool  // the pipeline was closed
+	cut    bool  // the clock has cut the connection of a silent server
+	heard  int64 // the progress of link
+	at     int64 // the clock when link reached this progress
+}
+
+type loanState uint8
+
+const (
+	callerWaits  loanState = iota
+	callerKicked           // as callerWaits, and the clock has interrupted the caller
+	callerLeft             // a goroutine goes on
+	callerServed           // the worker is over
+)
+
+// drainTicks is how long the server may be silent while a late reply is awaited. After a second a new
+// connection is cheaper than the wait.
+const drainTicks = 100
+
+var loans = sync.Pool{New: func() any {
+	l := &loan{served: make(chan struct{}, 1), late: make(chan struct{}, 1)}
+	l.work = l.worker
+	return l
+}}
+
+// patience is the context in which a loan waits for a connection. The clock ends it when the context of
+// the caller has ended or the timeout is over, and Close ends it.
+type patience struct {
+	caller context.Context
+
+	mu    sync.Mutex    // guards below
+	ended error         // nil: it has not ended by itself
+	done  chan struct{} // closed when it ends; nil until a borrower has to wait
+}
+
+func (c *patience) Deadline() (time.Time, bool) { return c.caller.Deadline() }
+func (c *patience) Value(key any) any           { return c.caller.Value(key) }
+
+func (c *patience) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.ended != nil {
+			close(c.done)
+		}
+	}
+	return c.done
+}
+
+func (c *patience) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return c.ended
+	}
+	return c.caller.Err()
+}
+
+// end ends the context, and reports whether it had not ended.
+func (c *patience) end(cause error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return false
+	}
+	c.ended = cause
+	if c.done != nil {
+		close(c.done)
+	}
+	return true
+}
+
 // borrow sends a call on a connection of its own.
 func (p *Pipeline) borrow(ctx context.Context, c *Call) (resp.Reply, error) {
-	var reply [1]resp.Reply
-	var err [1]error
-	p.borrowAll(ctx, []*Call{c}, reply[:], err[:])
-	return reply[0], err[0]
+	calls, replies, errs := [1]*Call{c}, [1]resp.Reply{}, [1]error{}
+	p.borrowAll(ctx, calls[:], replies[:], errs[:])
+	return replies[0], errs[0]
 }
 
-// borrowAll sends calls together on a connection of their own. It owns the slice of calls from here on,
-// because the exchange may go on after the caller gave up.
+// borrowAll sends calls together on a connection of their own.
 func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
-	// If borrowed returns an error, its goroutine may still write x, so x is not read then. The initial x
-	// is the result if code of the pool ends the goroutine.
-	x := exchange{sent: len(calls), err: errExited}
-	left := p.borrowed(ctx, calls, func(l loan) (spent bool, failed error) {
-		x = l.exchange(calls)
-		return p.condemnedBy(l, calls, x.replies) || x.hungUp || l.link.extra(), x.err
-	})
+	l, err := p.borrowed(ctx, calls, nil)
+	if err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return
+	}
 	for i := range calls {
-		switch {
-		case left != nil:
-			errs[i] = left
-		case i < len(x.replies):
-			replies[i], errs[i] = x.replies[i], nil
-		default:
-			errs[i] = x.lost(i)
+		if i < len(l.out.replies) {
+			replies[i], errs[i] = l.out.replies[i], nil
+		} else {
+			errs[i] = l.out.lost(i)
 		}
 	}
+	l.end()
 }
 
-// condemnedBy reports whether one of the replies condemns the connection.
-func (p *Pipeline) condemnedBy(l loan, calls []*Call, replies []resp.Reply) (condemned bool) {
-	for i, reply := range replies {
-		condemned = p.condemned(l.conn, calls[i].shape, reply) || condemned
+// borrowed borrows a connection, and sends calls on it or calls use, within the timeout of the first call.
+// The caller must call end when it has read the outcome. An error means that nothing was done, or is still
+// being done because the caller left. Then the caller must not read what use writes.
+func (p *Pipeline) borrowed(ctx context.Context, calls []*Call, use func(*loan)) (*loan, error) {
+	l, err := p.begin(ctx, calls, use)
+	if err != nil {
+		return nil, err
 	}
-	return condemned
+	over := false
+	defer func() {
+		if over {
+			return
+		}
+		// use has panicked, or code of the pool or of a connection has ended the goroutine.
+		if l.conn != nil {
+			l.giveBack()
+		}
+		l.leave()
+	}()
+	if !l.idle {
+		if err := l.borrow(l.ctx); err != nil {
+			return nil, err
+		}
+	}
+	if _, ours := l.conn.(*warm.Conn); !ours {
+		over = true
+		return l, l.handOver()
+	}
+	l.run()
+	if !l.drains() {
+		l.giveBack()
+	}
+	over = true
+	return l, nil
 }
 
-// borrowed borrows a connection for calls and calls use with it, within the timeout of the
-// first call. An error means that use was not called, or still runs because the caller gave
-// up.
-func (p *Pipeline) borrowed(
-	ctx context.Context, calls []*Call, use func(loan) (spent bool, failed error),
-) error {
-	if !p.enter() {
-		return warm.ErrClosed
+// begin makes a loan, for which Close waits.
+func (p *Pipeline) begin(ctx context.Context, calls []*Call, use func(*loan)) (*loan, error) {
+	l := loans.Get().(*loan)
+	l.calls, l.use = append(l.calls[:0], calls...), use
+	own := &l.own
+	l.idle = p.cfg.Idle != nil && p.cfg.Idle()
+	if p.cfg.Foreign && !l.idle {
+		own = new(patience) // because code of the pool may keep it for longer than the loan lasts
 	}
-	defer p.wg.Done()
-	// The rest of the timeout comes first: a new call has all of it, and if the process is
-	// suspended between two of these lines, the suspension takes none of it.
-	d, now := p.remaining(calls[0]), time.Now()
+	own.caller = ctx
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, warm.ErrClosed
+	}
+	p.wg.Add(1)
+	p.tickLocked()
+	now := p.clock.Load()
 	for _, c := range calls {
-		c.ask(now)
+		c.begin(now)
 	}
-	var until time.Time
-	var cancel context.CancelFunc
-	if p.cfg.Timeout > 0 {
-		until = now.Add(d)
-		if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
-			until = deadline
-		}
-		ctx, cancel = warm.Within(ctx, d)
-	} else {
-		ctx, cancel = context.WithCancel(ctx)
+	l.mu.Lock()
+	l.p, l.ctx, l.since = p, own, calls[0].since
+	l.mu.Unlock()
+	if l.next = p.loans; l.next != nil {
+		l.next.prev = l
 	}
-	defer cancel()
-	waits := context.AfterFunc(p.ctx, cancel) // Close ends the wait for a connection
+	p.loans = l
+	return l, nil
+}
+
+// borrow borrows the connection, and waits for it within ctx.
+func (l *loan) borrow(ctx context.Context) error {
+	p := l.p
 	conn, err := p.lend(ctx)
-	closed, ended := !waits(), ctx.Err()
+	l.mu.Lock()
+	closed, ended := l.closed, l.ctx.Err()
+	l.mu.Unlock()
 	if err == nil && (closed || ended != nil) {
 		p.returned(func() { conn.Close() })
 	}
@@ -94,43 +238,300 @@ func (p *Pipeline) borrowed(
 	case err != nil:
 		return err
 	}
-	if ours, ok := conn.(*warm.Conn); ok { // its socket extends deadlines by a suspension of the process
-		stop := context.AfterFunc(ctx, ours.Cut)
-		l := loan{ctx, conn, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, time.Time{}), time.Time{}}
-		spent, failed := true, errExited // unless use returns
-		defer func() {
-			spent = !stop() || spent
-			p.returned(func() { l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil) })
-		}()
-		spent, failed = use(l)
+	ours, _ := conn.(*warm.Conn)
+	link := l.open(conn, ours)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conn, l.link, l.at, l.heard = conn, link, p.clock.Load(), link.progress()
+	return nil
+}
+
+// open returns the link of a borrowed connection.
+func (l *loan) open(conn redis.Conn, ours *warm.Conn) link {
+	l.until = time.Time{}
+	if ours != nil && ours.Stream() != nil {
+		return newOwnLink(ours, l.p.cfg.WriteTimeout)
+	}
+	if ours == nil && l.p.cfg.Timeout > 0 {
+		l.until = time.Now().Add(l.p.remaining(l.calls[0]))
+		if deadline, ok := l.ctx.caller.Deadline(); ok && deadline.Before(l.until) {
+			l.until = deadline
+		}
+	}
+	l.redigo.reset(conn, l.p.cfg.ReadTimeout, l.until)
+	return &l.redigo
+}
+
+// run uses the connection.
+func (l *loan) run() {
+	l.spent, l.failed = true, errExited // unless the use returns
+	l.out = exchange{sent: len(l.calls), err: errExited}
+	if l.use != nil {
+		l.use(l)
+		return
+	}
+	l.out = l.exchange(l.calls, l.buffer[:0])
+	l.buffer, l.failed = l.out.replies, l.out.err
+	l.spent = l.condemned(l.calls, l.out.replies) || l.out.hungUp || l.failed == nil && l.link.extra()
+}
+
+// condemned reports whether one of the replies condemns the connection.
+func (l *loan) condemned(calls []*Call, replies []resp.Reply) (condemned bool) {
+	for i, reply := range replies {
+		condemned = l.p.condemned(l.conn, calls[i].shape, reply) || condemned
+	}
+	return condemned
+}
+
+// drains reports whether late replies are to be read: the caller was interrupted when all was sent.
+func (l *loan) drains() bool {
+	own, ok := l.link.(*ownLink)
+	sent := l.use == nil && l.out.sent == len(l.calls) || l.owed > 0
+	if !ok || !sent || !errors.Is(l.failed, os.ErrDeadlineExceeded) {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.state != callerKicked {
+		return false
+	}
+	l.state, l.at = callerLeft, l.p.clock.Load()
+	own.unkick()
+	return true
+}
+
+// drain reads the replies that are still to come after the caller has left.
+func (l *loan) drain() {
+	defer l.leave()
+	defer l.giveBack()
+	l.failed = l.receiveLate()
+	l.spent = l.spent || l.link.extra()
+}
+
+func (l *loan) receiveLate() error {
+	for range l.owed {
+		if err := l.receiveLateOne(shape{form: l.calls[0].form}); err != nil {
+			return err
+		}
+	}
+	if l.use != nil {
 		return nil
 	}
-	// The connection of a foreign pool cannot be cut. So use runs in a goroutine of its own, and goes on
-	// after the caller gave up.
-	done := make(chan struct{})
-	p.wg.Go(func() {
-		defer close(done)
-		l := loan{ctx, conn, newLink(conn, p.cfg.ReadTimeout, p.cfg.WriteTimeout, until), until}
-		spent, failed := true, errExited // unless use returns
-		defer func() {
-			p.returned(func() { l.link.giveBack(failed != nil && ctx.Err() == nil, spent || failed != nil) })
-		}()
-		spent, failed = use(l)
-	})
+	n := 0
+	for _, c := range l.calls {
+		for _, one := range c.each() {
+			if n++; n <= l.link.(*ownLink).received {
+				continue
+			}
+			if err := l.receiveLateOne(one); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *loan) receiveLateOne(s shape) error {
+	reply, err := s.receiveOne(l.link)
+	if err == nil {
+		l.spent = l.p.condemned(l.conn, s, reply) || l.spent
+	}
+	return err
+}
+
+// restart begins the timeout anew, and returns the clock.
+func (l *loan) restart() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.since = l.p.clock.Load()
+	return l.since
+}
+
+// handOver makes a goroutine use the connection, and waits for it or until the caller must leave.
+func (l *loan) handOver() error {
+	ctx := l.ctx.caller // the worker may end the loan
+	go l.work()
 	select {
-	case <-done:
-		return nil
+	case <-l.served:
+	case <-l.late:
+		if cause, sent := l.goes(); cause != nil {
+			return &lostError{cause: cause, sent: sent, left: true}
+		}
+		<-l.served
 	case <-ctx.Done():
-		return &lostError{cause: ctx.Err(), sent: true, left: true}
+		if cause, sent := l.goes(); cause != nil {
+			return &lostError{cause: cause, sent: sent, left: true}
+		}
+		<-l.served
+	}
+	if l.refused != nil {
+		err := l.refused
+		l.leave()
+		return err
+	}
+	return nil
+}
+
+// goes makes the caller leave, and returns why it must. It returns nil if the worker was faster. sent
+// reports whether calls may have been sent.
+func (l *loan) goes() (cause error, sent bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == callerServed {
+		return nil, false
+	}
+	l.state = callerLeft
+	return l.ctx.Err(), l.conn != nil
+}
+
+// worker uses a connection for a caller that may leave, and borrows it first if the pool has idle ones. Code
+// of the pool or the connection may end the goroutine.
+func (l *loan) worker() {
+	l.refused = errExited
+	defer l.endWork() // also if giveBack ends the goroutine
+	defer func() {
+		if l.refused == nil {
+			l.giveBack()
+		}
+	}()
+	if l.conn == nil {
+		if err := l.borrow(l.ctx.caller); err != nil {
+			l.refused = err
+			return
+		}
+	}
+	l.refused = nil
+	l.run()
+}
+
+// endWork hands the outcome to the caller, or ends the loan if the caller has left.
+func (l *loan) endWork() {
+	l.mu.Lock()
+	gone := l.state == callerLeft
+	if !gone {
+		l.state = callerServed
+	}
+	l.mu.Unlock()
+	if gone {
+		l.leave()
+	} else {
+		l.served <- struct{}{}
 	}
 }
 
-// loan is a connection that one caller has to itself.
-type loan struct {
-	ctx   context.Context // of the caller; only its Err is used
-	conn  redis.Conn
-	link  link
-	until time.Time // when the call times out, if the connection cannot be cut; zero otherwise
+// giveBack returns the connection.
+func (l *loan) giveBack() {
+	l.mu.Lock()
+	ended := l.ctx.Err() != nil
+	own, _ := l.link.(*ownLink)
+	if own != nil && l.state == callerKicked {
+		own.unkick()
+	}
+	l.conn = nil
+	l.mu.Unlock()
+	l.p.returned(func() { l.link.giveBack(l.failed != nil && !ended, l.spent || l.failed != nil) })
+}
+
+// end ends a loan when its caller has read the outcome.
+func (l *loan) end() {
+	if l.state == callerLeft { // drains has set it
+		go l.drain()
+		return
+	}
+	l.leave()
+	clear(l.calls)
+	clear(l.buffer)
+	l.out, l.failed, l.refused, l.use, l.owed, l.prev, l.next = exchange{}, nil, nil, nil, 0, nil, nil
+	l.mu.Lock()
+	ctx := l.ctx
+	l.ctx, l.link, l.state, l.closed, l.cut = nil, nil, callerWaits, false, false
+	l.mu.Unlock()
+	if ctx == &l.own {
+		l.own.caller, l.own.ended, l.own.done = nil, nil, nil
+	} else {
+		ctx.end(context.Canceled)
+	}
+	select {
+	case <-l.late:
+	default:
+	}
+	loans.Put(l)
+}
+
+// leave makes the clock and Close forget a loan.
+func (l *loan) leave() {
+	p := l.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.prev != nil {
+		l.prev.next = l.next
+	} else {
+		p.loans = l.next
+	}
+	if l.next != nil {
+		l.next.prev = l.prev
+	}
+	p.wg.Done()
+}
+
+// tick is called by the clock of p. The loan may have ended meanwhile, and be that of another pipeline.
+func (l *loan) tick(p *Pipeline, now int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.p != p || l.ctx == nil || l.state >= callerLeft && l.conn == nil {
+		return
+	}
+	ended := l.ctx.Err()
+	if ended == nil && p.timeoutTicks > 0 && now-l.since >= p.timeoutTicks {
+		ended = context.DeadlineExceeded
+	}
+	if ended != nil {
+		l.endLocked(ended)
+	}
+	if l.conn == nil {
+		return
+	}
+	if n := l.link.progress(); n != l.heard {
+		l.heard, l.at = n, now
+	}
+	silent := now - l.at
+	own, ok := l.link.(*ownLink)
+	switch {
+	case !ok && ended != nil && l.state == callerWaits:
+		if ours, ok := l.conn.(*warm.Conn); ok {
+			l.state = callerKicked
+			go ours.Cut() // may be code of the user
+		}
+	case !ok:
+	case l.state == callerLeft && silent > drainTicks, p.stallTicks > 0 && silent > p.stallTicks && !own.writing.Load():
+		l.cut = true
+		own.cut()
+	case ended != nil && l.state != callerLeft:
+		l.state = callerKicked
+		own.kick()
+	}
+}
+
+// endLocked ends the wait for a connection, or for a worker.
+func (l *loan) endLocked(cause error) {
+	if l.ctx.end(cause) {
+		l.late <- struct{}{}
+	}
+}
+
+// close is called when the pipeline closes. It ends the wait for a connection and for late replies.
+func (l *loan) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx == nil {
+		return
+	}
+	l.closed = true
+	if own, ok := l.link.(*ownLink); ok && l.conn != nil && l.state == callerLeft {
+		own.cut()
+	} else if l.conn == nil && l.state == callerWaits {
+		l.endLocked(context.Canceled)
+	}
 }
 
 // exchange is the result of calls on a loan. The calls without a reply failed with err.
@@ -142,7 +543,7 @@ type exchange struct {
 	hungUp  bool // the server closed the connection during the write
 }
 
-// exchange writes calls and receives their replies. It reads no byte of a call after it has
+// exchange writes calls and appends their replies to replies. It reads no byte of a call after it has
 // returned.
 //
 // If a write fails because the server has closed the connection, an error reply may say why: Redis
@@ -150,8 +551,8 @@ type exchange struct {
 // the value is still being sent. Linux keeps the bytes that arrived before the reset. That error reply is
 // the outcome of the call that was being written. The call was not executed, because a part of it was
 // not sent.
-func (l loan) exchange(calls []*Call) exchange {
-	x := exchange{replies: make([]resp.Reply, 0, len(calls)), sent: len(calls)}
+func (l *loan) exchange(calls []*Call, replies []resp.Reply) exchange {
+	x := exchange{replies: replies, sent: len(calls)}
 	unsent := l.send(calls)
 	if unsent != nil {
 		x.sent = received(calls, l.link.written())
@@ -168,17 +569,28 @@ func (l loan) exchange(calls []*Call) exchange {
 	case unsent != nil:
 		x.err = unsent
 	}
+	x.err, x.left = l.cause(x.err)
+	return x
+}
+
+// cause returns why the calls without a reply failed with err, and whether the caller must leave.
+func (l *loan) cause(err error) (cause error, left bool) {
+	l.mu.Lock()
+	if l.cut {
+		err = errStalled
+	}
+	l.mu.Unlock()
 	ended := l.ctx.Err()
 	if ended == nil && !l.until.IsZero() && !time.Now().Before(l.until) {
 		ended = context.DeadlineExceeded // the socket's timer was first
 	}
-	if x.left = ended != nil; x.left {
-		x.err = fmt.Errorf("%w: %w", ended, x.err)
+	if ended != nil {
+		return fmt.Errorf("%w: %w", ended, err), true
 	}
-	return x
+	return err, false
 }
 
-func (l loan) send(calls []*Call) error {
+func (l *loan) send(calls []*Call) error {
 	for _, c := range calls {
 		if err := l.link.put(c); err != nil {
 			return err
@@ -190,7 +602,7 @@ func (l loan) send(calls []*Call) error {
 
 // receive receives the replies until one is missing. A call that the server has not received as a whole
 // can only have an error reply, which must be the last reply.
-func (l loan) receive(calls []*Call, x *exchange) error {
+func (l *loan) receive(calls []*Call, x *exchange) error {
 	for i, c := range calls {
 		reply, err := c.receive(l.link)
 		switch {
@@ -220,14 +632,4 @@ func received(calls []*Call, written int) int {
 // lost returns the error of call i, which has no reply.
 func (x exchange) lost(i int) error {
 	return &lostError{cause: x.err, sent: i < x.sent, left: x.left, company: x.sent - len(x.replies)}
-}
-
-// enter makes Close wait for a call. It reports false if the pipeline is closed.
-func (p *Pipeline) enter() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.closed {
-		p.wg.Add(1)
-	}
-	return !p.closed
 }

@@ -31,17 +31,16 @@ func TestTheTimeOfACallIsATimerOfTheSocketOnlyWhereNothingCutsIt(t *testing.T) {
 	defer store.Close()
 	patience := func(lease func(context.Context) (redis.Conn, error)) (d time.Duration) {
 		p := New(Config{Lease: lease, Timeout: time.Minute, ReadTimeout: time.Hour})
-		require.NoError(t, p.borrowed(t.Context(), []*Call{Read("PING", 0, Status)}, func(l loan) (bool, error) {
-			switch link := l.link.(type) {
-			case *ownLink:
-				d = link.read
-			case *redigoWire:
+		l, err := p.borrowed(t.Context(), []*Call{Read("PING", 0, Status)}, func(l *loan) {
+			if link, ok := l.link.(*redigoWire); ok {
 				d = link.patience()
 			}
-			return false, nil
-		}))
+			l.spent, l.failed = false, nil
+		})
+		require.NoError(t, err)
+		l.end()
 		return d
 	}
-	require.Equal(t, time.Hour, patience(func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) }))
+	require.Zero(t, patience(func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) }))
 	require.LessOrEqual(t, patience(func(context.Context) (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }), time.Minute)
 }

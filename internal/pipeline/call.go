@@ -1,9 +1,9 @@
 package pipeline
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -26,8 +26,7 @@ type Call struct {
 	shape
 
 	state atomic.Uint64 // generation << 3 | state
-	since int64         // the pipeline's clock when the call was first queued; 0: not yet
-	began time.Time     // when the call first borrowed a connection of its own, if that was before since
+	since int64         // the pipeline's clock when the call began; 0: it has not
 	done  chan struct{} // holds one
 	reply resp.Reply
 	err   error
@@ -50,17 +49,31 @@ const (
 var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
 
 // Read begins a command of n arguments that may be retried after it was sent.
-func Read(name string, n int, form Form) *Call { return begin(name, n, form, false) }
+func Read(name string, n int, form Form) *Call { return newCall(form, false).Command(name, n) }
 
 // Write begins a command of n arguments that is never retried after the server may have
 // received it.
-func Write(name string, n int, form Form) *Call { return begin(name, n, form, true) }
+func Write(name string, n int, form Form) *Call { return newCall(form, true).Command(name, n) }
 
-func begin(name string, n int, form Form, write bool) *Call {
+// newCall returns a call without a command.
+func newCall(form Form, write bool) *Call {
 	c := calls.Get().(*Call)
-	c.name, c.write, c.value, c.shape = name, write, 0, shape{form: form}
-	c.since, c.began, c.unsent, c.heldUp, c.broke, c.apart = 0, time.Time{}, 0, 0, 0, false
-	c.req = resp.AppendBulk(resp.AppendArray(c.req[:0], n+1), name)
+	c.req, c.value, c.write, c.shape = c.req[:0], 0, write, shape{form: form}
+	c.since, c.unsent, c.heldUp, c.broke, c.apart = 0, 0, 0, 0, false
+	return c
+}
+
+// Command begins a command of n arguments. It is for the calls of [Pipeline.DoEach]; Read and Write begin
+// any other call.
+func (c *Call) Command(name string, n int) *Call {
+	c.name, c.value, c.argc = name, 0, 0
+	c.req = resp.AppendBulk(resp.AppendArray(c.req, n+1), name)
+	return c
+}
+
+// Grow makes room for n more bytes.
+func (c *Call) Grow(n int) *Call {
+	c.req = slices.Grow(c.req, n)
 	return c
 }
 
@@ -71,6 +84,14 @@ func (c *Call) Key(prefix, key string) *Call {
 	return c
 }
 
+// Append appends an argument of n bytes, which f appends.
+func (c *Call) Append(n int, f func([]byte) []byte) *Call {
+	c.argc++
+	c.req = resp.AppendLength(c.req, n)
+	c.req = append(f(c.req), '\r', '\n')
+	return c
+}
+
 // String appends an argument.
 func (c *Call) String(s string) *Call { return c.Key("", s) }
 
@@ -78,6 +99,9 @@ func (c *Call) String(s string) *Call { return c.Key("", s) }
 func (c *Call) Value(p []byte) *Call {
 	c.argc++
 	c.value = len(c.req)
+	if len(p) > maxKept {
+		c.req = slices.Grow(c.req, len(p)+64) // for the arguments that follow, too
+	}
 	c.req = resp.AppendBulk(c.req, p)
 	return c
 }
@@ -152,13 +176,14 @@ func length(req []byte, at int) (n, body int) {
 // release returns a call to the sync.Pool. No lane may have it any more.
 func (c *Call) release() {
 	c.reply, c.err = resp.Reply{}, nil
-	if cap(c.req) <= maxKept {
-		calls.Put(c)
+	if cap(c.req) > maxKept {
+		c.req = make([]byte, 0, 64)
 	}
+	calls.Put(c)
 }
 
 // maxKept is the size above which a buffer is not kept for the next call.
-const maxKept = 16 << 10
+const maxKept = 64 << 10
 
 // queue begins a new generation of the call for a lane. No other lane may have the call.
 func (c *Call) queue(now int64) entry {
@@ -170,19 +195,8 @@ func (c *Call) queue(now int64) entry {
 
 // begin starts the timeout of a call, unless it has started.
 func (c *Call) begin(now int64) {
-	switch {
-	case c.since != 0:
-	case c.began.IsZero():
+	if c.since == 0 {
 		c.since = now
-	default:
-		c.since = now - int64(time.Since(c.began)/tick)
-	}
-}
-
-// ask is begin for a call that borrows a connection of its own.
-func (c *Call) ask(now time.Time) {
-	if c.since == 0 && c.began.IsZero() {
-		c.began = now
 	}
 }
 

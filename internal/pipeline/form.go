@@ -52,6 +52,14 @@ func (s shape) replies() int {
 	return 1
 }
 
+// each returns the shapes of the replies that the server sends, in their order.
+func (s shape) each() []shape {
+	if s.before == 0 {
+		return []shape{s}
+	}
+	return []shape{{form: s.before}, {form: s.form, argc: s.argc}}
+}
+
 // receiver is the source of replies.
 type receiver interface{ receive() (resp.Reply, error) }
 
@@ -62,7 +70,7 @@ func (s shape) receive(l receiver) (resp.Reply, error) {
 		return s.receiveOne(l)
 	}
 	run := resp.Reply{Kind: resp.Array, Elems: make([]resp.Reply, 2)}
-	for i, one := range [2]shape{{form: s.before}, {form: s.form, argc: s.argc}} {
+	for i, one := range s.each() {
 		r, err := one.receiveOne(l)
 		if err != nil {
 			return resp.Reply{}, err
@@ -89,13 +97,13 @@ func (s shape) receiveOne(l receiver) (resp.Reply, error) {
 
 // check returns errForm if r cannot be the reply.
 func (s shape) check(r resp.Reply) error {
-	if r.Kind == resp.Error || s.fits(r) {
+	if r.Kind == resp.Error || s.fits(&r) {
 		return nil
 	}
 	return errForm
 }
 
-func (s shape) fits(r resp.Reply) bool {
+func (s shape) fits(r *resp.Reply) bool {
 	switch s.form {
 	case Status:
 		return isStatus(r)
@@ -112,13 +120,13 @@ func (s shape) fits(r resp.Reply) bool {
 	case Results:
 		return r.Kind == resp.Array || r.Kind == resp.Nil
 	case Page:
-		return len(r.Elems) == 2 && isWord(r.Elems[0]) &&
+		return len(r.Elems) == 2 && isWord(&r.Elems[0]) &&
 			r.Elems[1].Kind == resp.Array && all(r.Elems[1].Elems, isKey)
 	}
 	return false
 }
 
-func isStatus(r resp.Reply) bool {
+func isStatus(r *resp.Reply) bool {
 	switch r.Kind {
 	case resp.Status:
 		return !isQueued(r)
@@ -128,17 +136,18 @@ func isStatus(r resp.Reply) bool {
 	return false
 }
 
-func isQueued(r resp.Reply) bool       { return r.Kind == resp.Status && r.Text == "QUEUED" }
-func isValue(r resp.Reply) bool        { return r.Kind == resp.Bulk || r.Kind == resp.Nil }
-func isValueOrError(r resp.Reply) bool { return isValue(r) || r.Kind == resp.Error }
-func isKey(r resp.Reply) bool          { return r.Kind == resp.Bulk }
-func isWord(r resp.Reply) bool {
+func isQueued(r *resp.Reply) bool       { return r.Kind == resp.Status && r.Text == "QUEUED" }
+func isValue(r *resp.Reply) bool        { return r.Kind == resp.Bulk || r.Kind == resp.Nil }
+func isValueOrError(r *resp.Reply) bool { return isValue(r) || r.Kind == resp.Error }
+func isKey(r *resp.Reply) bool          { return r.Kind == resp.Bulk }
+func isWord(r *resp.Reply) bool {
 	return r.Kind == resp.Bulk || r.Kind == resp.Status || r.Kind == resp.Int
 }
 
-func all(elems []resp.Reply, is func(resp.Reply) bool) bool {
-	for _, e := range elems {
-		if !is(e) {
+// all takes pointers, because a Reply is large.
+func all(elems []resp.Reply, is func(*resp.Reply) bool) bool {
+	for i := range elems {
+		if !is(&elems[i]) {
 			return false
 		}
 	}

@@ -31,6 +31,10 @@ const maxStrikes = 3
 
 const strikeBits = 3
 
+// ownReply is the size of a reply from which its command has a connection of its own the next time. It is
+// less than largeReply, from which a reply holds up those behind it so much that they go elsewhere.
+const ownReply = 64 << 10
+
 var hintSeed = maphash.MakeSeed()
 
 func (h *hints) at(c *Call) (hash uint64, slot *atomic.Uint64) {
@@ -60,7 +64,7 @@ func (h *hints) apart(c *Call) bool {
 
 // learn remembers a command with a large reply.
 func (h *hints) learn(c *Call, reply resp.Reply) {
-	if reply.Size() >= largeReply {
+	if reply.Size() >= ownReply {
 		h.remember(c)
 	}
 }
@@ -109,7 +113,7 @@ func (h *hints) forget(c *Call, reply resp.Reply) {
 	if was := slot.Load(); was>>strikeBits<<strikeBits == hash {
 		slot.CompareAndSwap(was, 0)
 	}
-	if reply.Kind != resp.Error && reply.Size() < largeReply {
+	if reply.Kind != resp.Error && reply.Size() < ownReply {
 		hash, slot = h.at(c)
 		slot.CompareAndSwap(hash, 0)
 	}

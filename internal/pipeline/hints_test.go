@@ -13,7 +13,7 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-// Ten values of 50 kB hold up a lane as much as one value of 500 kB.
+// Seven values of 50 kB hold up a lane as much as one value of 350 kB.
 func TestTheSizeOfAnArrayIncludesItsElements(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := newPoisoned(t, func(redistest.Call) bool { return false })
@@ -32,17 +32,17 @@ func TestTheSizeOfAnArrayIncludesItsElements(t *testing.T) {
 		return c
 	}
 	p := openWarm(t, s.Addr, 10*time.Second)
-	for _, n := range []int{10, 2} {
+	for _, n := range []int{7, 1} {
 		_, err := p.Do(t.Context(), mget(n))
 		require.NoError(t, err)
 	}
 	s.tries(t, p, func() {
 		for range 3 {
-			_, err := p.Do(t.Context(), mget(10))
+			_, err := p.Do(t.Context(), mget(7))
 			require.NoError(t, err, "it does not wait for the lane")
-			_, errs := p.DoAll(t.Context(), mget(10), mget(10))
+			_, errs := p.DoAll(t.Context(), mget(7), mget(7))
 			require.NoError(t, errors.Join(errs...), "nor with others")
 		}
-		requireOnLane(t, p, mget(2))
+		requireOnLane(t, p, mget(1))
 	})
 }

@@ -46,6 +46,9 @@ type Config struct {
 	// Spare returns how many connections the pool can lend without a wait; nil:
 	// unknown.
 	Spare func() int
+	// Idle reports whether the pool can lend a connection without a wait and without a
+	// dial; nil: unknown. It is for foreign pools only.
+	Idle func() bool
 
 	// Foreign means that the pool is not a warm.Store, so its connections do not
 	// report that other borrowers wait.
@@ -87,6 +90,7 @@ type Pipeline struct {
 	closed  bool
 	ticking bool // keepTime runs
 	pausing int  // calls that wait before a retry
+	loans   *loan
 }
 
 // New makes a pipeline. It borrows no connection before the first call.
@@ -175,8 +179,8 @@ func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply,
 		replies[0], errs[0] = p.once(ctx, calls[0])
 		return
 	}
-	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustPart) {
-		if p.borrowAll(ctx, slices.Clone(calls), replies, errs); !p.turnedAway(errs[0]) {
+	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustPart) || slices.ContainsFunc(calls, p.isWide) {
+		if p.borrowAll(ctx, calls, replies, errs); !p.turnedAway(errs[0]) {
 			return
 		}
 	}
@@ -193,7 +197,7 @@ func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
 	if p.cfg.Lanes == 0 || !small(c) {
 		return p.borrow(ctx, c)
 	}
-	if p.heldUp() || c.mustPart() || p.hints.apart(c) {
+	if p.heldUp() || c.mustPart() || p.hints.apart(c) || p.isWide(c) {
 		reply, err := p.borrow(ctx, c)
 		if err == nil {
 			p.hints.forget(c, reply)
@@ -407,22 +411,20 @@ func (p *Pipeline) forget(gone *lane) {
 
 // remaining returns what is left of the timeout of c. There must be a timeout.
 func (p *Pipeline) remaining(c *Call) time.Duration {
-	switch {
-	case !c.began.IsZero():
-		return p.cfg.Timeout - time.Since(c.began)
-	case c.since == 0:
+	if c.since == 0 {
 		return p.cfg.Timeout
 	}
 	return p.cfg.Timeout - time.Duration(p.clock.Load()-c.since)*tick
 }
 
-// keepTime is the clock, and a goroutine of wg. It runs while there is a lane, a waiter,
-// or a call that waits before a retry. A suspension of the process counts as at most
+// keepTime is the clock, and a goroutine of wg. It runs while there is a lane, a loan, a
+// waiter, or a call that waits before a retry. A suspension of the process counts as at most
 // maxStep ticks, so that calls do not time out because of it.
 func (p *Pipeline) keepTime() {
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	last := time.Now()
+	var loans []*loan
 	for range t.C {
 		lanes := *p.lanes.Load()
 		if len(lanes) == 0 && p.mayStop() {
@@ -439,6 +441,10 @@ func (p *Pipeline) keepTime() {
 		if p.waiting.Load() > 0 {
 			p.expireWaiters(at)
 		}
+		loans = p.loansNow(loans[:0])
+		for _, l := range loans { // without p.mu; a loan that has ended meanwhile does nothing
+			l.tick(p, at)
+		}
 		spare := 1
 		if len(lanes) > 0 {
 			spare = p.spare()
@@ -452,10 +458,20 @@ func (p *Pipeline) keepTime() {
 	}
 }
 
+// loansNow appends the loans to into.
+func (p *Pipeline) loansNow(into []*loan) []*loan {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := p.loans; l != nil; l = l.next {
+		into = append(into, l)
+	}
+	return into
+}
+
 func (p *Pipeline) mayStop() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ticking = len(*p.lanes.Load()) > 0 || p.pausing > 0 || p.queue.Len() > 0
+	p.ticking = len(*p.lanes.Load()) > 0 || p.pausing > 0 || p.queue.Len() > 0 || p.loans != nil
 	return !p.ticking
 }
 
@@ -471,6 +487,9 @@ func (p *Pipeline) Close() {
 	p.mu.Lock()
 	p.closed = true
 	p.wakeLocked()
+	for l := p.loans; l != nil; l = l.next {
+		l.close()
+	}
 	p.mu.Unlock()
 	p.stop()
 	p.finishAll(false)

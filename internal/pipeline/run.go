@@ -33,23 +33,27 @@ func (p *Pipeline) Talk(ctx context.Context, talk func(ask Ask) error) error {
 		return err
 	}
 	result := errExited // unless talk returns
-	err := p.borrowed(ctx, []*Call{new(Call)}, func(l loan) (spent bool, failed error) {
-		result = talk(func(calls ...*Call) ([]resp.Reply, error) {
-			x := l.exchange(calls)
-			spent = p.condemnedBy(l, calls, x.replies) || x.hungUp || spent
+	l, err := p.borrowed(ctx, []*Call{new(Call)}, func(l *loan) {
+		l.spent, l.failed = false, nil
+		failed := errExited // unless talk returns
+		defer func() { l.spent = l.spent || failed != nil }()
+		failed = talk(func(calls ...*Call) ([]resp.Reply, error) {
+			x := l.exchange(calls, make([]resp.Reply, 0, len(calls)))
+			l.spent = l.condemned(calls, x.replies) || x.hungUp || l.spent
 			switch {
 			case x.err != nil:
-				failed = x.lost(len(x.replies))
+				l.failed = x.lost(len(x.replies))
 			case l.link.extra(): // the next command would get the extra reply
-				failed = &lostError{cause: errExtra, sent: true}
+				l.failed = &lostError{cause: errExtra, sent: true}
 			}
-			return x.replies, failed
+			return x.replies, l.failed
 		})
-		return spent || result != nil, failed
+		result = failed
 	})
 	if err != nil {
 		return err
 	}
+	l.end()
 	return result
 }
 

@@ -26,6 +26,8 @@ type link interface {
 	receive() (resp.Reply, error)
 	// extra reports whether bytes have arrived that were not received.
 	extra() bool
+	// progress returns a count that changes while bytes or replies arrive.
+	progress() int64
 	// giveBack returns the connection. The link must not be used after that. broken closes the
 	// connection and makes the pool recheck older idle connections; spent only closes this one.
 	giveBack(broken, spent bool)
@@ -39,8 +41,6 @@ type wire interface {
 	// flushRest writes the bytes that flush has left, and waits for the server.
 	flushRest() error
 
-	// progress returns a count that changes while bytes or replies arrive.
-	progress() int64
 	// quiet checks a connection that was idle. It returns false if the server has
 	// closed it or has sent bytes that no command asked for.
 	quiet() bool
@@ -59,15 +59,6 @@ func newWire(c redis.Conn, read, write time.Duration, slow func(bool)) wire {
 	return &redigoWire{conn: c, timeout: read}
 }
 
-// newLink is newWire for one borrower. until bounds the wait for a reply if the connection cannot be cut
-// when the borrower's time is over.
-func newLink(c redis.Conn, read, write time.Duration, until time.Time) link {
-	if l, ok := c.(*warm.Conn); ok && l.Stream() != nil {
-		return newOwnLink(l, read, write)
-	}
-	return &redigoWire{conn: c, timeout: read, until: until}
-}
-
 // redigoWire uses Send, Flush and Receive, which the connections of any pool have. They
 // may wait as long as the connection's own timeouts allow.
 type redigoWire struct {
@@ -78,6 +69,11 @@ type redigoWire struct {
 	size     int          // bytes put since the last flush
 	flushing bool         // Flush has not returned; if it panicked, it may have written all bytes
 	got      atomic.Int64 // replies received
+}
+
+// reset makes w the link of one borrower. until bounds the wait for a reply; zero: nothing does.
+func (w *redigoWire) reset(conn redis.Conn, timeout time.Duration, until time.Time) {
+	w.conn, w.timeout, w.until, w.size, w.flushing = conn, timeout, until, 0, false
 }
 
 func (w *redigoWire) put(c *Call) error {

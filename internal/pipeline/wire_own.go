@@ -6,23 +6,27 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rediscache/rediscache/internal/resp"
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// ownLink speaks RESP on the stream of a connection that one borrower has. Each read and each piece
-// of a write has a deadline of its own, so a transfer may take long as long as it makes progress. The
-// end of the context cuts the connection.
+// ownLink speaks RESP on the stream of a connection that one borrower has. Reads have no deadline: the
+// clock cuts the connection if nothing arrives for the read timeout. Each piece of a large write has a
+// deadline of its own, so it may take long as long as it makes progress.
 type ownLink struct {
-	conn        *warm.Conn
-	stream      warm.Stream
-	read, write time.Duration // timeouts
+	conn   *warm.Conn
+	stream warm.Stream
+	write  time.Duration // timeout
 
-	in   *resp.Reader
-	out  []byte
-	sent int // bytes of out that were sent
+	in       *resp.Reader
+	out      []byte
+	sent     int          // bytes of out that were sent
+	received int          // replies since the connection was borrowed
+	got      atomic.Int64 // bytes received, and bytes of large writes sent
+	writing  atomic.Bool  // a large write waits for the server
 }
 
 // links reuses the 64 KiB buffers of the readers.
@@ -32,20 +36,29 @@ var links = sync.Pool{New: func() any {
 	return w
 }}
 
-func newOwnLink(c *warm.Conn, read, write time.Duration) *ownLink {
+func newOwnLink(c *warm.Conn, write time.Duration) *ownLink {
 	w := links.Get().(*ownLink)
-	w.conn, w.stream, w.read, w.write = c, c.Stream(), read, write
+	w.conn, w.stream, w.write = c, c.Stream(), write
 	w.in.Reset(w)
+	w.unkick() // redigo may have set deadlines. If this fails, so does the first read.
 	return w
 }
 
 // Read feeds the reader.
 func (w *ownLink) Read(p []byte) (int, error) {
-	if err := w.stream.SetReadTimeout(w.read); err != nil {
-		return 0, err
-	}
-	return w.stream.Read(p)
+	n, err := w.stream.Read(p)
+	w.got.Add(int64(n))
+	return n, err
 }
+
+// kick makes Read and Write time out until unkick. No byte that arrives is lost.
+func (w *ownLink) kick()   { _ = w.stream.SetDeadline(time.Unix(1, 0)) }
+func (w *ownLink) unkick() { _ = w.stream.SetDeadline(time.Time{}) }
+
+// cut makes Read and Write fail for good.
+func (w *ownLink) cut() { w.conn.Cut() }
+
+func (w *ownLink) progress() int64 { return w.got.Load() }
 
 // after returns the deadline after d, or none if d is zero.
 func after(d time.Duration) time.Time {
@@ -69,9 +82,13 @@ func (w *ownLink) put(c *Call) error {
 const maxPiece = 1 << 20
 
 func (w *ownLink) flush() (bool, error) {
+	large := len(w.out) > maxUnread
+	w.writing.Store(large)
 	for w.sent < len(w.out) {
-		if err := w.stream.SetWriteDeadline(after(w.write)); err != nil {
-			return false, err
+		if large {
+			if err := w.stream.SetWriteDeadline(after(w.write)); err != nil {
+				return false, err
+			}
 		}
 		n, err := w.stream.Write(w.out[w.sent:min(w.sent+maxPiece, len(w.out))])
 		w.sent += n
@@ -80,7 +97,11 @@ func (w *ownLink) flush() (bool, error) {
 		}
 	}
 	w.out, w.sent = nil, 0
-	_ = w.stream.SetWriteDeadline(time.Time{}) // redigo may not set a deadline itself. If this fails, so does receive.
+	if large {
+		w.writing.Store(false)
+		w.got.Add(1)
+		_ = w.stream.SetWriteDeadline(time.Time{}) // if this fails, so does receive
+	}
 	return true, nil
 }
 
@@ -93,14 +114,22 @@ func (w *ownLink) answered(err error) error {
 	return &hungUpError{fmt.Errorf("the connection broke when %d of %d bytes were sent: %w", w.sent, len(w.out), err)}
 }
 
-func (w *ownLink) written() int                 { return w.sent }
-func (w *ownLink) receive() (resp.Reply, error) { return w.in.Read() }
-func (w *ownLink) extra() bool                  { return w.in.Buffered() > 0 }
+func (w *ownLink) written() int { return w.sent }
+
+func (w *ownLink) receive() (resp.Reply, error) {
+	reply, err := w.in.Read()
+	if err == nil {
+		w.received++
+	}
+	return reply, err
+}
+
+func (w *ownLink) extra() bool { return w.in.Buffered() > 0 }
 
 func (w *ownLink) giveBack(broken, spent bool) {
 	end(w.conn, broken, spent)
-	in := w.in
-	*w = ownLink{in: in}
+	w.conn, w.stream, w.out, w.sent, w.received = nil, nil, nil, 0, 0
+	w.writing.Store(false)
 	links.Put(w)
 }
 

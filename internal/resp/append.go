@@ -15,6 +15,9 @@ func AppendBulk[T ~string | ~[]byte](b []byte, s T) []byte {
 	return append(b, '\r', '\n')
 }
 
+// AppendLength appends the head of an argument of n bytes. The caller appends the bytes and CRLF after it.
+func AppendLength(b []byte, n int) []byte { return appendHead(b, '$', n) }
+
 // AppendInt appends one argument, n in decimal.
 func AppendInt(b []byte, n int64) []byte {
 	var digits [20]byte // of the smallest int64, sign included

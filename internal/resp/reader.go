@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 )
 
 // The defaults of [Limits].
@@ -73,18 +74,29 @@ type Reader struct {
 
 	buf        []byte // never shorter than MaxLine, so that a line always fits
 	start, end int    // buf[start:end] is read and not yet parsed
-	left       int    // elements that the reply being read may still have
+
+	// The reply being read, of which a Read that timed out may have read a part.
+	left   int     // elements that the reply may still have
+	arrays []array // the arrays that the next element lies in, the outermost first
+	bulk   []byte  // the bulk string that has begun, as far as it has come; nil: none
+	size   int     // of bulk when it is complete
 
 	srcErr error // came with the last bytes of src; returned once they are used up
 	err    error // the first failure; the Reader is broken for good
+}
+
+// array is an array whose elements have not all come.
+type array struct {
+	elems []Reply
+	n     int // how many there will be
 }
 
 // NewReader reads replies from src, at least 64 KiB at a time where they are there to be read.
 //
 // src is asked only when what is buffered does not hold a whole reply. So a caller that wants a
 // deadline passes a src of its own whose Read arms it: once for a read of the socket, not once for
-// a reply. A src that times out and is to be asked again must do so itself, because an error breaks
-// the Reader.
+// a reply. If src times out (os.ErrDeadlineExceeded), the next Read goes on where that one stopped. Any
+// other error breaks the Reader.
 func NewReader(src io.Reader, lim Limits) *Reader {
 	lim = lim.withDefaults()
 	return &Reader{src: src, lim: lim, buf: make([]byte, max(bufferSize, lim.MaxLine))}
@@ -92,32 +104,37 @@ func NewReader(src io.Reader, lim Limits) *Reader {
 
 // Reset makes r read from src, as a new Reader would. It drops all buffered bytes.
 func (r *Reader) Reset(src io.Reader) {
-	*r = Reader{src: src, lim: r.lim, buf: r.buf}
+	clear(r.arrays[:cap(r.arrays)]) // a Reader that is not in use holds no values
+	*r = Reader{src: src, lim: r.lim, buf: r.buf, arrays: r.arrays[:0]}
 }
 
 // Read returns the next reply and waits for it as long as the source does.
 //
 // An error is a [*ProtocolError]; [io.EOF] where the stream ended between two replies and
-// [io.ErrUnexpectedEOF] where it ended within one; or what the source returned. Every later Read
-// returns the same error.
-func (r *Reader) Read() (reply Reply, err error) {
+// [io.ErrUnexpectedEOF] where it ended within one; or what the source returned. Unless the source timed
+// out, every later Read returns the same error.
+func (r *Reader) Read() (Reply, error) {
 	if r.err != nil {
 		return Reply{}, r.err
 	}
-	if r.start == r.end {
-		if err = r.fill(); err != nil {
-			return Reply{}, r.fail(err)
-		}
+	if !r.begun() {
+		r.left = r.lim.MaxArray
 	}
-	r.left = r.lim.MaxArray
-	if err = r.read(&reply, 0); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return Reply{}, r.fail(err)
+	reply, err := r.read()
+	switch {
+	case err == nil:
+		return reply, nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return Reply{}, err
+	case errors.Is(err, io.EOF) && (r.begun() || r.Buffered() > 0):
+		err = io.ErrUnexpectedEOF
 	}
-	return reply, nil
+	r.err = err
+	return Reply{}, err
 }
+
+// begun reports whether a part of a reply was read that is not in the buffer any more.
+func (r *Reader) begun() bool { return len(r.arrays) > 0 || r.bulk != nil }
 
 // Fill asks the source once if nothing is buffered. Unlike that of Read, its error leaves the Reader
 // as it was.
@@ -159,89 +176,140 @@ func (r *Reader) Buffered() int {
 	return r.end - r.start
 }
 
-func (r *Reader) fail(err error) error {
-	r.err = err
-	return err
-}
-
-// read reads one reply, which lies in depth arrays.
-func (r *Reader) read(dst *Reply, depth int) error {
-	if r.start == r.end {
-		if err := r.fill(); err != nil {
-			return err
+// read reads a reply, or the rest of one. An error leaves the Reader where the next read goes on.
+func (r *Reader) read() (reply Reply, err error) {
+	for {
+		dst := &reply
+		if n := len(r.arrays); n > 0 {
+			dst = r.arrays[n-1].next()
+		}
+		begins, err := r.readOne(dst)
+		if err != nil {
+			return Reply{}, err
+		}
+		for !begins {
+			n := len(r.arrays)
+			if n == 0 {
+				return reply, nil
+			}
+			a := &r.arrays[n-1]
+			if a.elems = a.elems[:len(a.elems)+1]; len(a.elems) < a.n {
+				break
+			}
+			elems := a.elems
+			a.elems, r.arrays = nil, r.arrays[:n-1]
+			dst = &reply
+			if n > 1 {
+				dst = r.arrays[n-2].next()
+			}
+			*dst = Reply{Kind: Array, Elems: elems}
 		}
 	}
-	switch r.buf[r.start] {
-	case '$':
-		return r.readBulk(dst)
-	case '+':
-		return r.readText(dst, Status)
-	case ':':
-		return r.readInt(dst)
-	case '*':
-		return r.readArray(dst, depth)
-	case '-':
-		return r.readText(dst, Error)
+}
+
+// next returns the place of the next element.
+func (a *array) next() *Reply {
+	n := len(a.elems)
+	if n == cap(a.elems) {
+		a.elems = append(make([]Reply, 0, grow(n, a.n)), a.elems...)
+	}
+	return &a.elems[:n+1][n]
+}
+
+// readOne reads a reply, or the beginning of an array with elements, which it adds to arrays.
+func (r *Reader) readOne(dst *Reply) (begins bool, err error) {
+	if r.bulk != nil {
+		return false, r.readBulk(dst)
+	}
+	if r.start == r.end {
+		if err := r.fill(); err != nil {
+			return false, err
+		}
+	}
+	kind := r.buf[r.start]
+	switch kind {
+	case '$', '+', ':', '*', '-':
 	case '_', '#', ',', '(', '!', '=', '%', '~', '>', '|':
-		return errRESP3
+		return false, errRESP3
+	default:
+		return false, errType
 	}
-	return errType
-}
-
-func (r *Reader) readText(dst *Reply, kind Kind) error {
 	line, err := r.readLine()
 	if err != nil {
-		return err
+		return false, err
 	}
-	dst.Kind, dst.Text = kind, text(line)
-	return nil
+	switch kind {
+	case '+':
+		dst.Kind, dst.Text = Status, text(line)
+	case '-':
+		dst.Kind, dst.Text = Error, text(line)
+	case ':':
+		dst.Kind = Int
+		dst.Int, err = parseInt(line)
+	case '$':
+		n, err := length(line, r.lim.MaxBulk, errBulkLimit)
+		switch {
+		case err != nil:
+			return false, err
+		case n < 0:
+			dst.Kind = Nil
+			return false, nil
+		case n+len("\r\n") <= r.Buffered():
+			p := make([]byte, n) // with the copy right behind it, it is not zeroed
+			copy(p, r.buf[r.start:r.end])
+			dst.Kind, dst.Bytes = Bulk, p
+			r.start += n
+			return false, r.readTerminator()
+		}
+		r.bulk, r.size = make([]byte, 0, min(n, firstBytes)), n
+		return false, r.readBulk(dst)
+	case '*':
+		return r.readArray(dst, line)
+	}
+	return false, err
 }
 
-func (r *Reader) readInt(dst *Reply) error {
-	line, err := r.readLine()
-	if err != nil {
-		return err
-	}
-	dst.Kind = Int
-	dst.Int, err = parseInt(line)
-	return err
-}
-
+// readBulk reads the rest of a bulk string that is not buffered as a whole.
 func (r *Reader) readBulk(dst *Reply) error {
-	n, err := r.readLen(r.lim.MaxBulk, errBulkLimit)
-	if err != nil {
-		return err
-	}
-	if n < 0 {
-		dst.Kind = Nil
-		return nil
-	}
-	dst.Kind = Bulk
-	if n <= r.Buffered() {
-		p := make([]byte, n) // with the copy right behind it, it is not zeroed
-		copy(p, r.buf[r.start:r.end])
-		dst.Bytes = p
-		r.start += n
-	} else if dst.Bytes, err = r.readLong(n); err != nil {
-		return err
-	}
-	return r.readTerminator()
-}
-
-// readLong reads a bulk string of n bytes that is not buffered as a whole.
-func (r *Reader) readLong(n int) ([]byte, error) {
-	p := make([]byte, 0, min(n, firstBytes))
-	for len(p) < n {
+	for len(r.bulk) < r.size {
+		p := r.bulk
 		if len(p) == cap(p) {
-			p = append(make([]byte, 0, grow(len(p), n)), p...)
+			p = append(make([]byte, 0, grow(len(p), r.size)), p...)
+			r.bulk = p
 		}
 		m, err := r.readInto(p[len(p):cap(p)])
 		if err != nil {
-			return nil, err
+			return err
 		}
-		p = p[:len(p)+m]
+		r.bulk = p[:len(p)+m]
 	}
-	return p, nil
+	if err := r.readTerminator(); err != nil {
+		return err
+	}
+	dst.Kind, dst.Bytes, r.bulk = Bulk, r.bulk, nil
+	return nil
+}
+
+// readArray reads the head of an array.
+func (r *Reader) readArray(dst *Reply, line []byte) (begins bool, err error) {
+	n, err := length(line, r.left, errArrayLimit)
+	switch {
+	case err != nil:
+		return false, err
+	case len(r.arrays) == r.lim.MaxDepth:
+		return false, errDepthLimit
+	case n < 0:
+		dst.Kind = Nil
+		return false, nil
+	}
+	r.left -= n
+	elems := make([]Reply, 0, min(n, firstElems))
+	if n == 0 {
+		dst.Kind, dst.Elems = Array, elems
+		return false, nil
+	}
+	r.arrays = append(r.arrays, array{elems, n})
+	return true, nil
 }
 
 // readInto reads at least one byte into p: past the buffer where p could take a whole one, else
@@ -260,44 +328,8 @@ func (r *Reader) readInto(p []byte) (int, error) {
 	return n, nil
 }
 
-func (r *Reader) readArray(dst *Reply, depth int) error {
-	n, err := r.readLen(r.left, errArrayLimit)
-	if err != nil {
-		return err
-	}
-	if depth == r.lim.MaxDepth {
-		return errDepthLimit
-	}
-	if n < 0 {
-		dst.Kind = Nil
-		return nil
-	}
-	r.left -= n
-	dst.Kind = Array
-	dst.Elems, err = r.readElems(n, depth+1)
-	return err
-}
-
-func (r *Reader) readElems(n, depth int) ([]Reply, error) {
-	a := make([]Reply, 0, min(n, firstElems))
-	for len(a) < n {
-		if len(a) == cap(a) {
-			a = append(make([]Reply, 0, grow(len(a), n)), a...)
-		}
-		a = a[:len(a)+1]
-		if err := r.read(&a[len(a)-1], depth); err != nil {
-			return nil, err
-		}
-	}
-	return a, nil
-}
-
-// readLen reads the length of a bulk string or an array, -1 for nil.
-func (r *Reader) readLen(limit int, beyond error) (int, error) {
-	line, err := r.readLine()
-	if err != nil {
-		return 0, err
-	}
+// length parses the length of a bulk string or an array, -1 for nil.
+func length(line []byte, limit int, beyond error) (int, error) {
 	if len(line) == 2 && line[0] == '-' && line[1] == '1' {
 		return -1, nil
 	}

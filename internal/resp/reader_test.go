@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -183,6 +184,52 @@ func TestAnErrorOfTheSourceIsReturnedAsItIs(t *testing.T) {
 		require.Equal(t, boom, err, name)
 		var broken *resp.ProtocolError
 		require.NotErrorAs(t, err, &broken)
+	}
+}
+
+// tardy is a source that times out before each read.
+type tardy struct {
+	io.Reader
+	late bool
+}
+
+func (s *tardy) Read(p []byte) (int, error) {
+	if s.late = !s.late; s.late {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return s.Reader.Read(p)
+}
+
+func TestAReadThatTimedOutGoesOnWhereItStopped(t *testing.T) {
+	for in, want := range good {
+		for name, cut := range chunkings {
+			src := &tardy{Reader: cut(strings.NewReader(in + in))}
+			r := resp.NewReader(src, resp.Limits{})
+			for range 2 {
+				got, err := r.Read()
+				for n := 0; errors.Is(err, os.ErrDeadlineExceeded) && n < 1000; n++ {
+					got, err = r.Read()
+				}
+				require.NoError(t, err, "%q %s", in, name)
+				require.Equal(t, want, got, "%q %s", in, name)
+			}
+		}
+	}
+}
+
+// What a Reader has begun to read must not be part of what it reads from another source.
+func TestResetForgetsTheReplyThatHasBegun(t *testing.T) {
+	for in := range good {
+		for n := range len(in) {
+			src := io.MultiReader(iotest.OneByteReader(strings.NewReader(in[:n])), iotest.ErrReader(os.ErrDeadlineExceeded))
+			r := resp.NewReader(src, resp.Limits{})
+			_, err := r.Read()
+			require.Error(t, err)
+			r.Reset(strings.NewReader("*1\r\n:1\r\n"))
+			got, err := r.Read()
+			require.NoError(t, err)
+			require.Equal(t, array(integer(1)), got, "%q", in[:n])
+		}
 	}
 }
 
