@@ -417,7 +417,7 @@ func TestFiveErrorsAreFive(t *testing.T) {
 	requireOnly(get(ended, "k"), context.Canceled)
 
 	require.NoError(t, c.Close())
-	c = newCache(t, pool, rediscache.WithTimeout(50*time.Millisecond))
+	c = newCache(t, pool, rediscache.WithTimeout(200*time.Millisecond))
 	held, err := pool.GetContext(t.Context())
 	require.NoError(t, err)
 	err = get(t.Context(), "k")

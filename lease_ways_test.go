@@ -238,7 +238,7 @@ func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
-	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+proxy.Addr))
+	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+proxy.Addr), rediscache.WithTimeout(10*time.Second))
 	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
 	_, err := v.GetOrLoad(t.Context(), "it is known that scripts are refused", returns(0))
 	require.NoError(t, err)
@@ -246,7 +246,7 @@ func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 	keys := strings.Fields("a b c d e f g h")
 	var wg sync.WaitGroup
 	values, err := v.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
-		proxy.Delay(redistest.Down, 100*time.Millisecond, 0) // between the look and the EXEC
+		proxy.Delay(redistest.Down, time.Second, 0) // between the look and the EXEC
 		s.Do("CONFIG", "RESETSTAT")
 		wg.Go(func() {
 			redistest.Eventually(t, func() bool { return commandStats(t, s)["watch"].calls == 1 }, "they are watched")
