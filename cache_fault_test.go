@@ -169,7 +169,7 @@ func TestNothingMoreIsSentOfManyAfterOneThatIsTooLate(t *testing.T) {
 		}
 		return redistest.Default(c), false
 	})
-	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(200*time.Millisecond))
+	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(500*time.Millisecond))
 	for _, test := range []struct{ n, size, sent int }{{2000, 1, 512}, {5, 100 << 10, 1}} {
 		before := s.Count("SET")
 		items := map[string][]byte{}

@@ -361,7 +361,7 @@ func TestAJoinerOfALoadThatCouldNotBeStoredLoadsAgain(t *testing.T) {
 			proxy.Heal()
 			s.Flush()
 			p := rediscache.Policy{Lease: 10 * time.Second}
-			c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithTimeout(200*time.Millisecond))
+			c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithTimeout(500*time.Millisecond))
 			a := newView(t, c, rediscache.JSON[int](), p)
 			b, _ := process(t, s, p)
 			begun, goOn := make(chan struct{}), make(chan struct{})
@@ -803,7 +803,7 @@ func TestWaitersLeaveWithTheirContext(t *testing.T) {
 		redistest.NoLeaks(t)
 		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
 		s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		_, err := v.GetOrLoad(ctx, "k", never[int](t))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
