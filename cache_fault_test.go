@@ -317,7 +317,7 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	pool := newPool(t, s.URL(), rediscache.WithMinIdle(1), rediscache.WithMaxActive(2))
-	c := newCache(t, pool)
+	c := newCache(t, pool, unhurried)
 	var done atomic.Bool
 	var wg sync.WaitGroup
 	for range 100 {
@@ -330,7 +330,7 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 		})
 	}
 	for range 20 { // borrowers get their turn although the lanes never rest
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		conn, err := pool.GetContext(ctx)
 		require.NoError(t, err)
 		_, err = conn.Do("PING")
@@ -338,7 +338,7 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 		require.NoError(t, conn.Close())
 		cancel()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	require.NoError(t, pool.Shutdown(ctx), "the lanes hand their connections back")
 	done.Store(true)

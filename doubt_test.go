@@ -138,7 +138,7 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 		}
 		for _, outcome := range []error{nil, rediscache.ErrNotFound} {
 			s.Flush()
-			c := newCache(t, newPool(t, s.URL()))
+			c := newCache(t, newPool(t, s.URL()), unhurried)
 			codec := &counting{Codec: rediscache.JSON[int]()}
 			a := newView[int](t, c, codec, p)
 			b, _ := process(t, s, p)

@@ -78,7 +78,7 @@ func TestNoKeyOfAnHTTPClientIsTheLeaseOfAnother(t *testing.T) {
 // One of the keys has the name of a lease that is in use, as far as a caller can know it.
 func TestAKeyThatLooksLikeALeaseIsAKeyLikeAnyOther(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		root := newCache(t, newPool(t, s.URL()))
+		root := newCache(t, newPool(t, s.URL()), unhurried)
 		for prefix, c := range map[string]*rediscache.Cache{
 			"": root, "x:rediscache-lease": root.Sub("x:redis").Sub("cache-lease"), "x:rediscache-lease+": root.Sub("x:rediscache-lease+"),
 		} {
@@ -118,7 +118,7 @@ func TestAKeyThatLooksLikeALeaseIsAKeyLikeAnyOther(t *testing.T) {
 // The prefix is the name of another cache's key, or begins with it.
 func TestClearLeavesAKeyThatIsStoredUnderThePrefixItself(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		root := newCache(t, newPool(t, s.URL()))
+		root := newCache(t, newPool(t, s.URL()), unhurried)
 		name := "x:rediscache-lease"
 		require.NoError(t, root.Set(t.Context(), name, []byte("v"), rediscache.NoExpiry)) // as name+"+"
 		below := root.Sub(name + "+")

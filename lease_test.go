@@ -23,7 +23,7 @@ import (
 // process stands for one: a pool, a cache and a view of its own.
 func process(t testing.TB, s *redistest.Server, p rediscache.Policy) (*rediscache.View[int], *rediscache.Cache) {
 	t.Helper()
-	c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(2)))
+	c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(2)), unhurried)
 	return newView(t, c, rediscache.JSON[int](), p), c
 }
 
@@ -313,7 +313,7 @@ func TestALeaseWhoseFillWasRefusedIsEnded(t *testing.T) {
 		ended.Add(1)
 		return []byte(":1\r\n"), false
 	})
-	v := newView(t, newCache(t, newPool(t, s.URL())), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	v := newView(t, newCache(t, newPool(t, s.URL()), unhurried), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
 	got, err := v.GetOrLoad(t.Context(), "k", returns(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, got)

@@ -29,7 +29,7 @@ func eachStale(t *testing.T, f func(t *testing.T, s *redistest.Server, c *redisc
 		for name, p := range stalePolicies {
 			t.Run(name, func(t *testing.T) {
 				s.Flush()
-				c := newCache(t, newPool(t, s.URL()))
+				c := newCache(t, newPool(t, s.URL()), unhurried)
 				require.NoError(t, newView(t, c, rediscache.JSON[int](), p).Set(t.Context(), "k", 1))
 				s.Advance(time.Hour + time.Minute)
 				f(t, s, c, p)
