@@ -76,7 +76,7 @@ func TestALaneWithoutProgressIsReplaced(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
-	pool := newPool(t, "redis://"+proxy.Addr, rediscache.WithReadTimeout(200*time.Millisecond),
+	pool := newPool(t, "redis://"+proxy.Addr, rediscache.WithReadTimeout(500*time.Millisecond),
 		rediscache.WithHealthCheckAfter(time.Minute))
 	c := newCache(t, pool, rediscache.WithTimeout(0))
 	require.NoError(t, c.Ping(t.Context()))

@@ -340,7 +340,7 @@ func TestNobodyWaitsForALateFillAndThenForTheEndOfItsLease(t *testing.T) {
 func TestWithHardHalfOfItIsForTheLeaseOfAnother(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: time.Second})
+		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 2 * time.Second})
 		s.Do("SET", rediscache.LeaseKey("", "k"), "of one that died")
 		got, err := v.GetOrLoad(t.Context(), "k", returns(7))
 		require.NoError(t, err)

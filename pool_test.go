@@ -176,8 +176,8 @@ func TestTheServersIdleTimeoutDoesNotReachTheFloor(t *testing.T) {
 	p := startPool(t, s, sizes(4, 20, rediscache.WithHealthCheckAfter(200*time.Millisecond))...)
 	requireReady(t, p)
 	ids := clientIDs(t, s)
-	s.ConfigSet("timeout", "1")
-	redistest.Eventually(t, func() bool { return aged(s.Clients(t.Name()), 3*time.Second) }, "clients of three seconds")
+	s.ConfigSet("timeout", "2")
+	redistest.Eventually(t, func() bool { return aged(s.Clients(t.Name()), 5*time.Second) }, "clients of five seconds")
 	require.Equal(t, ids, clientIDs(t, s))
 	require.EqualValues(t, 4, p.Stats().Dials)
 }
