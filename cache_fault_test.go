@@ -75,7 +75,7 @@ func TestALaneWithoutProgressIsReplaced(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
-	pool := newPool(t, "redis://"+proxy.Addr, rediscache.WithReadTimeout(200*time.Millisecond),
+	pool := newPool(t, "redis://"+proxy.Addr, rediscache.WithReadTimeout(500*time.Millisecond),
 		rediscache.WithHealthCheckAfter(time.Minute))
 	c := newCache(t, pool, rediscache.WithTimeout(0))
 	require.NoError(t, c.Ping(t.Context()))
@@ -168,7 +168,7 @@ func TestNothingMoreIsSentOfManyAfterOneThatIsTooLate(t *testing.T) {
 		}
 		return redistest.Default(c), false
 	})
-	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(200*time.Millisecond))
+	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(500*time.Millisecond))
 	for _, test := range []struct{ n, size, sent int }{{2000, 1, 512}, {5, 100 << 10, 1}} {
 		before := s.Count("SET")
 		items := map[string][]byte{}
@@ -276,7 +276,7 @@ func TestACallThatLeavesBeforeItIsSentIsNeverSent(t *testing.T) {
 	c := newCache(t, pool)
 	held, err := pool.GetContext(t.Context())
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	err = c.Set(ctx, "k", nil, 0)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -316,7 +316,7 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	pool := newPool(t, s.URL(), rediscache.WithMinIdle(1), rediscache.WithMaxActive(2))
-	c := newCache(t, pool)
+	c := newCache(t, pool, unhurried)
 	var done atomic.Bool
 	var wg sync.WaitGroup
 	for range 100 {
@@ -329,7 +329,7 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 		})
 	}
 	for range 20 { // borrowers get their turn although the lanes never rest
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		conn, err := pool.GetContext(ctx)
 		require.NoError(t, err)
 		_, err = conn.Do("PING")
@@ -337,7 +337,7 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 		require.NoError(t, conn.Close())
 		cancel()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	require.NoError(t, pool.Shutdown(ctx), "the lanes hand their connections back")
 	done.Store(true)

@@ -58,7 +58,7 @@ func (d *digits) UnmarshalText(text []byte) error {
 // A value that another program stored is a miss, not a zero value.
 func TestTheJSONCodecAcceptsOnlyWhatItCouldHaveWritten(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		c := newCache(t, newPool(t, s.URL()))
+		c := newCache(t, newPool(t, s.URL()), unhurried)
 		const null, spaced = "null", " null\n"
 
 		requireRefused(t, c, 7, null, spaced, "", "7 8", "7}", `"7"`, "7.5", "[7]", "{}", "\ufeff7")

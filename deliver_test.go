@@ -147,7 +147,7 @@ func TestACodecMayDecodeInPlace(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				s.Flush()
-				c := newCache(t, newPool(t, s.URL()))
+				c := newCache(t, newPool(t, s.URL()), unhurried)
 				v := newView[int](t, c, scrambler{t}, p)
 				v.SetLoadTime(time.Second)
 				asks := func(want int, load func(context.Context) (int, error)) {

@@ -138,7 +138,9 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 		}
 		for _, outcome := range []error{nil, rediscache.ErrNotFound} {
 			s.Flush()
-			a, c := process(t, s, p)
+			c := newCache(t, newPool(t, s.URL()), unhurried)
+			codec := &counting{Codec: rediscache.JSON[int]()}
+			a := newView[int](t, c, codec, p)
 			b, _ := process(t, s, p)
 			s.Do("SET", rediscache.LeaseKey("", "k"), "of another process")
 			begun, goOn := make(chan struct{}), make(chan struct{})
@@ -165,7 +167,8 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 					t.Errorf("%v, %v", got, err)
 				}
 			})
-			time.Sleep(100 * time.Millisecond) // they find it and join
+			redistest.Eventually(t, func() bool { return codec.decoded.Load() == 2 }, "they have found it")
+			time.Sleep(50 * time.Millisecond) // and join
 			close(goOn)
 			wg.Wait()
 			require.EqualValues(t, 2, c.Stats().Shared)

@@ -121,7 +121,7 @@ func TestFaultAReplyOfAnotherFormIsNobodys(t *testing.T) {
 			s := newLiar(t)
 			s.after.Store(c.after)
 			for name, way := range pools {
-				cache := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), way.opts...)
+				cache := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), append(way.opts, unhurried)...)
 				require.NoError(t, c.ask(t.Context(), cache))
 				for _, reply := range c.replies {
 					s.lie.Store(&lie{command: c.command, reply: []byte(reply + "\r\n")})
@@ -189,7 +189,7 @@ func TestFaultAHostileReplyCostsItsConnectionAndNoMemory(t *testing.T) {
 	s := newLiar(t)
 	for name, way := range pools {
 		own := strings.HasPrefix(name, "warm pool")
-		c := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), way.opts...)
+		c := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), append(way.opts, unhurried)...)
 		for what, h := range hostileReplies {
 			if !own && !h.redigo {
 				continue
@@ -249,11 +249,11 @@ func TestFaultAServerThatIsNoRedisIsUnavailableUntilItIsOne(t *testing.T) {
 			addr := c.serve(t)
 			proxy := redistest.NewProxy(t, addr)
 			for name, open := range map[string]func() *rediscache.Cache{
-				"warm pool": func() *rediscache.Cache { return newCache(t, newPool(t, "redis://:pa55word@"+proxy.Addr)) },
+				"warm pool": func() *rediscache.Cache { return newCache(t, newPool(t, "redis://:pa55word@"+proxy.Addr), unhurried) },
 				"a connection a command": func() *rediscache.Cache {
-					return newCache(t, newPool(t, "redis://:pa55word@"+proxy.Addr), rediscache.WithPipelineConns(0))
+					return newCache(t, newPool(t, "redis://:pa55word@"+proxy.Addr), unhurried, rediscache.WithPipelineConns(0))
 				},
-				"redigo's pool": func() *rediscache.Cache { return newCache(t, passwordPool(t, proxy.Addr)) },
+				"redigo's pool": func() *rediscache.Cache { return newCache(t, passwordPool(t, proxy.Addr), unhurried) },
 			} {
 				proxy.Redirect(addr)
 				cache := open()

@@ -21,13 +21,13 @@ func TestTheHandlerKeepsItsContractOnRedis(t *testing.T) {
 	})
 }
 
-// handlerCache returns a cache on a pool that gives an operation 300 ms.
+// handlerCache returns a cache on a pool that gives an operation half a second.
 func handlerCache(t *testing.T, url string) *rediscache.Cache {
 	t.Helper()
 	pool, err := rediscache.NewPool(url, rediscache.WithMinIdle(0))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, pool.Close()) })
-	cache, err := rediscache.New(pool, rediscache.WithTimeout(300*time.Millisecond))
+	cache, err := rediscache.New(pool, rediscache.WithTimeout(500*time.Millisecond))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, cache.Close()) })
 	return cache
@@ -93,7 +93,7 @@ func TestTheHandlerSays503WhenEveryConnectionIsLent(t *testing.T) {
 		pool, err := rediscache.NewPool(s.URL(), rediscache.WithMinIdle(0), rediscache.WithMaxActive(1))
 		require.NoError(t, err)
 		defer func() { require.NoError(t, pool.Close()) }()
-		cache, err := rediscache.New(pool, rediscache.WithTimeout(50*time.Millisecond))
+		cache, err := rediscache.New(pool, rediscache.WithTimeout(200*time.Millisecond))
 		require.NoError(t, err)
 		defer func() { require.NoError(t, cache.Close()) }()
 		held, err := pool.GetContext(t.Context())

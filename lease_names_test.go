@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,33 +75,42 @@ func TestNoKeyOfAnHTTPClientIsTheLeaseOfAnother(t *testing.T) {
 	})
 }
 
+// One of the keys has the name of a lease that is in use, as far as a caller can know it.
 func TestAKeyThatLooksLikeALeaseIsAKeyLikeAnyOther(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		root := newCache(t, newPool(t, s.URL()))
-		for _, c := range []*rediscache.Cache{root, root.Sub("x:redis").Sub("cache-lease"), root.Sub("x:rediscache-lease+")} {
+		root := newCache(t, newPool(t, s.URL()), unhurried)
+		for prefix, c := range map[string]*rediscache.Cache{
+			"": root, "x:rediscache-lease": root.Sub("x:redis").Sub("cache-lease"), "x:rediscache-lease+": root.Sub("x:rediscache-lease+"),
+		} {
 			s.Flush()
 			items := make(map[string][]byte)
-			for _, key := range []string{"", "+", "++", "k:rediscache-lease", "k:rediscache-lease+", rediscache.LeaseKey("", "k"), "k"} {
+			lease := strings.TrimPrefix(rediscache.LeaseKey(prefix, "loading"), prefix)
+			for _, key := range []string{"", "+", "++", "k:rediscache-lease", "k:rediscache-lease+", lease, "k"} {
 				items[key] = []byte(key + " held")
 			}
-			require.NoError(t, c.SetMany(t.Context(), items, rediscache.NoExpiry))
-			var keys []string
-			for key, value := range items {
-				got, err := c.Get(t.Context(), key)
+			v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+			require.NoError(t, second(v.GetOrLoad(t.Context(), "loading", func(context.Context) (int, error) {
+				require.NoError(t, c.SetMany(t.Context(), items, rediscache.NoExpiry))
+				var keys []string
+				for key, value := range items {
+					got, err := c.Get(t.Context(), key)
+					require.NoError(t, err)
+					require.Equal(t, value, got)
+					ttl, err := c.TTL(t.Context(), key)
+					require.NoError(t, err)
+					require.Equal(t, rediscache.NoExpiry, ttl)
+					keys = append(keys, key)
+				}
+				many, err := c.GetMany(t.Context(), keys...)
 				require.NoError(t, err)
-				require.Equal(t, value, got)
-				ttl, err := c.TTL(t.Context(), key)
+				require.Equal(t, items, many)
+				require.EqualValues(t, len(items)+1, s.Do("DBSIZE"), "with the lease")
+				n, err := c.Delete(t.Context(), keys...)
 				require.NoError(t, err)
-				require.Equal(t, rediscache.NoExpiry, ttl)
-				keys = append(keys, key)
-			}
-			many, err := c.GetMany(t.Context(), keys...)
-			require.NoError(t, err)
-			require.Equal(t, items, many)
-			require.EqualValues(t, len(items), s.Do("DBSIZE"))
-			n, err := c.Delete(t.Context(), keys...)
-			require.NoError(t, err)
-			require.Equal(t, len(items), n)
+				require.Equal(t, len(items), n)
+				return 7, nil
+			})))
+			require.Equal(t, []byte("7"), s.Do("GET", prefix+"loading"), "the load kept its lease")
 		}
 	})
 }
@@ -108,7 +118,7 @@ func TestAKeyThatLooksLikeALeaseIsAKeyLikeAnyOther(t *testing.T) {
 // The prefix is the name of another cache's key, or begins with it.
 func TestClearLeavesAKeyThatIsStoredUnderThePrefixItself(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		root := newCache(t, newPool(t, s.URL()))
+		root := newCache(t, newPool(t, s.URL()), unhurried)
 		name := "x:rediscache-lease"
 		require.NoError(t, root.Set(t.Context(), name, []byte("v"), rediscache.NoExpiry)) // as name+"+"
 		below := root.Sub(name + "+")

@@ -104,7 +104,7 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 				got, err := v.GetOrLoad(t.Context(), key, returns(i))
 				require.NoError(t, err)
 				require.Equal(t, i, got)
-				require.Equal(t, strconv.Itoa(i), string(s.Do("GET", key).([]byte)), "it is stored")
+				require.Equal(t, []byte(strconv.Itoa(i)), s.Do("GET", key), "it is stored")
 				require.InDelta(t, (2 * time.Hour).Milliseconds(), s.Do("PTTL", key), 60_000)
 
 				makeStale := func() { s.Do("PEXPIRE", key, (time.Hour - time.Minute).Milliseconds()) }
@@ -112,7 +112,7 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 				got, err = v.GetOrLoad(t.Context(), key, returns(i+10))
 				require.NoError(t, err)
 				require.Equal(t, i+10, got)
-				require.Equal(t, strconv.Itoa(i+10), string(s.Do("GET", key).([]byte)), "it is stored again")
+				require.Equal(t, []byte(strconv.Itoa(i+10)), s.Do("GET", key), "it is stored again")
 
 				makeStale()
 				_, err = v.GetOrLoad(t.Context(), key, fails[int](rediscache.ErrNotFound))
@@ -148,7 +148,9 @@ func TestNoCallerWaitsForALeaseThatCannotWork(t *testing.T) {
 		b := newView(t, newCache(t, newPool(t, url)), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
 		_, err := a.GetOrLoad(t.Context(), "k0", returns(0)) // and finds out
 		require.NoError(t, err)
-		got, err := a.GetOrLoad(t.Context(), "k1", func(ctx context.Context) (int, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // not an hour
+		defer cancel()
+		got, err := a.GetOrLoad(ctx, "k1", func(ctx context.Context) (int, error) {
 			return b.GetOrLoad(ctx, "k1", returns(7))
 		})
 		require.NoError(t, err)
@@ -238,7 +240,7 @@ func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
-	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+proxy.Addr))
+	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+proxy.Addr), rediscache.WithTimeout(10*time.Second))
 	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
 	_, err := v.GetOrLoad(t.Context(), "it is known that scripts are refused", returns(0))
 	require.NoError(t, err)
@@ -246,7 +248,7 @@ func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 	keys := strings.Fields("a b c d e f g h")
 	var wg sync.WaitGroup
 	values, err := v.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
-		proxy.Delay(redistest.Down, 100*time.Millisecond, 0) // between the look and the EXEC
+		proxy.Delay(redistest.Down, time.Second, 0) // between the look and the EXEC
 		s.Do("CONFIG", "RESETSTAT")
 		wg.Go(func() {
 			redistest.Eventually(t, func() bool { return commandStats(t, s)["watch"].calls == 1 }, "they are watched")
@@ -334,6 +336,7 @@ func TestATransactionLeavesNoWatchBehind(t *testing.T) {
 	}
 	for name, pool := range pools {
 		s.Flush()
+		s.Do("CONFIG", "RESETSTAT")
 		c := newCache(t, pool)
 		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
 		deleted := func(ctx context.Context) (int, error) { return 1, second(c.Delete(ctx, "k")) }
@@ -352,6 +355,7 @@ func TestATransactionLeavesNoWatchBehind(t *testing.T) {
 			require.NoError(t, conn.Close())
 			s.Flush()
 		}
+		require.Equal(t, 3, commandStats(t, s)["watch"].calls, "%s: each load ended in a transaction", name)
 		require.NoError(t, c.Close())
 		require.NoError(t, pool.Close())
 	}

@@ -32,7 +32,7 @@ func together(n int, f func(i int)) {
 func TestAThousandCallersOfAColdKeyShareOneLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		c := newCache(t, newPool(t, s.URL()))
+		c := newCache(t, newPool(t, s.URL()), unhurried)
 		for name, p := range map[string]rediscache.Policy{
 			"plain": {}, "lease": {Lease: 10 * time.Second}, "all": {TTL: time.Hour, Stale: time.Hour, Early: 1, Jitter: 0.1, Lease: 10 * time.Second},
 		} {
@@ -64,7 +64,7 @@ func TestACallerThatLeavesTakesNobodyAlong(t *testing.T) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {Lease: 10 * time.Second}} {
 			s.Flush()
-			c := newCache(t, newPool(t, s.URL()))
+			c := newCache(t, newPool(t, s.URL()), unhurried)
 			v := newView(t, c, rediscache.JSON[int](), p)
 			first, leave := context.WithCancel(t.Context())
 			begun, goOn := make(chan struct{}), make(chan struct{})
@@ -104,7 +104,7 @@ func TestALoadEndsWhenEverybodyHasLeft(t *testing.T) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {Lease: 10 * time.Second}} {
 			s.Flush()
-			c := newCache(t, newPool(t, s.URL()))
+			c := newCache(t, newPool(t, s.URL()), unhurried)
 			v := newView(t, c, rediscache.JSON[int](), p)
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error, 10)
@@ -139,7 +139,7 @@ func TestAPanicComesUpInEachCallerAndTheKeyWorksAfterwards(t *testing.T) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {Lease: time.Hour}} {
 			s.Flush()
-			c := newCache(t, newPool(t, s.URL()))
+			c := newCache(t, newPool(t, s.URL()), unhurried)
 			v := newView(t, c, rediscache.JSON[int](), p)
 			var raised, exited atomic.Int64
 			for _, way := range []func(){func() { panic(errDatabase) }, runtime.Goexit} {
@@ -209,7 +209,7 @@ func TestALoadChoosesTheTTLOrNotToStore(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		for _, p := range []rediscache.Policy{{TTL: time.Hour, Stale: time.Minute}, {TTL: time.Hour, Stale: time.Minute, Lease: time.Second}} {
 			s.Flush()
-			c, ctx := newCache(t, newPool(t, s.URL())), t.Context()
+			c, ctx := newCache(t, newPool(t, s.URL()), unhurried), t.Context()
 			v := newView(t, c, rediscache.JSON[int](), p)
 			item := func(key string, i rediscache.Item[int]) (int, error) {
 				return v.GetOrLoadItem(ctx, key, func(context.Context) (rediscache.Item[int], error) { return i, nil })
@@ -250,7 +250,7 @@ func TestManyKeysAreLoadedInOneCall(t *testing.T) {
 			{Negative: time.Minute}, {Negative: time.Minute, TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second},
 		} {
 			s.Flush()
-			c, ctx := newCache(t, newPool(t, s.URL())), t.Context()
+			c, ctx := newCache(t, newPool(t, s.URL()), unhurried), t.Context()
 			v := newView(t, c, rediscache.JSON[int](), p)
 			require.NoError(t, v.Set(ctx, "hit", 1))
 			var asked []string
@@ -308,7 +308,7 @@ func TestManyAndSingleLoadsAreShared(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		for _, p := range []rediscache.Policy{{}, {Lease: 10 * time.Second}} {
 			s.Flush()
-			c := newCache(t, newPool(t, s.URL()))
+			c := newCache(t, newPool(t, s.URL()), unhurried)
 			v := newView(t, c, rediscache.JSON[int](), p)
 			var loads [10]atomic.Int64
 			together(200, func(i int) {
@@ -399,7 +399,7 @@ func TestRedisThatDiesDuringALoadCostsNobodyTheValue(t *testing.T) {
 func TestCloseStoresWhatSomebodyWaitsForAndEndsWhatNobodyDoes(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		c, ctx := newCache(t, newPool(t, s.URL())), t.Context()
+		c, ctx := newCache(t, newPool(t, s.URL()), unhurried), t.Context()
 		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{TTL: time.Hour, Stale: time.Hour})
 		require.NoError(t, v.Set(ctx, "old", 1))
 		s.Advance(time.Hour + time.Minute)

@@ -42,6 +42,9 @@ func (f failover) requireLeft(t *testing.T) {
 	eventuallyClients(t, f.old, 0)
 }
 
+// soonAfterFailover is how soon writes have to work: within a second, and as much for a slow machine.
+const soonAfterFailover = 2 * time.Second
+
 // maxFailoverDials is how many dials a pool may make in d while a failover lasts.
 func maxFailoverDials(d time.Duration) int64 { return int64(20 * (1 + d/time.Second)) }
 
@@ -65,7 +68,7 @@ func TestWritesWorkSoonAfterAFailoverThatClosesNoConnection(t *testing.T) {
 				}
 				took := time.Since(began)
 				t.Logf("writes worked again after %v", took)
-				require.Less(t, took, time.Second)
+				require.Less(t, took, soonAfterFailover)
 				f.requireLeft(t)
 				dials := p.Stats().Dials - before
 				t.Logf("%d dials in %v", dials, time.Since(began))
@@ -117,18 +120,18 @@ func TestAPoolWaitsForAFailoverWithoutChurn(t *testing.T) {
 					})
 				}
 				wait(t.Context(), lasts)
+				redistest.Eventually(t, func() bool { return refused.Load() > 0 }, "a write is refused")
 				dials := p.Stats().Dials - before
 				t.Logf("%d dials, %d writes refused", dials, refused.Load())
 				require.LessOrEqual(t, dials, maxFailoverDials(time.Since(began)))
 				require.Zero(t, unread.Load(), "reads are served")
-				require.Positive(t, refused.Load())
 
 				f.name.Redirect(f.next.Addr)
 				moved := time.Now()
 				done := written.Load()
 				redistest.Eventually(t, func() bool { return written.Load() > done }, "writes work")
 				t.Logf("writes worked after %v", time.Since(moved))
-				require.Less(t, time.Since(moved), time.Second)
+				require.Less(t, time.Since(moved), soonAfterFailover)
 				f.requireLeft(t)
 			})
 		}

@@ -418,7 +418,7 @@ func TestAServerThatStandsStillCostsTheLanesAndNoMore(t *testing.T) {
 		}
 		return redistest.Default(c), false
 	})
-	pool := newPool(t, "redis://"+s.Addr, rediscache.WithReadTimeout(200*time.Millisecond))
+	pool := newPool(t, "redis://"+s.Addr, rediscache.WithReadTimeout(time.Second))
 	require.NoError(t, pool.Ready(t.Context()))
 	c := newCache(t, pool, rediscache.WithTimeout(100*time.Millisecond))
 	ctx, cancel := context.WithCancel(t.Context())

@@ -265,20 +265,20 @@ func TestErrPoolExhaustedMatchesThatOfRedigo(t *testing.T) {
 	p := startPool(t, s, sizes(1, 1)...)
 	conn := borrowOne(t, p)
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	for _, get := range []func(context.Context) (redis.Conn, error){p.GetContext, p.Redigo().GetContext} {
 		_, err := get(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
-	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err := p.GetContext(ctx)
 	require.ErrorIs(t, err, rediscache.ErrPoolExhausted)
 	require.ErrorIs(t, err, redis.ErrPoolExhausted)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NotErrorIs(t, rediscache.ErrClosed, redis.ErrPoolExhausted)
-	_, err = newCache(t, p, rediscache.WithPipelineConns(0), rediscache.WithTimeout(10*time.Millisecond)).Get(t.Context(), "k")
+	_, err = newCache(t, p, rediscache.WithPipelineConns(0), rediscache.WithTimeout(200*time.Millisecond)).Get(t.Context(), "k")
 	require.ErrorIs(t, err, redis.ErrPoolExhausted)
 }
 

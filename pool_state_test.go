@@ -44,7 +44,7 @@ func TestTheNextBorrowerFindsACleanConnection(t *testing.T) {
 		"an error": func(c redis.Conn) error { return errors.Join(c.Send("GET"), c.Flush()) },
 	}
 	s := poolServer(t, "--user", "alice", "on", ">pw", "~*", "&*", "+@all")
-	p := startPool(t, s, sizes(1, 1, rediscache.WithReadTimeout(300*time.Millisecond))...)
+	p := startPool(t, s, sizes(1, 1, rediscache.WithReadTimeout(time.Second))...)
 	requireReady(t, p)
 	transact := func(t *testing.T, conn redis.Conn) {
 		t.Helper()

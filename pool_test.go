@@ -64,15 +64,15 @@ func clientIDs(t testing.TB, s *redistest.Server) (ids []int64) {
 
 func requireReady(t testing.TB, p *rediscache.WarmPool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	require.NoError(t, p.Ready(ctx))
 }
 
-// borrowOne fails the test if there is no connection within five seconds.
+// borrowOne fails the test if there is no connection within twenty seconds.
 func borrowOne(t testing.TB, p *rediscache.WarmPool) redis.Conn {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	conn, err := p.GetContext(ctx)
 	require.NoError(t, err)
@@ -176,8 +176,8 @@ func TestTheServersIdleTimeoutDoesNotReachTheFloor(t *testing.T) {
 	p := startPool(t, s, sizes(4, 20, rediscache.WithHealthCheckAfter(200*time.Millisecond))...)
 	requireReady(t, p)
 	ids := clientIDs(t, s)
-	s.ConfigSet("timeout", "1")
-	redistest.Eventually(t, func() bool { return aged(s.Clients(t.Name()), 3*time.Second) }, "clients of three seconds")
+	s.ConfigSet("timeout", "2")
+	redistest.Eventually(t, func() bool { return aged(s.Clients(t.Name()), 5*time.Second) }, "clients of five seconds")
 	require.Equal(t, ids, clientIDs(t, s))
 	require.EqualValues(t, 4, p.Stats().Dials)
 }
@@ -272,7 +272,7 @@ func TestABusyPoolIsExhaustedAtTheDeadline(t *testing.T) {
 	s := poolServer(t)
 	p := startPool(t, s, sizes(0, 2)...)
 	conns := borrowMany(t, p, 2)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	_, err := p.GetContext(ctx)
 	require.ErrorIs(t, err, rediscache.ErrPoolExhausted)

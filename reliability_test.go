@@ -66,7 +66,7 @@ func TestFaultSIGKILLFailsFastAndRecoversWithinASecond(t *testing.T) {
 	require.ErrorIs(t, told.failure, rediscache.ErrUnavailable)
 	require.LessOrEqual(t, dials, int64(20))
 	require.Less(t, told.quantile(0.99), 10*time.Millisecond+told.slack(), "a call in the outage fails at once")
-	require.Less(t, told.slowest, 100*time.Millisecond+dying+told.slack(), "and so does the slowest")
+	require.Less(t, told.slowest, rediscache.DefaultTimeout/2+dying+told.slack(), "and the slowest does not wait for its timeout")
 }
 
 // A freeze that is shorter than the read timeout costs no connection. A longer one breaks the lanes,

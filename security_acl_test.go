@@ -311,7 +311,7 @@ func rotating(t *testing.T, s *redistest.Server, life time.Duration) (
 			return "app", password.Load().(string), nil
 		}))...)
 	requireReady(t, p)
-	shared, single = newCache(t, p), newCache(t, p, rediscache.WithPipelineConns(0))
+	shared, single = newCache(t, p, unhurried), newCache(t, p, unhurried, rediscache.WithPipelineConns(0))
 	require.NoError(t, shared.Set(t.Context(), "k", []byte("v"), rediscache.NoExpiry))
 	return p, password, shared, single
 }

@@ -309,7 +309,7 @@ func TestTheErrorOfADialNamesATLSMismatch(t *testing.T) {
 		})
 	}
 	p := newPool(t, "rediss://"+s.Addr, sizes(0, 1)...)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err := p.GetContext(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)

@@ -29,7 +29,7 @@ func eachStale(t *testing.T, f func(t *testing.T, s *redistest.Server, c *redisc
 		for name, p := range stalePolicies {
 			t.Run(name, func(t *testing.T) {
 				s.Flush()
-				c := newCache(t, newPool(t, s.URL()))
+				c := newCache(t, newPool(t, s.URL()), unhurried)
 				require.NoError(t, newView(t, c, rediscache.JSON[int](), p).Set(t.Context(), "k", 1))
 				s.Advance(time.Hour + time.Minute)
 				f(t, s, c, p)
@@ -105,7 +105,7 @@ func TestALoadThatFailsIsAskedOncePerBackOffWhileValuesAreStale(t *testing.T) {
 		})
 		took := time.Since(began)
 		require.LessOrEqual(t, asked.Load(), int64(took/backOff)+1)
-		require.Greater(t, asked.Load(), int64(times/4), "it is asked again")
+		require.Greater(t, asked.Load(), int64(2), "it is asked again")
 	})
 }
 
@@ -151,7 +151,8 @@ func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
 	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
 		p.Soft = time.Minute
 		for _, older := range []bool{true, false} {
-			v := newView(t, c, rediscache.JSON[int](), p)
+			codec := &counting{Codec: rediscache.JSON[int]()}
+			v := newView[int](t, c, codec, p)
 			if !older {
 				s.Do("DEL", "k")
 			}
@@ -162,7 +163,7 @@ func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
 			})
 			<-begun
 			require.NoError(t, c.Set(t.Context(), "k", []byte("2"), time.Minute)) // which is less than Stale
-			shared := c.Stats().Shared
+			shared, decoded := c.Stats().Shared, codec.decoded.Load()
 			wg.Go(func() {
 				if got, err := v.GetOrLoad(t.Context(), "k", never[int](t)); got != 2 || err != nil {
 					t.Errorf("%d, %v", got, err)
@@ -176,12 +177,24 @@ func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
 					t.Errorf("%v, %v", got, err)
 				}
 			})
-			time.Sleep(200 * time.Millisecond) // they join, or load anew and t hears of it
+			redistest.Eventually(t, func() bool { return codec.decoded.Load() == decoded+2 }, "they have found it")
+			time.Sleep(50 * time.Millisecond) // and join, or load anew, which fails the test
 			close(goOn)
 			wg.Wait()
 			require.EqualValues(t, 2, c.Stats().Shared-shared)
 		}
 	})
+}
+
+// counting counts the values that it decodes.
+type counting struct {
+	rediscache.Codec[int]
+	decoded atomic.Int64
+}
+
+func (c *counting) Decode(data []byte) (int, error) {
+	c.decoded.Add(1)
+	return c.Codec.Decode(data)
 }
 
 func TestALoadInTheBackgroundHasNoEndThatACallerWouldMeet(t *testing.T) {
@@ -215,7 +228,7 @@ func TestABadTTLOfAnItemIsAFailureOfItsLoad(t *testing.T) {
 
 func TestHardGivesUpALoadThatHangs(t *testing.T) {
 	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
-		p.Hard = 20 * time.Millisecond
+		p.Hard = 100 * time.Millisecond // half of which is enough to take a lease
 		p.Lease = min(p.Lease, 100*time.Millisecond)
 		v := newView(t, c, rediscache.JSON[int](), p)
 		ended, goOn := make(chan error, 100), make(chan struct{})

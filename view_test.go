@@ -135,7 +135,7 @@ func TestAValueThatCannotBeEncodedIsNoFaultOfRedis(t *testing.T) {
 
 func TestANegativeIsNoValueOfAnyCodec(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		c, ctx := newCache(t, newPool(t, s.URL())), t.Context()
+		c, ctx := newCache(t, newPool(t, s.URL()), unhurried), t.Context()
 		p := rediscache.Policy{Negative: time.Minute}
 		_, err := rediscache.Of(c, rediscache.Bytes(), p)
 		require.ErrorContains(t, err, "Policy.Negative")
@@ -226,7 +226,7 @@ func TestRedisCLIReadsAValue(t *testing.T) {
 	if err != nil {
 		t.Skipf("no redis-cli: %v", err)
 	}
-	v := newView(t, newCache(t, newPool(t, s.URL())), rediscache.JSON[user](), rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: time.Second})
+	v := newView(t, newCache(t, newPool(t, s.URL()), unhurried), rediscache.JSON[user](), rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: time.Second})
 	_, err = v.GetOrLoad(t.Context(), "k", returns(user{"Ann", 30}))
 	require.NoError(t, err)
 	out, err := exec.CommandContext(t.Context(), cli, "-s", s.Socket, "GET", "k").CombinedOutput()
@@ -312,7 +312,7 @@ func TestUndecodableBytesAreAMissAndAreRepaired(t *testing.T) {
 
 func TestJitterShortensTheTTLByUpToTheFraction(t *testing.T) {
 	s := redistest.StartMini(t)
-	c := newCache(t, newPool(t, s.URL()))
+	c := newCache(t, newPool(t, s.URL()), unhurried)
 	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Jitter: 0.5})
 	least, most := int64(math.MaxInt64), int64(0)
 	for range 200 {

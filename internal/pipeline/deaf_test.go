@@ -145,20 +145,19 @@ func TestTheWriteTimeoutEndsALaneWhoseServerDoesNotRead(t *testing.T) {
 	addr, hangUp := deaf(t)
 	defer hangUp()
 	p := pipeline.New(pipeline.Config{
-		Lease: leaseOf(t, addr, 10), Lanes: 1, ReadTimeout: time.Minute, WriteTimeout: 100 * time.Millisecond,
+		Lease: leaseOf(t, addr, 10), Lanes: 1, ReadTimeout: 2 * time.Minute, WriteTimeout: 100 * time.Millisecond,
 	})
 	defer p.Close()
 	_, err := p.Do(t.Context(), pipeline.Read("STOP", 0, pipeline.Status))
 	require.NoError(t, err)
-	calls := make([]*pipeline.Call, 500)
+	calls := make([]*pipeline.Call, 500) // what is left of them after three retries is still more than sockets hold
 	for i := range calls {
 		calls[i] = pipeline.Write("SET", 2, pipeline.Status).String("k").Value(make([]byte, 60<<10))
 	}
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, errs := p.DoAll(ctx, calls...)
-	require.Less(t, time.Since(began), 15*time.Second)
+	require.NoError(t, ctx.Err())
 	require.ErrorIs(t, errs[0], os.ErrDeadlineExceeded)
 	require.ErrorIs(t, errs[0], pipeline.ErrOutcomeUnknown)
 }

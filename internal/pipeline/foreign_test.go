@@ -184,7 +184,7 @@ func TestACallThatTimedOutIsNotSent(t *testing.T) {
 			return nil, fmt.Errorf("%w: %w", redis.ErrPoolExhausted, ctx.Err())
 		}
 		return lease(ctx)
-	}, 1, 100*time.Millisecond)
+	}, 1, 500*time.Millisecond)
 	_, err := p.Do(t.Context(), set("k"))
 	require.NoError(t, err)
 	require.Equal(t, 1, s.Count("SET"))

@@ -8,7 +8,7 @@ import (
 
 const module = "github.com/rediscache/rediscache"
 
-// NoLeaks fails the test if, five seconds after its other cleanups, a goroutine that runs or was
+// NoLeaks fails the test if, twenty seconds after its other cleanups, a goroutine that runs or was
 // started by code of this module is still there, and prints its stack. Call it first, so that its
 // check runs last, and not in a parallel test: the goroutines of its neighbours would be counted.
 func NoLeaks(tb testing.TB) {

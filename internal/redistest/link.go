@@ -12,12 +12,13 @@ import (
 type link struct {
 	sockets [2]*net.TCPConn // by Direction: where Up reads, where Down reads
 	ended   chan struct{}   // closed by end: nothing is forwarded any more
+	gone    chan struct{}   // closed when both sockets are closed
 	once    sync.Once
 	pipes   [2]*pipe
 }
 
 func newLink(p *Proxy, client, server *net.TCPConn) *link {
-	l := &link{sockets: [2]*net.TCPConn{client, server}, ended: make(chan struct{})}
+	l := &link{sockets: [2]*net.TCPConn{client, server}, ended: make(chan struct{}), gone: make(chan struct{})}
 	l.pipes[Up] = newPipe(p, l, Up, client, server)
 	l.pipes[Down] = newPipe(p, l, Down, server, client)
 	return l

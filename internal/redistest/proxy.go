@@ -2,8 +2,10 @@ package redistest
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -97,12 +99,16 @@ func (p *Proxy) Blackhole() { p.set(func() { p.hole = true }) }
 // Resume ends a Blackhole.
 func (p *Proxy) Resume() { p.set(func() { p.hole = false }) }
 
-// Reset breaks all open connections with RST on both sides.
+// Reset breaks all open connections with RST on both sides, and returns when both have been sent it.
 func (p *Proxy) Reset() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for l := range p.links {
+	links := slices.Collect(maps.Keys(p.links))
+	for _, l := range links {
 		l.abort()
+	}
+	p.mu.Unlock()
+	for _, l := range links {
+		<-l.gone // a socket is closed when no goroutine reads from it any more
 	}
 }
 
@@ -200,6 +206,7 @@ func (p *Proxy) carry(client *net.TCPConn) {
 	}
 	p.mu.Unlock()
 	l.run()
+	close(l.gone)
 	p.mu.Lock()
 	delete(p.links, l)
 	p.mu.Unlock()

@@ -109,12 +109,13 @@ func (s *Script) Push(b []byte) {
 	}
 }
 
-// HangUp closes every open connection.
+// HangUp closes every open connection. When it returns, the clients have been sent the end.
 func (s *Script) HangUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.open {
-		_ = c.Close() // its goroutine sees that and ends
+		_ = c.(halfCloser).CloseWrite() // at once; Close takes effect when the goroutine that reads has seen it
+		_ = c.Close()                   // its goroutine sees that and ends
 	}
 }
 
