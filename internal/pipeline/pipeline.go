@@ -67,16 +67,16 @@ type Config struct {
 
 // Pipeline sends calls. All methods are safe for concurrent use.
 type Pipeline struct {
-	cfg          Config                    // immutable
-	timeoutTicks int64                     // immutable
-	stallTicks   int64                     // immutable
-	start        func(*lane)               // immutable; its goroutine is one of wg
-	ctx          context.Context           // immutable; cancelled by Close, to end waits for a connection
-	stop         context.CancelFunc        // immutable; ends ctx
-	clock        atomic.Int64              // ticks, while there is a lane
-	beat         atomic.Pointer[time.Time] // when the clock last moved; nil: never
-	spread       atomic.Int64              // until this clock calls are spread over the lanes
-	refused      atomic.Int64              // until this clock one lane gets all calls, and none is opened beside it
+	cfg          Config             // immutable
+	timeoutTicks int64              // immutable
+	stallTicks   int64              // immutable
+	start        func(*lane)        // immutable; its goroutine is one of wg
+	ctx          context.Context    // immutable; cancelled by Close, to end waits for a connection
+	stop         context.CancelFunc // immutable; ends ctx
+	clock        atomic.Int64       // ticks, while there is a lane
+	pulse        warm.Pulse         // of the clock
+	spread       atomic.Int64       // until this clock calls are spread over the lanes
+	refused      atomic.Int64       // until this clock one lane gets all calls, and none is opened beside it
 	lanes        atomic.Pointer[[]*lane]
 	waiting      atomic.Int64 // callers in queue
 	hints        hints
@@ -389,8 +389,7 @@ func (p *Pipeline) open() (opened bool, err error) {
 func (p *Pipeline) tickLocked() {
 	if !p.ticking && !p.closed {
 		p.ticking = true
-		now := time.Now()
-		p.beat.Store(&now)
+		p.pulse.Beat(time.Now())
 		p.wg.Go(p.keepTime)
 	}
 }
@@ -430,9 +429,9 @@ func (p *Pipeline) keepTime() {
 		if len(lanes) == 0 && p.mayStop() {
 			return
 		}
-		suspended := p.suspended()
 		now := time.Now()
-		p.beat.Store(&now)
+		suspended := p.pulse.Missed(now)
+		p.pulse.Beat(now)
 		at := p.clock.Add(min(max(int64((now.Sub(last)+tick/2)/tick), 1), maxStep))
 		last = now
 		if refused := p.refused.Load(); refused > 0 && at >= refused && p.refused.CompareAndSwap(refused, 0) {
@@ -473,12 +472,6 @@ func (p *Pipeline) mayStop() bool {
 	defer p.mu.Unlock()
 	p.ticking = len(*p.lanes.Load()) > 0 || p.pausing > 0 || p.queue.Len() > 0 || p.loans != nil
 	return !p.ticking
-}
-
-// suspended reports whether the process was suspended since the last tick.
-func (p *Pipeline) suspended() bool {
-	beat := p.beat.Load()
-	return beat != nil && warm.Suspended(*beat, time.Now())
 }
 
 // Close makes new and waiting calls fail, waits for the calls in flight, and returns

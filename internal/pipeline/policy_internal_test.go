@@ -233,8 +233,7 @@ func TestAnIdleLaneIsNotUsedAfterASuspension(t *testing.T) {
 	require.NoError(t, err)
 	forget()
 	l := (*p.lanes.Load())[0]
-	before := time.Now().Add(-time.Minute)
-	p.beat.Store(&before) // either the clock or the call sees it
+	p.pulse.Beat(time.Now().Add(-time.Minute)) // either the clock or the call sees it
 	began := time.Now()
 	_, err = p.Do(t.Context(), Write("SET", 2, Status).String("k").String("v"))
 	require.NoError(t, err)
@@ -262,8 +261,7 @@ func TestAfterASuspensionReadsGoElsewhereAndWritesWait(t *testing.T) {
 	}()
 	redistest.Eventually(t, func() bool { return l.load() == 2 }, "the read is behind it")
 	redistest.Eventually(t, func() bool {
-		before := time.Now().Add(-time.Minute)
-		p.beat.Store(&before)
+		p.pulse.Beat(time.Now().Add(-time.Minute))
 		return l.life.Load() == suspected
 	}, "the clock sees it")
 	require.NoError(t, <-read, "from another connection")

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"runtime"
+	"time"
 )
 
 // enqueue queues all calls or, if the lane is over or full, none of them.
@@ -18,7 +19,7 @@ func (l *lane) enqueue(calls []*Call) seat {
 		case now-l.active > quietTicks && !l.wire.quiet():
 			l.breakLocked(errQuiet)
 			return seat{}
-		case l.p.suspended(): // the clock has not noticed the suspension yet
+		case l.p.pulse.Missed(time.Now()): // the clock has not noticed the suspension yet
 			l.suspectLocked()
 			return seat{}
 		}

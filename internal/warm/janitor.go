@@ -36,10 +36,10 @@ func (s *Store) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ran := time.Now()
-	if s.pulse.missed(ran) {
+	if s.pulse.Missed(ran) {
 		s.resumeLocked(ran)
 	}
-	s.pulse.beat(ran)
+	s.pulse.Beat(ran)
 	now := ran.Sub(s.base)
 	spare := len(s.idle) + s.probing
 	s.keepIdleLocked(func(c *Conn) *int64 {
@@ -179,7 +179,7 @@ func (s *Store) endProbe(c *Conn) {
 // process, and closes dead ones. A NAT or a server may have forgotten the connections
 // meanwhile, and a look at the sockets does not show that.
 func (s *Store) resumeLocked(now time.Time) {
-	s.pulse.beat(now)
+	s.pulse.Beat(now)
 	s.doubted = s.turn
 	s.doubtOlderLocked(s.doubted, s.cfg.MaxActive)
 	s.fillLocked()

@@ -264,7 +264,7 @@ func (m *model) condemn() {
 // suspend makes the store believe that the process was suspended until now.
 func (m *model) suspend() {
 	m.store.mu.Lock()
-	m.store.pulse.beat(time.Now().Add(-2 * suspendedAfter))
+	m.store.pulse.Beat(time.Now().Add(-2 * suspendedAfter))
 	m.store.mu.Unlock()
 	m.did("suspend")
 	time.Sleep(2 * peekAfter)

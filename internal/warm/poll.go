@@ -34,9 +34,6 @@ type Poll struct {
 	until  atomic.Int64  // when it ends, as a time.Duration since epoch
 }
 
-// epoch makes times comparable as numbers, by the monotonic clock.
-var epoch = time.Now()
-
 // NewPoll returns a Poll with a window, and nil if the window is zero.
 func NewPoll(window time.Duration) *Poll {
 	if window <= 0 {

@@ -3,6 +3,7 @@ package warm
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 )
 
@@ -67,22 +68,32 @@ type expiry struct{ error }
 
 func (e *expiry) Unwrap() error { return e.error }
 
-// pulse is when the process was last seen to run. While a process is suspended its
+// Pulse is when the process was last seen to run. While a process is suspended its
 // monotonic clock runs on. While a machine is suspended the monotonic clock may stop,
-// but the wall clock jumps when the machine resumes. So Suspended looks at both.
-type pulse struct{ last time.Time }
+// but the wall clock jumps when the machine resumes. So Missed looks at both. The methods
+// are safe for concurrent use.
+type Pulse struct {
+	beaten          atomic.Bool
+	monotonic, wall atomic.Int64 // nanoseconds
+}
 
 // suspendedAfter is longer than a busy machine delays the janitor, and shorter
 // than anything between client and server takes to forget a connection.
 const suspendedAfter = 2 * time.Second
 
-func (p *pulse) beat(now time.Time) { p.last = now }
+// epoch makes monotonic times comparable as numbers.
+var epoch = time.Now()
 
-// missed reports whether the process was suspended since the last beat.
-func (p *pulse) missed(now time.Time) bool { return Suspended(p.last, now) }
+// Beat records that the process runs.
+func (p *Pulse) Beat(now time.Time) {
+	p.monotonic.Store(int64(now.Sub(epoch)))
+	p.wall.Store(now.UnixNano())
+	p.beaten.Store(true)
+}
 
-// Suspended reports whether the process was suspended between last, when it was seen to
-// run, and now.
-func Suspended(last, now time.Time) bool {
-	return max(now.Sub(last), now.Round(0).Sub(last.Round(0))) > suspendedAfter
+// Missed reports whether the process was suspended since the last Beat. Before the first
+// Beat it reports false.
+func (p *Pulse) Missed(now time.Time) bool {
+	since := max(int64(now.Sub(epoch))-p.monotonic.Load(), now.UnixNano()-p.wall.Load())
+	return p.beaten.Load() && time.Duration(since) > suspendedAfter
 }

@@ -89,7 +89,7 @@ type Store struct {
 	closing  int
 	turn     int64 // counts returns, dials, probes and condemnations; starts above zero
 	doubted  int64 // the turn when the store last noticed a suspension of the process
-	pulse    pulse
+	pulse    Pulse
 	waiters  list.List // of *waiter, in the order of their arrivals
 	arrivals int64
 	changed  chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
@@ -128,7 +128,7 @@ func New(cfg Config) *Store {
 		renewal: renewal{next: -renewBurst * renewEvery},
 	}
 	s.startDial = func(turn int64) { s.wg.Go(func() { s.dial(ctx, turn) }) }
-	s.pulse.beat(s.base)
+	s.pulse.Beat(s.base)
 	s.wg.Go(s.janitor)
 	s.wg.Go(s.prober)
 	s.mu.Lock()
@@ -197,7 +197,7 @@ func (s *Store) sound(c *Conn) bool {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pulse.missed(now) {
+	if s.pulse.Missed(now) {
 		s.resumeLocked(now)
 	}
 	if c.blind() && s.cfg.HealthCheckAfter > 0 && c.lentAt-c.soundAt >= blindAfter {

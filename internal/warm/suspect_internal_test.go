@@ -112,7 +112,7 @@ func TestAConnectionBorrowedDuringASuspensionIsProbed(t *testing.T) {
 	for name, doubt := range map[string]func(s *Store, c *Conn){
 		"suspended": func(s *Store, _ *Conn) {
 			s.mu.Lock()
-			s.pulse.beat(time.Now().Add(-2 * suspendedAfter))
+			s.pulse.Beat(time.Now().Add(-2 * suspendedAfter))
 			s.mu.Unlock()
 			time.Sleep(sweepEvery)
 		},
@@ -146,15 +146,15 @@ func TestAConnectionBorrowedDuringASuspensionIsProbed(t *testing.T) {
 
 // If the monotonic clock stops while the machine is suspended, only the wall clock shows the suspension.
 func TestASuspendedMachineIsNoticed(t *testing.T) {
-	var p pulse
+	var p Pulse
 	now := time.Now()
-	p.beat(now)
-	require.False(t, p.missed(now.Add(suspendedAfter)))
-	require.True(t, p.missed(now.Add(suspendedAfter+1)))
-	p.beat(now.Round(0).Add(-time.Hour)) // it has no monotonic reading
-	require.True(t, p.missed(now))
-	p.beat(now.Round(0).Add(time.Hour))
-	require.False(t, p.missed(now), "the clock was set back")
+	p.Beat(now)
+	require.False(t, p.Missed(now.Add(suspendedAfter)))
+	require.True(t, p.Missed(now.Add(suspendedAfter+1)))
+	p.Beat(now.Round(0).Add(-time.Hour)) // it has no monotonic reading
+	require.True(t, p.Missed(now))
+	p.Beat(now.Round(0).Add(time.Hour))
+	require.False(t, p.Missed(now), "the clock was set back")
 }
 
 // A borrower whose connection was not sound keeps its place in the queue.
