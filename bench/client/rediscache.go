@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
 
 	"github.com/rediscache/rediscache"
 )
@@ -26,7 +25,7 @@ func openRediscache(opts ...rediscache.PoolOption) func(context.Context, Target)
 		url, opts := "redis://"+t.Addr, opts
 		if t.TLS != nil {
 			url = "rediss://" + t.Addr
-			opts = append(opts[:len(opts):len(opts)], rediscache.WithDialOptions(redis.DialTLSConfig(t.TLS))) // HERE: rediscache.WithTLSConfig(t.TLS)
+			opts = append(opts[:len(opts):len(opts)], rediscache.WithTLSConfig(t.TLS))
 		}
 		pool, err := rediscache.NewPool(url, opts...)
 		if err != nil {
