@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-
 	"github.com/rediscache/rediscache"
 )
 
