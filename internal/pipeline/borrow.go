@@ -27,7 +27,7 @@ import (
 // The connection of another pool cannot be cut, so a goroutine uses it, and goes on after the caller left.
 type loan struct {
 	p          *Pipeline // written under mu, by the owner
-	prev, next *loan // guarded by p.mu
+	prev, next *loan     // guarded by p.mu
 
 	calls   []*Call      // a copy, because the caller may leave
 	use     func(*loan)  // of the connection; nil: calls are sent
