@@ -185,13 +185,13 @@ func TestTheTimeoutOfManyWritesIsForEach512(t *testing.T) {
 	s := newTally(t, func(n int, c redistest.Call) (string, bool) {
 		switch {
 		case n%512 == 0 && n < 2000:
-			time.Sleep(60 * time.Millisecond) // all together take longer than the timeout
+			time.Sleep(400 * time.Millisecond) // all together take longer than the timeout
 		case n == 2500:
 			<-c.Done
 		}
 		return "", false
 	})
-	p := openOn(t, storeOf(t, s.Addr, 2, 2, true), 0, 150*time.Millisecond)
+	p := openOn(t, storeOf(t, s.Addr, 2, 2, true), 0, time.Second)
 	errs := doEach(t.Context(), p, 5000, small)
 	require.NoError(t, errs[2000])
 	require.ErrorIs(t, errs[2499], context.DeadlineExceeded)
