@@ -68,12 +68,11 @@
 // callers with large values are spread over all of them. Commands of concurrent
 // callers are written together, without a delay to wait for more. A caller whose
 // context ends returns at once, or within about 20 ms if it is the only caller and
-// reads its reply itself; the connection stays open. A command with a large value or
+// reads its reply itself; the connection stays open. A command with a large value, with
 // many keys, or without connections to share, borrows a connection of its own. If the
-// context of such a command ends, its caller returns within about 20 ms, and the late
-// reply is read and dropped before a WarmPool lends the connection again. The pool
-// closes the connection if a part of the command was not sent yet, or if the late reply
-// does not come within a second.
+// context of such a command ends, its caller returns within about 20 ms, and the reply is
+// read and dropped; a WarmPool closes the connection if a part of the command was not
+// sent, or if the reply takes longer than a second.
 //
 // The caller may change a value when Set has returned, and owns the value that Get
 // returns. A call ends with its context or after [WithTimeout], whichever is earlier.
