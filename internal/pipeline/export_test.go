@@ -1,6 +1,6 @@
 package pipeline
 
-import "github.com/rediscache/rediscache/internal/warm"
+import "math"
 
 // Load is how many calls the lanes have that have not ended.
 func (p *Pipeline) Load() (n int) {
@@ -30,29 +30,23 @@ func (p *Pipeline) Finishing() bool {
 }
 
 // AfterWrite makes the writer of the next batch on the only lane call f after the write, as
-// if it lost the processor then. No call may be in flight.
+// if it lost the processor then. No call may be queued.
 func (p *Pipeline) AfterWrite(f func()) {
 	l := (*p.lanes.Load())[0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := l.wire.(*socketWire)
-	w.stream = &afterWrite{w.stream, f}
-}
-
-// afterWrite calls once after the next write.
-type afterWrite struct {
-	warm.Stream
-	once func() // used by the writer
-}
-
-func (a *afterWrite) TryWrite(p []byte) (int, error) {
-	n, err := a.Stream.TryWrite(p)
-	if once := a.once; once != nil {
-		a.once = nil
-		once()
+	try := w.try
+	w.try = func(b []byte) (int, error) {
+		w.try = try
+		n, err := try(b)
+		f()
+		return n, err
 	}
-	return n, err
 }
+
+// Spread makes calls go to the lane with the fewest calls, as after large replies.
+func (p *Pipeline) Spread() { p.spread.Store(math.MaxInt64) }
 
 // Resting reports that the reader of the only lane waits, and has nothing to receive.
 func (p *Pipeline) Resting() bool {

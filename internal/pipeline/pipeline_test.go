@@ -92,6 +92,52 @@ func read(key string) *pipeline.Call { return pipeline.Read("GET", 1, pipeline.V
 // bulk answers a GET with its key.
 func bulk(key string) []byte { return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(key), key) }
 
+// What has broken one connection may have broken the other, which does not know it yet.
+func TestAReadIsTriedAgainOnAConnectionThatCameAfterTheBreak(t *testing.T) {
+	redistest.NoLeaks(t)
+	asked, release := make(chan struct{}), make(chan struct{})
+	var doomed atomic.Bool
+	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+		switch {
+		case c.Name() != "GET":
+			return redistest.Default(c), false
+		case doomed.Load() && c.Conn == 1:
+			return nil, true
+		case c.Args[1] == "held":
+			close(asked)
+			select {
+			case <-release:
+			case <-c.Done:
+			}
+		}
+		return fmt.Appendf(nil, "$1\r\n%d\r\n", c.Conn), false
+	})
+	p := open(t, s.Addr, 2, 10*time.Second)
+	p.Spread()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := get(t.Context(), p, "held"); err != nil {
+			t.Errorf("held: %v", err)
+		}
+	})
+	<-asked
+	redistest.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		served, err := get(ctx, p, "k")
+		return err == nil && string(served.Bytes) == "1"
+	}, "the first lane has something to do, so there is a second")
+	doomed.Store(true)
+	served, err := get(t.Context(), p, "k") // on the second, which has less to do
+	require.NoError(t, err)
+	require.Equal(t, "2", string(served.Bytes))
+	close(release)
+	wg.Wait()
+	served, err = get(t.Context(), p, "k")
+	require.NoError(t, err)
+	require.Equal(t, "2", string(served.Bytes), "nor is the first used again")
+}
+
 func TestALargeReplyHoldsUpNobody(t *testing.T) {
 	redistest.NoLeaks(t)
 	var large sync.Map // connections that have half of one to come

@@ -13,7 +13,8 @@ import (
 type socketWire struct {
 	conn   *warm.Conn
 	stream warm.Stream
-	write  time.Duration // immutable; the timeout of flushRest
+	try    func(p []byte) (int, error) // writes as much as it can without waiting, unless waits
+	write  time.Duration               // immutable; the timeout of flushRest
 
 	out  []byte // used by the writer
 	sent int    // bytes of out that were sent
@@ -25,6 +26,7 @@ type socketWire struct {
 
 func newSocketWire(c *warm.Conn, write time.Duration, slow func(bool)) *socketWire {
 	w := &socketWire{conn: c, stream: c.Stream(), write: write, slow: slow}
+	w.try = w.stream.TryWrite
 	w.in = resp.NewReader(w, resp.Limits{})
 	_ = w.stream.SetDeadline(time.Time{}) // redigo may have set one. If this fails, so does the next read.
 	return w
@@ -65,7 +67,7 @@ func (w *socketWire) waits() bool { return w.stream.Waits() }
 
 func (w *socketWire) flush() (bool, error) {
 	w.sent = 0
-	n, err := w.stream.TryWrite(w.out)
+	n, err := w.try(w.out)
 	w.sent = n
 	if err != nil || n < len(w.out) {
 		return false, err
