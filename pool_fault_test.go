@@ -403,7 +403,7 @@ func TestASenderAndAReceiverMayFindTheEndAtOnce(t *testing.T) {
 }
 
 // Two lanes break at once. The lane that replaces the first must not end with the second.
-func TestAServerThatStandsStillCostsTheLanesAndNoMore(t *testing.T) {
+func TestAServerThatStandsStillCostsTheLaneAndNoMore(t *testing.T) {
 	redistest.NoLeaks(t)
 	var still atomic.Pointer[chan struct{}]
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
@@ -430,12 +430,10 @@ func TestAServerThatStandsStillCostsTheLanesAndNoMore(t *testing.T) {
 			}
 		})
 	}
-	redistest.Eventually(t, func() bool { return pool.Stats().InUse == rediscache.DefaultPipelineConns }, "all lanes are in use")
+	redistest.Eventually(t, func() bool { return pool.Stats().InUse > 0 }, "a lane is in use")
 	until := make(chan struct{})
 	still.Store(&until)
-	redistest.Eventually(t, func() bool {
-		return pool.Stats().Closed.Broken >= rediscache.DefaultPipelineConns
-	}, "the lanes are given up")
+	redistest.Eventually(t, func() bool { return pool.Stats().Closed.Broken > 0 }, "the lane is given up")
 	wait(t.Context(), 150*time.Millisecond)
 	close(until)
 	redistest.Eventually(t, func() bool {
@@ -445,5 +443,5 @@ func TestAServerThatStandsStillCostsTheLanesAndNoMore(t *testing.T) {
 	cancel()
 	callers.Wait()
 	require.NoError(t, c.Close())
-	require.EqualValues(t, rediscache.DefaultPipelineConns, pool.Stats().Closed.Broken)
+	require.EqualValues(t, 1, pool.Stats().Closed.Broken)
 }
