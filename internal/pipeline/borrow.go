@@ -35,7 +35,7 @@ type loan struct {
 	owed    int          // late replies that use leaves, each of the form of the call
 	spent   bool         // the connection must not be lent again
 	failed  error        // why the connection cannot be used any more
-	idle    bool         // a pool of another maker has an idle connection, so the worker borrows it within the caller's context
+	idle    bool         // a pool of another maker has an idle connection, so the worker borrows it
 	refused error        // why no connection was borrowed, for a caller that waits for the worker
 	redigo  redigoWire   // the link, unless that is an ownLink
 	until   time.Time    // when the calls time out, if the connection cannot be cut; zero otherwise
@@ -332,6 +332,9 @@ func (l *loan) goes() (cause error, sent bool) {
 		return nil, false
 	}
 	l.state = callerLeft
+	if l.closed && l.conn == nil {
+		return warm.ErrClosed, false
+	}
 	return l.ctx.Err(), l.conn != nil
 }
 
@@ -346,7 +349,7 @@ func (l *loan) worker() {
 		}
 	}()
 	if l.conn == nil {
-		if err := l.borrow(l.ctx.caller); err != nil {
+		if err := l.borrow(l.p.ctx); err != nil { // without a context of the loan's own, because the pool may keep it
 			l.refused = err
 			return
 		}

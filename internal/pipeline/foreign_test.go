@@ -277,3 +277,25 @@ func TestACloseThatCallsGoexitDoesNotStopTheClock(t *testing.T) {
 		}
 	}
 }
+
+// A pool may report an idle connection and then lend none, because another borrower was faster.
+func TestCloseEndsTheWaitForAConnectionThatWasIdle(t *testing.T) {
+	redistest.NoLeaks(t)
+	waits := make(chan struct{})
+	p := pipeline.New(pipeline.Config{
+		Lease: func(ctx context.Context) (redis.Conn, error) {
+			close(waits)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+		Idle: func() bool { return true }, Foreign: true,
+	})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := p.Do(context.Background(), set("k"))
+		failed <- err
+	}()
+	<-waits
+	p.Close()
+	require.ErrorIs(t, <-failed, warm.ErrClosed)
+}

@@ -124,7 +124,7 @@ func TestAReadThatPolls(t *testing.T) {
 	})
 	t.Run("a deadline that passes while the read is parked", func(t *testing.T) {
 		s, _ := pair(1)
-		require.NoError(t, s.SetReadTimeout(10*time.Millisecond))
+		require.NoError(t, s.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
 		_, err := s.Read(buf)
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	})

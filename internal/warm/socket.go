@@ -157,20 +157,6 @@ func (s *Socket) SetReadDeadline(t time.Time) error { return s.arm(s.Conn.SetRea
 // SetWriteDeadline returns net.ErrClosed after Close.
 func (s *Socket) SetWriteDeadline(t time.Time) error { return s.arm(s.Conn.SetWriteDeadline, t, false) }
 
-// SetReadTimeout makes reads fail after d; zero never. Unlike a deadline, d does not run out if the
-// process is suspended before the socket has it.
-func (s *Socket) SetReadTimeout(d time.Duration) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		return net.ErrClosed
-	}
-	if s.due, s.patience = (time.Time{}), d; d > 0 {
-		s.due = time.Now().Add(d)
-	}
-	return s.Conn.SetReadDeadline(s.due)
-}
-
 func (s *Socket) arm(set func(time.Time) error, t time.Time, reads bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -96,11 +96,11 @@ func (a *asleep) Read([]byte) (int, error) {
 
 func TestShutOfAProcessThatStoodStillWaitsForTheServerAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &asleep{stands: []time.Duration{time.Minute, 2 * standstill, 0, 0}}
+		a := &asleep{stands: []time.Duration{time.Minute, 2 * lateTimer, 0, 0}}
 		began := time.Now()
 		NewSocket(a, nil).Shut()
 		require.Equal(t, 3, a.reads)
-		require.Equal(t, time.Minute+2*linger+4*standstill, time.Since(began))
+		require.Equal(t, time.Minute+2*linger+4*lateTimer, time.Since(began))
 	})
 }
 

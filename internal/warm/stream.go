@@ -1,9 +1,6 @@
 package warm
 
-import (
-	"net"
-	"time"
-)
+import "net"
 
 // Stream carries RESP for a caller that speaks it without redigo: a [Socket], or a
 // [TLSConn] on one. One goroutine may read while another writes. The buffers of redigo
@@ -18,10 +15,6 @@ type Stream interface {
 	// Waits reports whether TryWrite waits for a server that does not read.
 	Waits() bool
 
-	// SetReadTimeout bounds the next Read: it fails if nothing arrives for d. Zero sets no
-	// bound. Unlike a deadline, d does not run out if the process is suspended before the
-	// socket has it.
-	SetReadTimeout(d time.Duration) error
 	// Received returns how many bytes have arrived on the socket.
 	Received() int64
 

@@ -63,9 +63,6 @@ func Handshake(ctx context.Context, s *Socket, config *tls.Config) (*TLSConn, er
 	return t, nil
 }
 
-// ConnectionState returns that of crypto/tls.
-func (t *TLSConn) ConnectionState() tls.ConnectionState { return t.tls.ConnectionState() }
-
 func (t *TLSConn) setTerse(on bool) {
 	t.lines = lines{}
 	t.Socket.setTerse(on)
@@ -82,7 +79,6 @@ func (t *TLSConn) Read(p []byte) (n int, err error) {
 		more, err = t.readBuffered(p[n:])
 		n += more
 	}
-	t.below.timeout = 0
 	if errors.Is(err, errDry) {
 		err = nil
 	}
@@ -160,15 +156,6 @@ func (t *TLSConn) send(p []byte, write func([]byte) (int, error)) (n int, err er
 	}
 }
 
-// SetReadTimeout bounds each read of the socket in the next Read, so that a record may
-// take long as long as it makes progress.
-func (t *TLSConn) SetReadTimeout(d time.Duration) error {
-	if t.below.timeout = d; d > 0 {
-		return nil // records sets it before each read of the socket
-	}
-	return t.Socket.SetReadTimeout(0)
-}
-
 // survive returns a panic of the configuration's functions as an error. The state of
 // crypto/tls is unknown after that.
 func (t *TLSConn) survive(err *error) {
@@ -190,7 +177,6 @@ type records struct {
 	start, end int    // buf[start:end] is read from the socket, but not by crypto/tls
 	left       int    // bytes of the current record that crypto/tls has not read; zero: its header is not read
 	dry        bool   // Read returns errDry instead of reading from the socket
-	timeout    time.Duration
 
 	writing sync.Mutex // held while bytes of out are written to the socket; locked before mu
 	mu      sync.Mutex // guards below: both the reader and the writer may append a record
@@ -215,11 +201,6 @@ func (r *records) Read(p []byte) (int, error) {
 		}
 		if r.dry {
 			return 0, errDry
-		}
-		if r.timeout > 0 {
-			if err := r.SetReadTimeout(r.timeout); err != nil {
-				return 0, err
-			}
 		}
 		if err := r.fill(); err != nil {
 			return 0, err

@@ -311,27 +311,3 @@ func TestInsideTLSADialHearsLinesOnly(t *testing.T) {
 		require.Equal(t, said, string(p[:n]))
 	}
 }
-
-// The bound is for the wait for bytes, so a record that comes slowly is read.
-func TestTheReadTimeoutIsForEachReadOfTheSocket(t *testing.T) {
-	const timeout = 300 * time.Millisecond
-	var end holding
-	near, far, raw := tlsPair(t, func(far net.Conn) net.Conn { end.Conn = far; return &end }, nil)
-	var record []byte
-	end.held = &record
-	_, err := far.Write([]byte("+OK\r\n"))
-	require.NoError(t, err)
-	go func() {
-		for i := range record {
-			_, _ = raw.Write(record[i : i+1])
-			time.Sleep(2 * timeout / time.Duration(len(record)))
-		}
-	}()
-	require.NoError(t, near.SetReadTimeout(timeout))
-	n, err := near.Read(make([]byte, 10))
-	require.NoError(t, err)
-	require.Equal(t, 5, n)
-	require.NoError(t, near.SetReadTimeout(time.Millisecond))
-	_, err = near.Read(make([]byte, 10))
-	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-}
