@@ -1,4 +1,4 @@
-package rediscache_test
+package systest
 
 import (
 	"context"
@@ -216,7 +216,7 @@ func TestEachVerbNeedsItsCommandsAndNoMore(t *testing.T) {
 				if i >= len(strings.Fields(vital)) {
 					require.Equal(t, "2", keySpace(s)["ns:k"], "%s without %s", v.verb, command)
 				} else if v.verb != "the handler" { // whose first requests are three verbs
-					s.Do("DEL", rediscache.LeaseKey("ns:", "k")) // which ends by itself
+					s.Do("DEL", leaseKey("ns:", "k")) // which ends by itself
 					require.Equal(t, before, keySpace(s), "%s without %s", v.verb, command)
 				}
 			}

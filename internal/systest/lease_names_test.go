@@ -1,4 +1,4 @@
-package rediscache_test
+package systest
 
 import (
 	"context"
@@ -59,7 +59,7 @@ func TestNoKeyOfAnHTTPClientIsTheLeaseOfAnother(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
 		h := rediscache.NewHandler(c)
-		for _, key := range []string{"{k}:rediscache-lease", "k:rediscache-lease", rediscache.LeaseKey("", "k")} {
+		for _, key := range []string{"{k}:rediscache-lease", "k:rediscache-lease", leaseKey("", "k")} {
 			path := "/cache/" + url.PathEscape(key)
 			require.Equal(t, 200, serve(h, httptest.NewRequest("POST", path+"?value=v", nil)).Code)
 			w := serve(h, httptest.NewRequest("GET", path, nil))
@@ -84,7 +84,7 @@ func TestAKeyThatLooksLikeALeaseIsAKeyLikeAnyOther(t *testing.T) {
 		} {
 			s.Flush()
 			items := make(map[string][]byte)
-			lease := strings.TrimPrefix(rediscache.LeaseKey(prefix, "loading"), prefix)
+			lease := strings.TrimPrefix(leaseKey(prefix, "loading"), prefix)
 			for _, key := range []string{"", "+", "++", "k:rediscache-lease", "k:rediscache-lease+", lease, "k"} {
 				items[key] = []byte(key + " held")
 			}

@@ -1,4 +1,4 @@
-package rediscache_test
+package systest
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package rediscache_test
+package systest
 
 import (
 	"context"
@@ -83,7 +83,7 @@ func TestTheOthersLoadWhenAHolderHasDied(t *testing.T) {
 		const lease = time.Second
 		v, c := process(t, s, rediscache.Policy{Lease: lease})
 		began := time.Now()
-		s.Do("SET", rediscache.LeaseKey("", "k"), "of the dead", "PX", lease.Milliseconds())
+		s.Do("SET", leaseKey("", "k"), "of the dead", "PX", lease.Milliseconds())
 		var loads atomic.Int64
 		together(50, func(int) {
 			got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
@@ -121,7 +121,7 @@ func TestALoadWaitsForALeaseThatWasTakenWhileItAsked(t *testing.T) {
 	proxy.Delay(redistest.Down, oneWay, 0)
 	// The load asks 2*oneWay after now, once it has missed the key, and Redis answers at
 	// 3*oneWay. So a lease that ends at 4*oneWay+lease may have been taken before that.
-	s.Do("SET", rediscache.LeaseKey("", "k"), "of another", "PX", (4*oneWay + lease).Milliseconds())
+	s.Do("SET", leaseKey("", "k"), "of another", "PX", (4*oneWay + lease).Milliseconds())
 	got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { return 7, nil })
 	require.NoError(t, err)
 	require.Equal(t, 7, got)
@@ -175,7 +175,7 @@ func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
 					require.Equal(t, map[bool]int{true: 2}[outcome == nil], got, "its caller came before")
 					require.Equal(t, test.held, s.Do("GET", "k"), "%s, %s, %s", name, state, result)
 					require.EqualValues(t, 1, ca.Stats().Refused-before, name)
-					require.EqualValues(t, 0, s.Do("EXISTS", rediscache.LeaseKey("", "k")))
+					require.EqualValues(t, 0, s.Do("EXISTS", leaseKey("", "k")))
 				}
 			}
 		}
@@ -254,7 +254,7 @@ func TestALeaseIsEndedWhenACodecOrAnObserverPanics(t *testing.T) {
 			})))
 			v := newView(t, c, fussy{rediscache.JSON[int]()}, rediscache.Policy{Lease: time.Hour})
 			require.Panics(t, func() { _, _ = v.GetOrLoad(t.Context(), "k", never[int](t)) })
-			redistest.Eventually(t, func() bool { return s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0) }, "it is ended")
+			redistest.Eventually(t, func() bool { return s.Do("EXISTS", leaseKey("", "k")) == int64(0) }, "it is ended")
 		}
 	})
 }
@@ -341,7 +341,7 @@ func TestWithHardHalfOfItIsForTheLeaseOfAnother(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 2 * time.Second})
-		s.Do("SET", rediscache.LeaseKey("", "k"), "of one that died")
+		s.Do("SET", leaseKey("", "k"), "of one that died")
 		got, err := v.GetOrLoad(t.Context(), "k", returns(7))
 		require.NoError(t, err)
 		require.Equal(t, 7, got)
@@ -580,7 +580,7 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	v := newView(t, newCache(t, newPool(t, server.URL()), rediscache.WithPrefix("p:")), rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
 	_, err := v.Delete(t.Context(), "a", "b")
 	require.NoError(t, err)
-	require.Equal(t, []string{rediscache.LeaseKey("p:", "a") + " " + rediscache.LeaseKey("p:", "b"), "p:a p:b"}, deleted)
+	require.Equal(t, []string{leaseKey("p:", "a") + " " + leaseKey("p:", "b"), "p:a p:b"}, deleted)
 
 	deleted = nil
 	keys := make([]string, 3000) // the names of their leases are a large command, they are not
@@ -591,14 +591,14 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, deleted, 2)
 	require.Greater(t, len(deleted[0]), 64<<10)
-	require.True(t, strings.HasPrefix(deleted[0], rediscache.LeaseKey("p:", "0")))
+	require.True(t, strings.HasPrefix(deleted[0], leaseKey("p:", "0")))
 	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
 // Each retry deletes the leases and then the keys, so a key is never deleted before its lease.
 func TestADeleteIsRetriedTogetherWithItsLeases(t *testing.T) {
 	const later, never, done = "-LOADING wait", "-NOPERM No permissions to access a key", ":1"
-	lease := rediscache.LeaseKey("", "k")
+	lease := leaseKey("", "k")
 	for _, conns := range []int{0, 2} {
 		var mu sync.Mutex // guards both
 		var replies, seen []string
@@ -700,7 +700,7 @@ func TestScriptsAreSentAgainToAServerThatForgotThem(t *testing.T) {
 			require.Equal(t, []byte(key), s.Do("GET", key))
 			_, err = v.GetOrLoad(t.Context(), "fails", fails[int](errDatabase))
 			require.Equal(t, errDatabase, err)
-			require.EqualValues(t, 0, s.Do("EXISTS", rediscache.LeaseKey("", "fails")), "it is released")
+			require.EqualValues(t, 0, s.Do("EXISTS", leaseKey("", "fails")), "it is released")
 		}
 		require.Zero(t, c.Stats().Errors)
 	})
@@ -767,14 +767,14 @@ func TestAStaleValueIsNotWaitedForWhileAnotherProcessLoadsIt(t *testing.T) {
 		v, c := process(t, s, p)
 		require.NoError(t, v.Set(t.Context(), "k", 1))
 		s.Advance(time.Hour + time.Minute)
-		s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+		s.Do("SET", leaseKey("", "k"), "another's")
 		for range 20 {
 			got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
 			require.NoError(t, err)
 			require.Equal(t, 1, got)
 		}
 		require.NoError(t, c.Close())
-		require.Equal(t, []byte("another's"), s.Do("GET", rediscache.LeaseKey("", "k")))
+		require.Equal(t, []byte("another's"), s.Do("GET", leaseKey("", "k")))
 	})
 }
 
@@ -783,7 +783,7 @@ func TestWithSoftAStaleValueWaitsForTheFreshOneOfAnotherProcess(t *testing.T) {
 	v, _ := process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second, Soft: time.Minute})
 	require.NoError(t, v.Set(t.Context(), "k", 1))
 	s.Advance(time.Hour + time.Minute)
-	s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+	s.Do("SET", leaseKey("", "k"), "another's")
 	s.Do("CONFIG", "RESETSTAT")
 	done := make(chan struct{})
 	go func() {
@@ -802,7 +802,7 @@ func TestWaitersLeaveWithTheirContext(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
-		s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+		s.Do("SET", leaseKey("", "k"), "another's")
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		_, err := v.GetOrLoad(ctx, "k", never[int](t))

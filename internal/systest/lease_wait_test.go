@@ -1,4 +1,4 @@
-package rediscache_test
+package systest
 
 import (
 	"context"
@@ -122,7 +122,7 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
 	const waiters = 500
 	for i := range waiters {
-		s.Do("SET", rediscache.LeaseKey("", fmt.Sprint("k", i)), fmt.Sprint("of another ", i))
+		s.Do("SET", leaseKey("", fmt.Sprint("k", i)), fmt.Sprint("of another ", i))
 	}
 	var wg sync.WaitGroup
 	var served atomic.Int64
@@ -141,7 +141,7 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	for i := range waiters { // by a Set, which leaves the lease, or as a load does, whose value is there when its lease is not
 		s.Do("SET", fmt.Sprint("k", i), i)
 		if i%2 == 0 {
-			s.Do("DEL", rediscache.LeaseKey("", fmt.Sprint("k", i)))
+			s.Do("DEL", leaseKey("", fmt.Sprint("k", i)))
 		}
 	}
 	wg.Wait()
@@ -158,7 +158,7 @@ func TestWaitingWhileAKeyHasAnOldValueIsCheap(t *testing.T) {
 	s.Do("SET", "undecodable", "junk")
 	var wg sync.WaitGroup
 	for _, key := range []string{"stale", "undecodable"} {
-		s.Do("SET", rediscache.LeaseKey("", key), "another's")
+		s.Do("SET", leaseKey("", key), "another's")
 		wg.Go(func() {
 			if got, err := v.GetOrLoad(t.Context(), key, never[int](t)); got != 2 || err != nil {
 				t.Errorf("%d, %v", got, err)
@@ -213,7 +213,7 @@ func TestAWaiterForManyLeasesLoadsTheKeysOfFreeLeases(t *testing.T) {
 		redistest.NoLeaks(t)
 		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
 		for _, key := range []string{"a", "b", "c"} {
-			s.Do("SET", rediscache.LeaseKey("", key), "of one load")
+			s.Do("SET", leaseKey("", key), "of one load")
 		}
 		loads := make(chan []string, 3)
 		done := make(chan struct{})
@@ -228,10 +228,10 @@ func TestAWaiterForManyLeasesLoadsTheKeysOfFreeLeases(t *testing.T) {
 			}
 		}()
 		redistest.Eventually(t, func() bool { return c.Stats().Misses == 3 }, "it waits")
-		s.Do("DEL", rediscache.LeaseKey("", "b"))
+		s.Do("DEL", leaseKey("", "b"))
 		require.Equal(t, []string{"b"}, <-loads)
-		s.Do("SET", rediscache.LeaseKey("", "a"), "of another load")
-		s.Do("DEL", rediscache.LeaseKey("", "c"))
+		s.Do("SET", leaseKey("", "a"), "of another load")
+		s.Do("DEL", leaseKey("", "c"))
 		require.Equal(t, []string{"c"}, <-loads)
 		s.Do("SET", "a", "7") // by somebody who knows no leases
 		<-done
@@ -243,7 +243,7 @@ func TestAWaiterWhoseRedisGoesAwayLoadsItself(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
-	s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+	s.Do("SET", leaseKey("", "k"), "another's")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -264,7 +264,7 @@ func TestAWaiterThatMayNotReadLeasesTriesToTakeThem(t *testing.T) {
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-mget")
 	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))
 	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-	s.Do("SET", rediscache.LeaseKey("", "k"), "another's")
+	s.Do("SET", leaseKey("", "k"), "another's")
 	requireNoSpin(t, s, c, v)
 }
 
@@ -275,7 +275,7 @@ func TestCloseEndsTheWaitForALease(t *testing.T) {
 		require.NoError(t, v.Set(t.Context(), "stale", 1))
 		s.Advance(time.Hour + time.Minute)
 		for _, key := range []string{"k", "m", "stale"} {
-			s.Do("SET", rediscache.LeaseKey("", key), "another's")
+			s.Do("SET", leaseKey("", key), "another's")
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // so that a Close that does not end the wait fails the test
 		defer cancel()
@@ -313,7 +313,7 @@ func TestALeaseThatOnlyLooksFreeIsRetriedRarely(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
-	s.Do("RPUSH", rediscache.LeaseKey("", "k"), "a list")
+	s.Do("RPUSH", leaseKey("", "k"), "a list")
 	requireNoSpin(t, s, c, v)
 }
 

@@ -1,4 +1,4 @@
-package rediscache_test
+package systest
 
 import (
 	"context"
@@ -45,7 +45,7 @@ type world struct {
 func (w *world) stored() map[string]string {
 	all := make(map[string]string, len(w.held))
 	for key, value := range w.held {
-		all[rediscache.StoredName(key)] = value
+		all[storedName(key)] = value
 	}
 	return all
 }
@@ -154,7 +154,7 @@ func requireView[V any](t *testing.T, w *world, v *rediscache.View[V], key strin
 	w.require(t, "View.Delete", key)
 	got, err := v.GetOrLoad(ctx, key, func(context.Context) (V, error) {
 		now := keySpace(w.s)
-		delete(now, rediscache.LeaseKey("ns:", key))
+		delete(now, leaseKey("ns:", key))
 		if !maps.Equal(w.stored(), now) {
 			t.Errorf("the lease of %q", key)
 		}

@@ -1,4 +1,4 @@
-package rediscache_test
+package systest
 
 import (
 	"context"
@@ -23,7 +23,7 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	proxy := redistest.NewProxy(t, s.Addr)
-	lease := rediscache.LeaseKey("", "k")
+	lease := leaseKey("", "k")
 	held := func() { s.Do("SET", lease, "of another process", "PX", 5000) }
 	policy := rediscache.Policy{Lease: 10 * time.Second, Negative: time.Minute}
 	hard := policy
@@ -142,7 +142,7 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 			codec := &counting{Codec: rediscache.JSON[int]()}
 			a := newView[int](t, c, codec, p)
 			b, _ := process(t, s, p)
-			s.Do("SET", rediscache.LeaseKey("", "k"), "of another process")
+			s.Do("SET", leaseKey("", "k"), "of another process")
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -181,7 +181,7 @@ func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T)
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, c := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 8 * time.Second})
-		s.Do("SET", rediscache.LeaseKey("", "k"), "of another process")
+		s.Do("SET", leaseKey("", "k"), "of another process")
 		together(100, func(int) {
 			got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 				if c.Stats().Misses != 100 {

@@ -1,4 +1,4 @@
-package rediscache_test
+package systest
 
 import (
 	"context"
@@ -204,7 +204,7 @@ func TestAFillByTransactionIsRefusedAfterAChange(t *testing.T) {
 					require.Equal(t, held, s.Do("GET", "k"), "%s, %s, %s", name, state, result)
 					require.EqualValues(t, 1, c.Stats().Refused-before, "%s, %s, %s", name, state, result)
 				}
-				require.EqualValues(t, 0, s.Do("EXISTS", rediscache.LeaseKey("", "k")))
+				require.EqualValues(t, 0, s.Do("EXISTS", leaseKey("", "k")))
 			}
 		}
 	}
@@ -281,7 +281,7 @@ func TestARefusedWayIsRetriedLater(t *testing.T) {
 		var there bool
 		key := fmt.Sprint(time.Now().UnixNano())
 		require.NoError(t, second(v.GetOrLoad(t.Context(), key, func(context.Context) (int, error) {
-			there = s.Do("EXISTS", rediscache.LeaseKey("", key)) == int64(1)
+			there = s.Do("EXISTS", leaseKey("", key)) == int64(1)
 			return 1, nil
 		})))
 		require.EqualValues(t, 1, s.Do("EXISTS", key))
@@ -348,7 +348,7 @@ func TestATransactionLeavesNoWatchBehind(t *testing.T) {
 			require.NoError(t, second(conn.Do("MULTI")))
 			require.NoError(t, second(conn.Do("PING")))
 			s.Do("SET", "k", "1")
-			s.Do("SET", rediscache.LeaseKey("", "k"), "1")
+			s.Do("SET", leaseKey("", "k"), "1")
 			reply, err := conn.Do("EXEC")
 			require.NoError(t, err)
 			require.NotNil(t, reply, "%s: it is not aborted by somebody else's watch", name)
