@@ -10,9 +10,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
-
-const raceEnabled = false
 
 // TestAllocations is not for the race detector, which allocates. Each way of a call allocates the value of
 // a GET, and a copy of a large value for a SET; through redigo's pool also what redigo needs. During a large
@@ -29,14 +28,14 @@ func TestAllocations(t *testing.T) {
 		get   float64
 		set   float64
 	}{
-		{"warm pool", warmPool(t, s), shared, 100, 1, 0},
-		{"warm pool, a connection of its own", warmPool(t, s), own, 100, 1, 0},
-		{"warm pool, large", warmPool(t, s), shared, 1 << 20, 2, 2},
-		{"warm pool with TLS", tlsPool(t, s), shared, 100, 3, 2}, // 2 and 1, as crypto/tls allocates 24 bytes for a record; now and then a reply is two
-		{"warm pool with TLS, a connection of its own", tlsPool(t, s), own, 100, 3, 2},
-		{"redigo's pool", redigoPool(t, s), shared, 100, 4, 7},
-		{"redigo's pool, a connection of its own", redigoPool(t, s), own, 100, 5, 8},
-		{"redigo's pool, large", redigoPool(t, s), shared, 1 << 20, 6, 10},
+		{"warm pool", systest.WarmPool(t, s), shared, 100, 1, 0},
+		{"warm pool, a connection of its own", systest.WarmPool(t, s), own, 100, 1, 0},
+		{"warm pool, large", systest.WarmPool(t, s), shared, 1 << 20, 2, 2},
+		{"warm pool with TLS", systest.TLSPool(t, s), shared, 100, 3, 2}, // 2 and 1, as crypto/tls allocates 24 bytes for a record; now and then a reply is two
+		{"warm pool with TLS, a connection of its own", systest.TLSPool(t, s), own, 100, 3, 2},
+		{"redigo's pool", systest.RedigoPool(t, s), shared, 100, 4, 7},
+		{"redigo's pool, a connection of its own", systest.RedigoPool(t, s), own, 100, 5, 8},
+		{"redigo's pool, large", systest.RedigoPool(t, s), shared, 1 << 20, 6, 10},
 	}
 	for _, test := range tests {
 		if warm, ok := test.pool.(*rediscache.WarmPool); ok {

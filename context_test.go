@@ -13,6 +13,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 type tenantKey struct{}
@@ -52,7 +53,7 @@ func TestACancelledCallerGetsTheErrorOfItsContext(t *testing.T) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {TTL: time.Hour, Stale: time.Hour, Lease: time.Hour, Hard: time.Hour}} {
 			s.Flush()
-			v, _ := process(t, s, p)
+			v, _ := systest.Process(t, s, p)
 			for _, call := range map[string]func(context.Context, func(context.Context) (int, error)) error{
 				"one": func(ctx context.Context, load func(context.Context) (int, error)) error {
 					_, err := v.GetOrLoad(ctx, "k", load)
@@ -96,12 +97,12 @@ func TestTheErrorOfALoadMatchesAContextThatEndsMeanwhile(t *testing.T) {
 		if many {
 			_, err = v.GetOrLoadMany(ctx, []string{"k"}, func(ctx context.Context, _ []string) (map[string]int, error) {
 				<-ctx.Done()
-				return nil, errDatabase
+				return nil, systest.ErrDatabase
 			})
 		} else {
 			_, err = v.GetOrLoad(ctx, "k", func(ctx context.Context) (int, error) {
 				<-ctx.Done()
-				return 0, errDatabase
+				return 0, systest.ErrDatabase
 			})
 		}
 		require.ErrorIs(t, err, context.Canceled)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // Another process holds the lease of b. The value of a is loaded. Its callers get it, and so does a
@@ -26,7 +27,7 @@ func TestNoKeyWaitsForTheLeaseOfAnotherKey(t *testing.T) {
 		redistest.NoLeaks(t)
 		for _, keys := range [][]string{{"a", "b"}, {"b", "a"}} {
 			s.Flush()
-			v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+			v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 			s.Do("SET", rediscache.LeaseKey("", "b"), "of another process")
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			ctx, cancel := context.WithCancel(t.Context())
@@ -66,7 +67,7 @@ func TestACancelledCallerGetsTheValuesThatAreReady(t *testing.T) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {Lease: time.Hour}} {
 			s.Flush()
-			v, c := process(t, s, p)
+			v, c := systest.Process(t, s, p)
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -176,7 +177,7 @@ func TestACodecMayDecodeInPlace(t *testing.T) {
 					s.Do("SET", "k", stored(4444), "PX", (30 * time.Minute).Milliseconds())
 					var loads atomic.Int64
 					for range 5 {
-						asks(4444, func(context.Context) (int, error) { loads.Add(1); return 0, errDatabase })
+						asks(4444, func(context.Context) (int, error) { loads.Add(1); return 0, systest.ErrDatabase })
 						redistest.Eventually(t, func() bool { return loads.Load() == 1 && s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0) },
 							"once until the back-off is over")
 					}

@@ -277,7 +277,7 @@ func fuzzHandler(t *testing.T, base string, size int64, maxTTL time.Duration) {
 	require.GreaterOrEqual(t, maxTTL, time.Millisecond)
 	for _, method := range []string{"POST", "GET", "DELETE"} {
 		r := httptest.NewRequest(method, base+"/k?value=v", nil)
-		require.Equal(t, 200, serve(h, r).Code, "%s %q", method, base)
+		require.Equal(t, 200, redistest.Serve(h, r).Code, "%s %q", method, base)
 	}
 }
 

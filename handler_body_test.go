@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
 )
 
 // middlewares are what common middlewares do to a request.
@@ -61,7 +62,7 @@ var parses = map[string]bool{
 func TestABodyThatAMiddlewareHasReadIsNotStored(t *testing.T) {
 	const form = "application/x-www-form-urlencoded"
 	s := newFakeStore()
-	h := rediscache.NewHandler(s, rediscache.WithLogger(debugLogger(io.Discard)))
+	h := rediscache.NewHandler(s, rediscache.WithLogger(redistest.DebugLogger(io.Discard)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		middlewares[r.Header.Get("Middleware")](r)
 		h.ServeHTTP(w, r)
@@ -122,11 +123,11 @@ func postTo(t *testing.T, server *httptest.Server, middleware, mediaType, body s
 
 func TestABodyThatAMiddlewareHasReadIsLogged(t *testing.T) {
 	var logged bytes.Buffer
-	h := rediscache.NewHandler(newFakeStore(), rediscache.WithLogger(debugLogger(&logged)))
+	h := rediscache.NewHandler(newFakeStore(), rediscache.WithLogger(redistest.DebugLogger(&logged)))
 	r := httptest.NewRequest("POST", "/cache/k", strings.NewReader("hello world"))
 	r.Header.Set("Content-Type", "text/plain")
 	_, _ = io.Copy(io.Discard, r.Body)
-	exchange{"", "POST", "", nil, "", 400, "!bad_request"}.check(t, serve(h, r))
+	exchange{"", "POST", "", nil, "", 400, "!bad_request"}.check(t, redistest.Serve(h, r))
 	line := decode(t, logged.Bytes())
 	require.Equal(t, "ERROR", line["level"])
 	require.Contains(t, line["cause"], "a middleware has read it")
@@ -153,11 +154,11 @@ func TestAParsedFormIsUsed(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newFakeStore()
-			h := rediscache.NewHandler(s, rediscache.WithMaxValueBytes(100), rediscache.WithLogger(debugLogger(io.Discard)))
+			h := rediscache.NewHandler(s, rediscache.WithMaxValueBytes(100), rediscache.WithLogger(redistest.DebugLogger(io.Discard)))
 			r := httptest.NewRequest("POST", "/cache/k"+c.query, strings.NewReader(c.body))
 			r.Header.Set("Content-Type", form)
 			_ = r.ParseForm()
-			w := serve(h, r)
+			w := redistest.Serve(h, r)
 			require.Equal(t, c.status, w.Code, w.Body)
 			if c.code != "" {
 				require.Contains(t, w.Body.String(), c.code)
@@ -208,7 +209,7 @@ func TestAnEmptyBodyNeedsALengthToBeAValue(t *testing.T) {
 // HTTP/2 has bodies without a length, and refuses a body that is shorter than its length itself.
 func TestABodyIsWholeOverHTTP2(t *testing.T) {
 	s := newFakeStore()
-	h := rediscache.NewHandler(s, rediscache.WithLogger(debugLogger(io.Discard)))
+	h := rediscache.NewHandler(s, rediscache.WithLogger(redistest.DebugLogger(io.Discard)))
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor != 2 {
 			t.Errorf("HTTP/%d", r.ProtoMajor)

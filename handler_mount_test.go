@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
 )
 
 // segments are spellings of keys that routers are known to treat differently,
@@ -46,12 +47,12 @@ func TestTheSameBytesInThePathAreTheSameKeyUnderEveryMount(t *testing.T) {
 				ask := map[string]func(){
 					"a raw socket":        func() { rawGet(t, server.Listener.Addr().String(), target) },
 					"net/http's client":   func() { clientGet(t, server.URL+target) },
-					"the mux in a test":   func() { serve(mux, httptest.NewRequest("GET", target, nil)) },
-					"a RawPath of a test": func() { serve(mux, withRawPath(t, mount+key, target)) },
+					"the mux in a test":   func() { redistest.Serve(mux, httptest.NewRequest("GET", target, nil)) },
+					"a RawPath of a test": func() { redistest.Serve(mux, withRawPath(t, mount+key, target)) },
 				}
 				if mount == "/cache/" {
-					ask["no mux"] = func() { serve(h, httptest.NewRequest("GET", target, nil)) }
-					ask["a Path alone"] = func() { serve(h, withRawPath(t, mount+strings.ReplaceAll(key, "/", "-"), "")) }
+					ask["no mux"] = func() { redistest.Serve(h, httptest.NewRequest("GET", target, nil)) }
+					ask["a Path alone"] = func() { redistest.Serve(h, withRawPath(t, mount+strings.ReplaceAll(key, "/", "-"), "")) }
 				}
 				for how, get := range ask {
 					s.keys = nil
@@ -103,8 +104,8 @@ func TestOneHandlerServesManyAtOnce(t *testing.T) {
 		wg.Go(func() {
 			for range 50 {
 				target := fmt.Sprintf("/cache/%d", i)
-				post := serve(h, httptest.NewRequest("POST", target+"?value="+fmt.Sprint(i), nil))
-				get := serve(h, httptest.NewRequest("GET", target, nil))
+				post := redistest.Serve(h, httptest.NewRequest("POST", target+"?value="+fmt.Sprint(i), nil))
+				get := redistest.Serve(h, httptest.NewRequest("GET", target, nil))
 				if post.Code != 200 || get.Body.String() != fmt.Sprintf(`{"key":"%d","value":"%d"}`, i, i) {
 					t.Errorf("%d: %d, %s", i, post.Code, get.Body)
 				}
@@ -141,7 +142,7 @@ func fuzzPath(t *testing.T, segment string) (string, bool) {
 	h := rediscache.NewHandler(s)
 	reach := func(h http.Handler, u *url.URL) (string, bool) {
 		s.keys = nil
-		w := serve(h, &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{}, Body: http.NoBody})
+		w := redistest.Serve(h, &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{}, Body: http.NoBody})
 		if len(s.keys) == 0 {
 			require.Contains(t, []int{400, 404, 422}, w.Code)
 			return "", false
@@ -201,7 +202,7 @@ func FuzzHandlerBody(f *testing.F) {
 		r := httptest.NewRequest("POST", "/cache/k", strings.NewReader(string(body)))
 		r.Header["Content-Type"] = []string{mediaType}
 		r.URL.RawQuery = query
-		w := serve(h, r)
+		w := redistest.Serve(h, r)
 		if w.Code != http.StatusOK {
 			require.Contains(t, []int{400, 413, 415, 422}, w.Code)
 			require.Empty(t, s.keys)

@@ -39,8 +39,8 @@ func requireFailures(t *testing.T, s *redistest.Server, store rediscache.Store, 
 	t.Helper()
 	for method, e := range want {
 		var logged bytes.Buffer
-		h := rediscache.NewHandler(store, rediscache.WithLogger(debugLogger(&logged))) // which logs a line a second
-		w := serve(h, httptest.NewRequest(method, "/cache/a?value=v", nil))
+		h := rediscache.NewHandler(store, rediscache.WithLogger(redistest.DebugLogger(&logged))) // which logs a line a second
+		w := redistest.Serve(h, httptest.NewRequest(method, "/cache/a?value=v", nil))
 		e.method = method
 		header := e.check(t, w)
 		require.Equal(t, e.status == 503, header.Get("Retry-After") == "1")
@@ -60,11 +60,13 @@ func TestTheHandlerSays503WhenRedisIsDownAndServesAgainAfterwards(t *testing.T) 
 	s := redistest.Start(t)
 	cache := handlerCache(t, s.URL())
 	h := rediscache.NewHandler(cache)
-	served := func() bool { return serve(h, httptest.NewRequest("POST", "/cache/a?value=v", nil)).Code == 200 }
+	served := func() bool {
+		return redistest.Serve(h, httptest.NewRequest("POST", "/cache/a?value=v", nil)).Code == 200
+	}
 	require.True(t, served())
 	s.Kill()
 	redistest.Eventually(t, func() bool {
-		return serve(h, httptest.NewRequest("GET", "/cache/a", nil)).Code == 503
+		return redistest.Serve(h, httptest.NewRequest("GET", "/cache/a", nil)).Code == 503
 	}, "the connection is found dead")
 	requireFailures(t, s, cache, everyMethod(503, "!cache_unavailable"))
 	s.Restart()
@@ -82,7 +84,7 @@ func TestTheHandlerSays504WhenRedisIsSilent(t *testing.T) {
 	delete(want, http.MethodDelete)
 	requireFailures(t, s, cache, want)
 	for _, method := range []string{"POST", "DELETE"} {
-		w := serve(rediscache.NewHandler(cache), httptest.NewRequest(method, "/cache/a?value=v", nil))
+		w := redistest.Serve(rediscache.NewHandler(cache), httptest.NewRequest(method, "/cache/a?value=v", nil))
 		require.Equal(t, 504, w.Code)
 		require.Contains(t, []any{"cache_timeout", "outcome_unknown"}, decode(t, w.Body.Bytes())["error"])
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
 )
 
 // If its prefix ends with a slash, StripPrefix leaves a path without a slash at its start.
@@ -27,12 +28,12 @@ func TestStripPrefixMayEndWithASlash(t *testing.T) {
 			at := strings.TrimSuffix(mount.strip, "/") + mount.base + "/"
 			for segment, key := range segments {
 				s.keys = nil
-				require.Equal(t, 404, serve(mux, httptest.NewRequest("GET", at+segment, nil)).Code)
+				require.Equal(t, 404, redistest.Serve(mux, httptest.NewRequest("GET", at+segment, nil)).Code)
 				require.Equal(t, []string{key}, s.keys, segment)
 			}
 			s.keys = nil
 			for _, segment := range []string{"", "a/b", "a/", "%2e%2e", "."} {
-				w := serve(http.StripPrefix(mount.strip, rediscache.NewHandler(s, rediscache.WithBasePath(mount.base))),
+				w := redistest.Serve(http.StripPrefix(mount.strip, rediscache.NewHandler(s, rediscache.WithBasePath(mount.base))),
 					httptest.NewRequest("GET", at+segment, nil))
 				require.Contains(t, []int{404, 422}, w.Code, segment)
 			}
@@ -66,7 +67,7 @@ func TestABodyIsAcceptedInEverySpellingOfItsType(t *testing.T) {
 			s := newFakeStore()
 			r := httptest.NewRequest("POST", "/cache/k", strings.NewReader(c.body))
 			r.Header = c.header
-			w := serve(rediscache.NewHandler(s), r)
+			w := redistest.Serve(rediscache.NewHandler(s), r)
 			require.Equal(t, 200, w.Code, w.Body)
 			require.Equal(t, c.value, string(s.items["k"].value))
 		})
@@ -92,7 +93,7 @@ func TestABodyIsAcceptedInEverySpellingOfItsType(t *testing.T) {
 			s := newFakeStore()
 			r := httptest.NewRequest("POST", "/cache/k", strings.NewReader(c.body))
 			r.Header = c.header
-			w := serve(rediscache.NewHandler(s), r)
+			w := redistest.Serve(rediscache.NewHandler(s), r)
 			require.Equal(t, c.status, w.Code, w.Body)
 			require.Equal(t, c.encoding, w.Header().Get("Accept-Encoding"), "RFC 9110, 12.5.3")
 			require.Equal(t, c.status == 415, w.Header().Get("Accept-Post") != "")
@@ -122,7 +123,7 @@ func TestAcceptIsReadAsAList(t *testing.T) {
 		{[]string{`application/json;q="0"`}, 406, ""},
 		{[]string{`text/html;x="application/problem+json,", */*;q=0`}, 406, ""},
 	} {
-		w := serve(h, withAccept(httptest.NewRequest("GET", "/cache/k", nil), c.lines...))
+		w := redistest.Serve(h, withAccept(httptest.NewRequest("GET", "/cache/k", nil), c.lines...))
 		require.Equal(t, c.status, w.Code, c.lines)
 		if c.status == 200 {
 			require.Equal(t, c.body, w.Body.String(), c.lines)
@@ -139,7 +140,7 @@ func TestConditionsOfAReadAreThoseOfRFC9110(t *testing.T) {
 	h := rediscache.NewHandler(s)
 	const rawAccept = "application/octet-stream"
 	tag := func(accept string) string {
-		return serve(h, withAccept(httptest.NewRequest("GET", "/cache/k", nil), accept)).Header().Get("ETag")
+		return redistest.Serve(h, withAccept(httptest.NewRequest("GET", "/cache/k", nil), accept)).Header().Get("ETag")
 	}
 	one, oneRaw := tag(""), tag(rawAccept)
 	for _, c := range []struct {
@@ -175,7 +176,7 @@ func TestConditionsOfAReadAreThoseOfRFC9110(t *testing.T) {
 			t.Run(c.name+" "+method, func(t *testing.T) {
 				r := httptest.NewRequest(method, "/cache/"+c.key, nil)
 				r.Header = c.header
-				w := serve(h, r)
+				w := redistest.Serve(h, r)
 				require.Equal(t, c.status, w.Code, w.Body)
 				if method == "HEAD" || c.status == 304 {
 					require.Empty(t, w.Body.String())
@@ -224,7 +225,7 @@ func TestConditionsOfAWriteDoNotHideOtherErrors(t *testing.T) {
 					r := httptest.NewRequest(c.method, "/cache/"+c.target, strings.NewReader(c.body))
 					r.Header = c.header.Clone()
 					r.Header.Set(condition, given)
-					w := serve(rediscache.NewHandler(s, rediscache.WithMaxValueBytes(10)), r)
+					w := redistest.Serve(rediscache.NewHandler(s, rediscache.WithMaxValueBytes(10)), r)
 					require.Equal(t, c.status, w.Code, w.Body)
 					require.Equal(t, "old", string(s.items["k"].value))
 					require.Len(t, s.items, before)
@@ -235,5 +236,5 @@ func TestConditionsOfAWriteDoNotHideOtherErrors(t *testing.T) {
 	s := &fakeStore{err: rediscache.ErrUnavailable}
 	r := httptest.NewRequest("DELETE", "/cache/k", nil)
 	r.Header.Set("If-Match", "*")
-	require.Equal(t, 503, serve(rediscache.NewHandler(s), r).Code)
+	require.Equal(t, 503, redistest.Serve(rediscache.NewHandler(s), r).Code)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
 )
 
 const allMethods = "GET, HEAD, POST, DELETE, OPTIONS"
@@ -33,13 +34,7 @@ func (e exchange) run(t *testing.T, h http.Handler) http.Header {
 	if e.header != nil {
 		r.Header = e.header
 	}
-	return e.check(t, serve(h, r))
-}
-
-func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
+	return e.check(t, redistest.Serve(h, r))
 }
 
 func (e exchange) check(t *testing.T, w *httptest.ResponseRecorder) http.Header {
@@ -175,7 +170,7 @@ func testPost(t *testing.T, h http.Handler, do func(string, ...any) any) {
 				require.Positive(t, left)
 				require.Greater(t, left, c.ttl.Milliseconds()-10_000)
 			}
-			got := serve(h, withAccept(httptest.NewRequest("GET", "/cache/"+key, nil), raw))
+			got := redistest.Serve(h, withAccept(httptest.NewRequest("GET", "/cache/"+key, nil), raw))
 			require.Equal(t, c.value, got.Body.String())
 		})
 	}
@@ -308,7 +303,7 @@ func testGet(t *testing.T, h http.Handler, do func(string, ...any) any) {
 	} {
 		t.Run("Accept "+accept, func(t *testing.T) {
 			r := withAccept(httptest.NewRequest("GET", "/cache/text", nil), accept)
-			require.Equal(t, 406, serve(h, r).Code)
+			require.Equal(t, 406, redistest.Serve(h, r).Code)
 			exchange{"", "GET", "/cache/none", headers("Accept", accept), "", 404, `{"message":"Key not found"}`}.run(t, h)
 		})
 	}
@@ -381,7 +376,7 @@ func testPaths(t *testing.T, h http.Handler) {
 		`{"message":"Data cached successfully","key":"` + longest + `","value":"v"}`,
 	}.run(t, h)
 	for _, key := range []string{"...", ".a", "%2e%2e%2Fa", "%252e", "a%2Fb", "%20", "a+b", "%C2%A0", "%E2%80%A8", "%EF%BF%BD", ";", ":", "*", strings.Repeat("%C3%A9", 256)} {
-		require.Equal(t, 404, serve(h, httptest.NewRequest("GET", "/cache/"+key, nil)).Code, key)
+		require.Equal(t, 404, redistest.Serve(h, httptest.NewRequest("GET", "/cache/"+key, nil)).Code, key)
 	}
 	options := exchange{"", "OPTIONS", "/cache/a", nil, "", 204, ""}.run(t, h)
 	require.Equal(t, allMethods, options.Get("Allow"))
@@ -413,7 +408,7 @@ func testLimit(t *testing.T, s rediscache.Store) {
 				if c.mediaType != "" {
 					r.Header.Set("Content-Type", c.mediaType)
 				}
-				return serve(h, r).Code
+				return redistest.Serve(h, r).Code
 			}
 			for _, known := range []bool{true, false} {
 				require.Equal(t, 200, post(limit, known))
@@ -423,7 +418,7 @@ func testLimit(t *testing.T, s rediscache.Store) {
 		})
 	}
 	query := func(n int) string { return "/cache/limit?value=" + strings.Repeat("%76", n) }
-	require.Equal(t, 200, serve(h, httptest.NewRequest("POST", query(limit), nil)).Code)
+	require.Equal(t, 200, redistest.Serve(h, httptest.NewRequest("POST", query(limit), nil)).Code)
 	exchange{"", "POST", query(limit + 1), nil, "", 413, "!value_too_large"}.run(t, h)
 	e := exchange{"", "POST", "/cache/limit", ofType(raw), strings.Repeat("v", limit+1), 413, "!value_too_large"}
 	e.run(t, h)

@@ -16,18 +16,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
-
-var errDatabase = errors.New("the database is down")
-
-// together calls f in n goroutines, and returns when all are through.
-func together(n int, f func(i int)) {
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { f(i) })
-	}
-	wg.Wait()
-}
 
 func TestAThousandCallersOfAColdKeyShareOneLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -39,7 +29,7 @@ func TestAThousandCallersOfAColdKeyShareOneLoad(t *testing.T) {
 			v := newView(t, c, rediscache.JSON[int](), p)
 			var loads atomic.Int64
 			before := c.Stats()
-			together(1000, func(int) {
+			redistest.Together(1000, func(int) {
 				got, err := v.GetOrLoad(t.Context(), name, func(context.Context) (int, error) {
 					loads.Add(1)
 					redistest.Eventually(t, func() bool { return c.Stats().Misses-before.Misses == 1000 }, "all have missed")
@@ -142,13 +132,13 @@ func TestAPanicComesUpInEachCallerAndTheKeyWorksAfterwards(t *testing.T) {
 			c := newCache(t, newPool(t, s.URL()), unhurried)
 			v := newView(t, c, rediscache.JSON[int](), p)
 			var raised, exited atomic.Int64
-			for _, way := range []func(){func() { panic(errDatabase) }, runtime.Goexit} {
+			for _, way := range []func(){func() { panic(systest.ErrDatabase) }, runtime.Goexit} {
 				missed := c.Stats().Misses + 20
-				together(20, func(i int) {
+				redistest.Together(20, func(i int) {
 					returned := false
 					defer func() {
 						switch r, ok := recover().(*rediscache.PanicError); {
-						case ok && errors.Is(r, errDatabase) && strings.Contains(string(r.Stack), "load_test.go"):
+						case ok && errors.Is(r, systest.ErrDatabase) && strings.Contains(string(r.Stack), "load_test.go"):
 							raised.Add(1)
 						case r == nil && !returned:
 							exited.Add(1)
@@ -195,7 +185,7 @@ func TestALoadMayLoadAnotherKey(t *testing.T) {
 					return below + 1, err
 				}
 			}
-			together(50, func(i int) {
+			redistest.Together(50, func(i int) {
 				got, err := v.GetOrLoad(t.Context(), fmt.Sprint(i%10), load(i%10))
 				if got != i%10 || err != nil {
 					t.Errorf("%d, %v", got, err)
@@ -238,8 +228,8 @@ func TestALoadChoosesTheTTLOrNotToStore(t *testing.T) {
 			require.EqualValues(t, 4, s.Do("DBSIZE"), "no lease is left")
 			_, err = item("err", rediscache.Item[int]{})
 			require.NoError(t, err)
-			_, err = v.GetOrLoad(ctx, "fails", fails[int](errDatabase))
-			require.Equal(t, errDatabase, err, "an error is returned as it is")
+			_, err = v.GetOrLoad(ctx, "fails", fails[int](systest.ErrDatabase))
+			require.Equal(t, systest.ErrDatabase, err, "an error is returned as it is")
 		}
 	})
 }
@@ -267,9 +257,9 @@ func TestManyKeysAreLoadedInOneCall(t *testing.T) {
 			require.Equal(t, []string{"a", "b}c", "none"}, asked, "once")
 			require.EqualValues(t, 4, s.Do("DBSIZE"))
 			got, err := v.GetOrLoadMany(ctx, []string{"hit", "x", "none"}, func(context.Context, []string) (map[string]int, error) {
-				return nil, errDatabase
+				return nil, systest.ErrDatabase
 			})
-			require.Equal(t, errDatabase, err)
+			require.Equal(t, systest.ErrDatabase, err)
 			require.Equal(t, map[string]int{"hit": 1}, got, "what could be had")
 			got, err = v.GetOrLoadMany(ctx, nil, nil)
 			require.NoError(t, err)
@@ -311,7 +301,7 @@ func TestManyAndSingleLoadsAreShared(t *testing.T) {
 			c := newCache(t, newPool(t, s.URL()), unhurried)
 			v := newView(t, c, rediscache.JSON[int](), p)
 			var loads [10]atomic.Int64
-			together(200, func(i int) {
+			redistest.Together(200, func(i int) {
 				want := map[string]int{}
 				var keys []string
 				for n := range 4 {
@@ -351,10 +341,10 @@ func TestWithoutRedisLoadsGoOnSharedAndCachingResumes(t *testing.T) {
 			s.Kill()
 			redistest.Eventually(t, func() bool { return errors.Is(c.Ping(t.Context()), rediscache.ErrUnavailable) }, "Redis is gone")
 			before := c.Stats()
-			together(100, func(int) {
+			redistest.Together(100, func(int) {
 				got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 					redistest.Eventually(t, func() bool { return c.Stats().Errors-before.Errors >= 100 }, "all have tried")
-					wait(t.Context(), 100*time.Millisecond) // in which callers join
+					redistest.Wait(t.Context(), 100*time.Millisecond) // in which callers join
 					return 7, nil
 				})
 				if got != 7 || err != nil {
@@ -368,8 +358,8 @@ func TestWithoutRedisLoadsGoOnSharedAndCachingResumes(t *testing.T) {
 			})
 			require.NoError(t, err)
 			require.Equal(t, map[string]int{"k": 2, "l": 8}, many)
-			_, err = v.GetOrLoad(t.Context(), "k", fails[int](errDatabase))
-			require.Equal(t, errDatabase, err)
+			_, err = v.GetOrLoad(t.Context(), "k", fails[int](systest.ErrDatabase))
+			require.Equal(t, systest.ErrDatabase, err)
 
 			s.Restart()
 			redistest.Eventually(t, func() bool {

@@ -8,121 +8,28 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
-// poolServer starts a redis-server for a test that ends with no goroutine left.
-func poolServer(t testing.TB, args ...string) *redistest.Server {
-	t.Helper()
-	redistest.NoLeaks(t)
-	return redistest.Start(t, args...)
-}
-
-// startPool starts a pool whose connections have the name of the test. When the test is over the
-// pool has none open, and the server none of that name.
-func startPool(t testing.TB, s *redistest.Server, opts ...rediscache.PoolOption) *rediscache.WarmPool {
-	t.Helper()
-	return startPoolAt(t, s, s.URL(), opts...)
-}
-
-func startPoolAt(t testing.TB, s *redistest.Server, url string, opts ...rediscache.PoolOption) *rediscache.WarmPool {
-	t.Helper()
-	p, err := rediscache.NewPool(url, append([]rediscache.PoolOption{rediscache.WithClientName(t.Name())}, opts...)...)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, p.Close())
-		require.Zero(t, p.Stats().Open)
-		eventuallyClients(t, s, 0)
-	})
-	return p
-}
-
-// sizes are the options that most tests set.
-func sizes(minIdle, maxActive int, more ...rediscache.PoolOption) []rediscache.PoolOption {
-	return append(more, rediscache.WithMinIdle(minIdle), rediscache.WithMaxActive(maxActive))
-}
-
-// eventuallyClients waits until the server counts n connections that have the name of the test.
-func eventuallyClients(t testing.TB, s *redistest.Server, n int) {
-	t.Helper()
-	redistest.Eventually(t, func() bool { return len(s.Clients(t.Name())) == n }, "%d clients", n)
-}
-
-// clientIDs returns the server's names for the connections of the test, in order.
-func clientIDs(t testing.TB, s *redistest.Server) (ids []int64) {
-	t.Helper()
-	for _, c := range s.Clients(t.Name()) {
-		ids = append(ids, c.ID)
-	}
-	slices.Sort(ids)
-	return ids
-}
-
-func requireReady(t testing.TB, p *rediscache.WarmPool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	require.NoError(t, p.Ready(ctx))
-}
-
-// borrowOne fails the test if there is no connection within twenty seconds.
-func borrowOne(t testing.TB, p *rediscache.WarmPool) redis.Conn {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	conn, err := p.GetContext(ctx)
-	require.NoError(t, err)
-	return conn
-}
-
-func borrowMany(t testing.TB, p *rediscache.WarmPool, n int) []redis.Conn {
-	t.Helper()
-	conns := make([]redis.Conn, n)
-	for i := range conns {
-		conns[i] = borrowOne(t, p)
-	}
-	return conns
-}
-
-func giveBack(t testing.TB, conns ...redis.Conn) {
-	t.Helper()
-	for _, conn := range conns {
-		require.NoError(t, conn.Close())
-	}
-}
-
-// requireSimultaneous borrows n connections at once and uses each: no slot was lost.
-func requireSimultaneous(t testing.TB, p *rediscache.WarmPool, n int) {
-	t.Helper()
-	conns := borrowMany(t, p, n)
-	for _, conn := range conns {
-		_, err := conn.Do("PING")
-		require.NoError(t, err)
-	}
-	giveBack(t, conns...)
-}
-
-// letRest waits until the connections that were handed back are looked at again before they are lent,
-// which they are not within a millisecond of the last look.
-func letRest(t testing.TB) {
-	t.Helper()
-	since := time.Now()
-	redistest.Eventually(t, func() bool { return time.Since(since) > 2*time.Millisecond }, "two milliseconds")
-}
-
-// ping borrows a connection, uses it and gives it back.
-func ping(ctx context.Context, p *rediscache.WarmPool) error {
-	conn, err := p.GetContext(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = redis.DoContext(conn, ctx, "PING")
-	return errors.Join(err, conn.Close())
-}
+var (
+	poolServer          = systest.PoolServer
+	startPool           = systest.StartPool
+	startPoolAt         = systest.StartPoolAt
+	sizes               = systest.Sizes
+	eventuallyClients   = systest.EventuallyClients
+	clientIDs           = systest.ClientIDs
+	requireReady        = systest.RequireReady
+	borrowOne           = systest.BorrowOne
+	borrowMany          = systest.BorrowMany
+	giveBack            = systest.GiveBack
+	requireSimultaneous = systest.RequireSimultaneous
+	letRest             = systest.LetRest
+	ping                = systest.Ping
+)
 
 func TestAPoolStartsWithExactlyItsFloor(t *testing.T) {
 	s := poolServer(t)
@@ -143,7 +50,7 @@ func TestReadyReturnsTheCauseWhileRedisIsDown(t *testing.T) {
 	defer cancel()
 	err := p.Ready(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	requireDown(t, err)
+	systest.RequireDown(t, err)
 
 	s.Restart()
 	requireReady(t, p)

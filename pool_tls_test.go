@@ -2,7 +2,6 @@ package rediscache_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -20,28 +19,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
-
-// startTLS starts a redis-server that is reached with TLS and without.
-func startTLS(t testing.TB, args ...string) *redistest.Server {
-	t.Helper()
-	certs := redistest.NewCerts(t)
-	return redistest.StartTLS(t, certs, certs.Server, args...)
-}
-
-type opener func(t testing.TB, s *redistest.Server, addr string, opts ...rediscache.PoolOption) *rediscache.WarmPool
-
-// poolAt makes a pool for each scheme, of s or, if addr is not empty, of the server there.
-var poolAt = map[string]opener{
-	"redis": func(t testing.TB, s *redistest.Server, addr string, opts ...rediscache.PoolOption) *rediscache.WarmPool {
-		t.Helper()
-		return newPool(t, "redis://"+cmp.Or(addr, s.Addr), opts...)
-	},
-	"rediss": func(t testing.TB, s *redistest.Server, addr string, opts ...rediscache.PoolOption) *rediscache.WarmPool {
-		t.Helper()
-		return newPool(t, "rediss://"+cmp.Or(addr, s.TLSAddr), append(opts, rediscache.WithTLSConfig(s.Certs.ClientConfig()))...)
-	},
-}
 
 func TestAUselessTLSConfigIsAnError(t *testing.T) {
 	config := rediscache.WithTLSConfig(new(tls.Config))
@@ -99,23 +78,23 @@ func TestTheServerNameIsTheHostUnlessItIsSet(t *testing.T) {
 	require.NoError(t, dial("127.0.0.1", "elsewhere.invalid"))
 	require.Equal(t, "elsewhere.invalid", asked.Load())
 	err := dial("localhost", "")
-	isA[x509.HostnameError](t, err)
+	systest.IsA[x509.HostnameError](t, err)
 	require.ErrorContains(t, err, "set it as ServerName in WithTLSConfig")
 
 	shown.Store(certs.Server)
 	p := newPool(t, "rediss://localhost:"+port, sizes(0, 1)...)
 	err = ping(t.Context(), p)
-	isA[x509.UnknownAuthorityError](t, err)
+	systest.IsA[x509.UnknownAuthorityError](t, err)
 	require.ErrorContains(t, err, "set it as RootCAs in WithTLSConfig")
 }
 
 // A resumed session saves a dial the certificates. A function that crypto/tls does not call for a
 // resumed session is called for each dial.
 func TestDialsAfterTheFirstResumeTheSession(t *testing.T) {
-	for protocol, version := range protocols {
+	for protocol, version := range systest.Protocols {
 		t.Run(protocol, func(t *testing.T) {
 			redistest.NoLeaks(t)
-			s := startTLS(t, "--tls-protocols", protocol)
+			s := systest.StartTLS(t, "--tls-systest.Protocols", protocol)
 			var dials, resumed, verified atomic.Int64
 			config := s.Certs.ClientConfig()
 			config.VerifyConnection = func(state tls.ConnectionState) error {
@@ -158,7 +137,7 @@ func TestDialsAfterTheFirstResumeTheSession(t *testing.T) {
 // These functions run in the goroutine of the dial, where nobody else could recover.
 func TestAFunctionOfTheTLSConfigThatPanicsFailsTheDial(t *testing.T) {
 	redistest.NoLeaks(t)
-	s := startTLS(t)
+	s := systest.StartTLS(t)
 	for how, end := range map[string]func(){"panicked: oops": func() { panic("oops") }, "ended its goroutine": runtime.Goexit} {
 		for name, set := range map[string]func(*tls.Config){
 			"GetClientCertificate": func(c *tls.Config) {
@@ -194,7 +173,7 @@ func (c endingCache) Put(string, *tls.ClientSessionState)        { c.end() }
 // A ticket comes after the handshake, so crypto/tls puts it into the cache in a read.
 func TestASessionCacheThatPanicsLaterFailsTheDialToo(t *testing.T) {
 	redistest.NoLeaks(t)
-	s := startTLS(t)
+	s := systest.StartTLS(t)
 	config := s.Certs.ClientConfig()
 	config.ClientSessionCache = latePanic{}
 	p := newPool(t, "rediss://"+s.TLSAddr, sizes(0, 1, rediscache.WithTLSConfig(config))...)
@@ -232,8 +211,8 @@ func TestAnIdleConnectionWithTLSIsNotLentAfterItsEnd(t *testing.T) {
 
 func TestLargeValuesPassThroughTLS(t *testing.T) {
 	redistest.NoLeaks(t)
-	s := startTLS(t)
-	pool := poolAt["rediss"](t, s, "")
+	s := systest.StartTLS(t)
+	pool := systest.PoolAt["rediss"](t, s, "")
 	for _, conns := range []int{0, rediscache.DefaultPipelineConns} {
 		c := newCache(t, pool, rediscache.WithPipelineConns(conns), rediscache.WithTimeout(20*time.Second))
 		var callers sync.WaitGroup
@@ -259,8 +238,8 @@ func TestLargeValuesPassThroughTLS(t *testing.T) {
 // A server that does not read stops a write in the middle of a record.
 func TestAWriteThatStallsWithTLSEndsInTime(t *testing.T) {
 	redistest.NoLeaks(t)
-	s := startTLS(t)
-	pool := poolAt["rediss"](t, s, "", rediscache.WithReadTimeout(200*time.Millisecond),
+	s := systest.StartTLS(t)
+	pool := systest.PoolAt["rediss"](t, s, "", rediscache.WithReadTimeout(200*time.Millisecond),
 		rediscache.WithWriteTimeout(200*time.Millisecond), rediscache.WithHealthCheckAfter(time.Minute))
 	for _, size := range []int{100, 60_000, 32 << 20} {
 		c := newCache(t, pool, rediscache.WithTimeout(0))
@@ -282,7 +261,7 @@ func TestAWriteThatStallsWithTLSEndsInTime(t *testing.T) {
 // then a GET costs one allocation. Any way the options work.
 func TestDialOptionsWork(t *testing.T) {
 	redistest.NoLeaks(t)
-	s := startTLS(t)
+	s := systest.StartTLS(t)
 	host := "localhost:" + s.TLSAddr[strings.LastIndexByte(s.TLSAddr, ':')+1:]
 	skips := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{s.Certs.Client.Pair}}
 	for name, c := range map[string]struct {
@@ -317,7 +296,7 @@ func TestDialOptionsWork(t *testing.T) {
 			require.NoError(t, err)
 			require.Contains(t, info, " db="+string(rune('0'+c.db)))
 			giveBack(t, conn)
-			if !raceEnabled {
+			if !redistest.RaceEnabled {
 				requireReady(t, p)
 				allocated := testing.AllocsPerRun(200, func() {
 					if _, err := cache.Get(t.Context(), "k"); err != nil {

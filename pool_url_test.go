@@ -62,17 +62,6 @@ func TestEverySchemeReachesItsServer(t *testing.T) {
 	}
 }
 
-// Under TLS as without: a dead idle connection is found, and the server never sees more than the maximum.
-func TestTheRulesHoldUnderTLS(t *testing.T) {
-	redistest.NoLeaks(t)
-	certs := redistest.NewCerts(t)
-	s := redistest.StartTLS(t, certs, certs.Server)
-	p := startPoolAt(t, s, "rediss://"+s.TLSAddr, sizes(3, 3, rediscache.WithMaxConnLifetime(time.Millisecond),
-		rediscache.WithTLSConfig(certs.ClientConfig()))...)
-	requireReady(t, p)
-	chaos(t, s, p, 3, 500*time.Millisecond)
-}
-
 func TestAWrongDatabaseIsSaid(t *testing.T) {
 	s := poolServer(t)
 	p := startPoolAt(t, s, s.URL()+"/99", sizes(1, 2)...)
@@ -206,7 +195,7 @@ func TestNewPoolNamesEveryFaultAndNoPassword(t *testing.T) {
 				require.True(t, strings.HasPrefix(fault, "rediscache: "), fault)
 				require.Contains(t, err.Error(), c.wants[i])
 			}
-			require.NotContains(t, everyText(err), "s3cret")
+			require.NotContains(t, redistest.EveryText(err), "s3cret")
 		})
 	}
 }
@@ -315,8 +304,8 @@ func TestNewPoolSaysWhatToWriteInstead(t *testing.T) {
 			p, err := rediscache.NewPool(url, sizes(0, 1)...)
 			require.Nil(t, p)
 			require.ErrorContains(t, err, want)
-			require.NotContains(t, everyText(err), "s3cret")
-			require.NotContains(t, everyText(err), "alice")
+			require.NotContains(t, redistest.EveryText(err), "s3cret")
+			require.NotContains(t, redistest.EveryText(err), "alice")
 			require.NotContains(t, err.Error(), "\n", "one fault")
 		})
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // stalePolicies are ways to keep stale values that are the same to a caller.
@@ -42,7 +43,7 @@ func TestAStaleValueIsReturnedAtOnceAndLoadedOnceInTheBackground(t *testing.T) {
 	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
 		v := newView(t, c, rediscache.JSON[int](), p)
 		goOn := make(chan struct{})
-		together(100, func(int) {
+		redistest.Together(100, func(int) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel() // the load does not end with it
 			got, err := v.GetOrLoad(ctx, "k", func(ctx context.Context) (int, error) { <-goOn; return 2, ctx.Err() })
@@ -80,20 +81,20 @@ func TestALoadThatFailsIsAskedOncePerBackOffWhileValuesAreStale(t *testing.T) {
 		v.SetBackoff(backOff)
 		var asked atomic.Int64
 		began := time.Now()
-		together(16, func(i int) {
+		redistest.Together(16, func(i int) {
 			for time.Since(began) < backOff*times {
 				got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 					asked.Add(1)
 					if asked.Load()%3 == 0 {
 						panic("in the background this is a failure too")
 					}
-					return 0, errDatabase
+					return 0, systest.ErrDatabase
 				})
 				if i == 0 {
 					var many map[string]int
 					many, err = v.GetOrLoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) {
 						asked.Add(1)
-						return nil, errDatabase
+						return nil, systest.ErrDatabase
 					})
 					got = many["k"]
 				}
@@ -123,7 +124,7 @@ func TestSoftWaitsThatLongForAFreshValue(t *testing.T) {
 		require.Equal(t, 2, got, "in time")
 
 		s.Advance(time.Hour + time.Minute)
-		got, err = v.GetOrLoad(t.Context(), "k", fails[int](errDatabase))
+		got, err = v.GetOrLoad(t.Context(), "k", fails[int](systest.ErrDatabase))
 		require.NoError(t, err)
 		require.Equal(t, 2, got, "it failed")
 
@@ -131,7 +132,7 @@ func TestSoftWaitsThatLongForAFreshValue(t *testing.T) {
 		v = newView(t, c, rediscache.JSON[int](), p)
 		goOn := make(chan struct{})
 		slow := func(ctx context.Context) (int, error) { <-goOn; return 3, ctx.Err() }
-		together(10, func(int) {
+		redistest.Together(10, func(int) {
 			began := time.Now()
 			got, err := v.GetOrLoad(t.Context(), "k", slow)
 			if got != 2 || err != nil || time.Since(began) < p.Soft {
@@ -151,7 +152,7 @@ func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
 	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
 		p.Soft = time.Minute
 		for _, older := range []bool{true, false} {
-			codec := &counting{Codec: rediscache.JSON[int]()}
+			codec := &systest.Counting{Codec: rediscache.JSON[int]()}
 			v := newView[int](t, c, codec, p)
 			if !older {
 				s.Do("DEL", "k")
@@ -159,11 +160,11 @@ func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
-				_, _ = v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { close(begun); <-goOn; return 0, errDatabase })
+				_, _ = v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { close(begun); <-goOn; return 0, systest.ErrDatabase })
 			})
 			<-begun
 			require.NoError(t, c.Set(t.Context(), "k", []byte("2"), time.Minute)) // which is less than Stale
-			shared, decoded := c.Stats().Shared, codec.decoded.Load()
+			shared, decoded := c.Stats().Shared, codec.Decoded.Load()
 			wg.Go(func() {
 				if got, err := v.GetOrLoad(t.Context(), "k", never[int](t)); got != 2 || err != nil {
 					t.Errorf("%d, %v", got, err)
@@ -177,24 +178,13 @@ func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
 					t.Errorf("%v, %v", got, err)
 				}
 			})
-			redistest.Eventually(t, func() bool { return codec.decoded.Load() == decoded+2 }, "they have found it")
+			redistest.Eventually(t, func() bool { return codec.Decoded.Load() == decoded+2 }, "they have found it")
 			time.Sleep(50 * time.Millisecond) // and join, or load anew, which fails the test
 			close(goOn)
 			wg.Wait()
 			require.EqualValues(t, 2, c.Stats().Shared-shared)
 		}
 	})
-}
-
-// counting counts the values that it decodes.
-type counting struct {
-	rediscache.Codec[int]
-	decoded atomic.Int64
-}
-
-func (c *counting) Decode(data []byte) (int, error) {
-	c.decoded.Add(1)
-	return c.Codec.Decode(data)
 }
 
 func TestALoadInTheBackgroundHasNoEndThatACallerWouldMeet(t *testing.T) {
@@ -243,7 +233,7 @@ func TestHardGivesUpALoadThatHangs(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		}
-		together(20, func(int) {
+		redistest.Together(20, func(int) {
 			_, err := v.GetOrLoad(t.Context(), "cold", hangs)
 			givenUp(err)
 			_, err = v.GetOrLoadMany(t.Context(), []string{"cold2"}, func(ctx context.Context, _ []string) (map[string]int, error) {
@@ -309,11 +299,11 @@ func TestAnEntryWithoutExpiryIsFresh(t *testing.T) {
 // a few milliseconds, and values live for some tens of them. 40 periods, or 200
 // with -soak.
 func TestEarlySparesLoads(t *testing.T) {
-	if testing.Short() || raceEnabled {
+	if testing.Short() || redistest.RaceEnabled {
 		t.Skip("it measures, for 10 s")
 	}
 	periods := 40
-	if soak > 0 {
+	if systest.Soak > 0 {
 		periods = 200
 	}
 	s := redistest.Start(t)
@@ -341,7 +331,7 @@ func crowd(t *testing.T, c *rediscache.Cache, p rediscache.Policy, periods int) 
 	const callers, takes, pause = 64, 4 * time.Millisecond, 2 * time.Millisecond
 	var mu sync.Mutex // guards began
 	end := time.Now().Add(time.Duration(periods) * (p.TTL + takes))
-	together(callers, func(int) {
+	redistest.Together(callers, func(int) {
 		v := newView(t, c, rediscache.JSON[int](), p)
 		v.SetLoadTime(takes)
 		for time.Now().Before(end) {
@@ -349,23 +339,13 @@ func crowd(t *testing.T, c *rediscache.Cache, p rediscache.Policy, periods int) 
 				mu.Lock()
 				began = append(began, time.Now())
 				mu.Unlock()
-				wait(ctx, takes)
+				redistest.Wait(ctx, takes)
 				return 1, nil
 			})
-			wait(t.Context(), pause)
+			redistest.Wait(t.Context(), pause)
 		}
 	})
 	return began
-}
-
-// wait is what a caller does between two requests, and a load while it works.
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // crowds returns the share of periods with more than one load, and how many

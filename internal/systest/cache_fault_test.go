@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // rest waits until a pool has its floor and nothing is being dialled or closed.
@@ -180,7 +181,7 @@ func TestNothingMoreIsSentOfManyAfterOneThatIsTooLate(t *testing.T) {
 		require.ErrorIs(t, err, rediscache.ErrOutcomeUnknown)
 		require.LessOrEqual(t, s.Count("SET")-before, test.sent)
 	}
-	v := newView(t, c, rediscache.Bytes(), rediscache.Policy{TTL: time.Hour, Stale: time.Hour})
+	v := systest.NewView(t, c, rediscache.Bytes(), rediscache.Policy{TTL: time.Hour, Stale: time.Hour})
 	keys := make([]string, 2000)
 	for i := range keys {
 		keys[i] = fmt.Sprint(i)
@@ -292,7 +293,7 @@ func TestAValueMayChangeOnceSetHasReturned(t *testing.T) {
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	for name, way := range pools {
-		c := newCache(t, way.open(t, s), way.opts...)
+		c := newCache(t, way.Open(t, s), way.Opts...)
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {

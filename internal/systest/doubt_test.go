@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // Each of these makes the next load of a run without a lease that it can rely on. The load returns to
@@ -23,7 +24,7 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	proxy := redistest.NewProxy(t, s.Addr)
-	lease := leaseKey("", "k")
+	lease := systest.LeaseKey("", "k")
 	held := func() { s.Do("SET", lease, "of another process", "PX", 5000) }
 	policy := rediscache.Policy{Lease: 10 * time.Second, Negative: time.Minute}
 	hard := policy
@@ -54,7 +55,7 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 		},
 		"Redis cannot be reached at all": {policy: policy, before: func() { proxy.Refuse(); proxy.Reset() }},
 	} {
-		for result, outcome := range map[string]error{"a value": nil, "none": rediscache.ErrNotFound, "an error": errDatabase} {
+		for result, outcome := range map[string]error{"a value": nil, "none": rediscache.ErrNotFound, "an error": systest.ErrDatabase} {
 			t.Run(name+", "+result, func(t *testing.T) {
 				proxy.Heal()
 				s.Flush()
@@ -71,8 +72,8 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 							run(way.missed)
 						}
 					})))
-				a := newView(t, c, rediscache.JSON[int](), way.policy)
-				b, _ := process(t, s, way.policy)
+				a := systest.NewView(t, c, rediscache.JSON[int](), way.policy)
+				b, _ := systest.Process(t, s, way.policy)
 				redistest.Eventually(t, func() bool { return c.Ping(t.Context()) == nil }, "there is a connection")
 				run(way.before)
 				var row atomic.Int64
@@ -139,10 +140,10 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 		for _, outcome := range []error{nil, rediscache.ErrNotFound} {
 			s.Flush()
 			c := newCache(t, newPool(t, s.URL()), unhurried)
-			codec := &counting{Codec: rediscache.JSON[int]()}
-			a := newView[int](t, c, codec, p)
-			b, _ := process(t, s, p)
-			s.Do("SET", leaseKey("", "k"), "of another process")
+			codec := &systest.Counting{Codec: rediscache.JSON[int]()}
+			a := systest.NewView[int](t, c, codec, p)
+			b, _ := systest.Process(t, s, p)
+			s.Do("SET", systest.LeaseKey("", "k"), "of another process")
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -157,7 +158,7 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 			require.NoError(t, err)
 			s.Do("SET", "k", "5", "PX", (30 * time.Minute).Milliseconds()) // less than Stale
 			wg.Go(func() {
-				if got, err := a.GetOrLoad(t.Context(), "k", never[int](t)); got != 5 || err != nil {
+				if got, err := a.GetOrLoad(t.Context(), "k", systest.Never[int](t)); got != 5 || err != nil {
 					t.Errorf("%d, %v", got, err)
 				}
 			})
@@ -167,7 +168,7 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 					t.Errorf("%v, %v", got, err)
 				}
 			})
-			redistest.Eventually(t, func() bool { return codec.decoded.Load() == 2 }, "they have found it")
+			redistest.Eventually(t, func() bool { return codec.Decoded.Load() == 2 }, "they have found it")
 			time.Sleep(50 * time.Millisecond) // and join
 			close(goOn)
 			wg.Wait()
@@ -180,9 +181,9 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, c := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 8 * time.Second})
-		s.Do("SET", leaseKey("", "k"), "of another process")
-		together(100, func(int) {
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 8 * time.Second})
+		s.Do("SET", systest.LeaseKey("", "k"), "of another process")
+		redistest.Together(100, func(int) {
 			got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 				if c.Stats().Misses != 100 {
 					return 0, errors.New("not all have missed, in four seconds")
@@ -232,12 +233,12 @@ func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 			if test.faults {
 				url, timeout = "redis://"+proxy.Addr, 50*time.Millisecond
 			}
-			deleter, _ := process(t, s, test.policy) // has a good network
+			deleter, _ := systest.Process(t, s, test.policy) // has a good network
 			var views [4]*rediscache.View[int]
 			var caches [4]*rediscache.Cache
 			for i := range views {
 				caches[i] = newCache(t, newPool(t, url, rediscache.WithMinIdle(2)), rediscache.WithTimeout(timeout))
-				views[i] = newView(t, caches[i], rediscache.JSON[int](), test.policy)
+				views[i] = systest.NewView(t, caches[i], rediscache.JSON[int](), test.policy)
 			}
 			done := make(chan struct{})
 			var chaos sync.WaitGroup
@@ -245,7 +246,7 @@ func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 				chaos.Go(func() { vex(t, proxy, done) })
 			}
 			var reads atomic.Int64
-			together(4, func(k int) {
+			redistest.Together(4, func(k int) {
 				key := fmt.Sprint("k", k)
 				var row, deleted atomic.Int64 // what was written last, and what was when the last Delete returned
 				gone := func(n int64) bool { return test.policy.Negative > 0 && n%10 == 9 }
@@ -255,7 +256,7 @@ func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 					if rand.IntN(2) == 0 {
 						d = rand.N(test.takes)
 					}
-					wait(t.Context(), d)
+					redistest.Wait(t.Context(), d)
 					if gone(n) {
 						return 0, rediscache.ErrNotFound
 					}
@@ -304,7 +305,7 @@ func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 					})
 				}
 				for end := time.Now().Add(patience); time.Now().Before(end) && !t.Failed(); {
-					wait(t.Context(), rand.N(test.pause))
+					redistest.Wait(t.Context(), rand.N(test.pause))
 					n := row.Add(1)
 					if _, err := deleter.Delete(t.Context(), key); err == nil {
 						deleted.Store(n)
@@ -332,7 +333,7 @@ func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
 func vex(t *testing.T, proxy *redistest.Proxy, done chan struct{}) {
 	t.Helper()
 	for {
-		wait(t.Context(), rand.N(50*time.Millisecond))
+		redistest.Wait(t.Context(), rand.N(50*time.Millisecond))
 		switch rand.IntN(5) {
 		case 0:
 			proxy.Reset()
@@ -346,7 +347,7 @@ func vex(t *testing.T, proxy *redistest.Proxy, done chan struct{}) {
 		case 4:
 			proxy.Delay(redistest.Direction(rand.IntN(2)), rand.N(60*time.Millisecond), time.Millisecond)
 		}
-		wait(t.Context(), rand.N(70*time.Millisecond))
+		redistest.Wait(t.Context(), rand.N(70*time.Millisecond))
 		proxy.Heal()
 		select {
 		case <-done:

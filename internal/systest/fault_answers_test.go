@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"cmp"
@@ -330,7 +330,7 @@ func (w *way) look(ctx context.Context, want map[string]answer) {
 		}
 		asked.Go(func() {
 			method, target, _ := strings.Cut(verb.request, " ")
-			r := serve(w.handler, httptest.NewRequestWithContext(ctx, method, target, nil))
+			r := redistest.Serve(w.handler, httptest.NewRequestWithContext(ctx, method, target, nil))
 			if !want[name].isIn(r) || strings.Contains(r.Body.String(), w.addr) {
 				wrong <- fmt.Sprintf("%s: %d %s", verb.request, r.Code, r.Body)
 			}

@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"bytes"
@@ -121,7 +121,7 @@ func TestFaultAReplyOfAnotherFormIsNobodys(t *testing.T) {
 			s := newLiar(t)
 			s.after.Store(c.after)
 			for name, way := range pools {
-				cache := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), append(way.opts, unhurried)...)
+				cache := newCache(t, way.Open(t, &redistest.Server{Addr: s.Addr}), append(way.Opts, unhurried)...)
 				require.NoError(t, c.ask(t.Context(), cache))
 				for _, reply := range c.replies {
 					s.lie.Store(&lie{command: c.command, reply: []byte(reply + "\r\n")})
@@ -189,7 +189,7 @@ func TestFaultAHostileReplyCostsItsConnectionAndNoMemory(t *testing.T) {
 	s := newLiar(t)
 	for name, way := range pools {
 		own := strings.HasPrefix(name, "warm pool")
-		c := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), append(way.opts, unhurried)...)
+		c := newCache(t, way.Open(t, &redistest.Server{Addr: s.Addr}), append(way.Opts, unhurried)...)
 		for what, h := range hostileReplies {
 			if !own && !h.redigo {
 				continue

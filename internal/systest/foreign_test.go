@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -408,7 +408,7 @@ func TestIdleCachesHoldNoConnection(t *testing.T) {
 		for range 10 { // other programs may take a second from this one
 			served.Store(0)
 			until := time.Now().Add(time.Second)
-			together(callers, func(int) {
+			redistest.Together(callers, func(int) {
 				for time.Now().Before(until) {
 					if err := caches[rand.IntN(len(caches))].Set(t.Context(), "k", []byte("v"), time.Minute); err != nil {
 						t.Errorf("%s: %v", name, err)

@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // In an earlier scheme each of these keys had the lease of another key, or none.
@@ -22,7 +23,7 @@ func TestALoadMayLoadKeysWhoseNamesLookAlike(t *testing.T) {
 		for _, prefix := range []string{"", "p:"} {
 			s.Flush()
 			c := newCache(t, newPool(t, s.URL()), rediscache.WithPrefix(prefix))
-			v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+			v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
 			var load func(keys []string) (int, error)
@@ -45,7 +46,7 @@ func TestALoadMayLoadKeysWhoseNamesLookAlike(t *testing.T) {
 
 func TestManyKeysWhoseNamesLookAlikeAreLoadedAtOnce(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 		values, err := v.GetOrLoadMany(t.Context(), braced, loadTwos)
 		require.NoError(t, err)
 		require.Len(t, values, len(braced))
@@ -57,18 +58,18 @@ func TestManyKeysWhoseNamesLookAlikeAreLoadedAtOnce(t *testing.T) {
 // A client that knows how leases are named stores a value under each name.
 func TestNoKeyOfAnHTTPClientIsTheLeaseOfAnother(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 		h := rediscache.NewHandler(c)
-		for _, key := range []string{"{k}:rediscache-lease", "k:rediscache-lease", leaseKey("", "k")} {
+		for _, key := range []string{"{k}:rediscache-lease", "k:rediscache-lease", systest.LeaseKey("", "k")} {
 			path := "/cache/" + url.PathEscape(key)
-			require.Equal(t, 200, serve(h, httptest.NewRequest("POST", path+"?value=v", nil)).Code)
-			w := serve(h, httptest.NewRequest("GET", path, nil))
+			require.Equal(t, 200, redistest.Serve(h, httptest.NewRequest("POST", path+"?value=v", nil)).Code)
+			w := redistest.Serve(h, httptest.NewRequest("GET", path, nil))
 			require.Equal(t, 200, w.Code)
 			require.Contains(t, w.Body.String(), key)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		got, err := v.GetOrLoad(ctx, "k", returns(7))
+		got, err := v.GetOrLoad(ctx, "k", systest.Returns(7))
 		require.NoError(t, err)
 		require.Equal(t, 7, got)
 		require.EqualValues(t, 4, c.Stats().Sets)
@@ -84,12 +85,12 @@ func TestAKeyThatLooksLikeALeaseIsAKeyLikeAnyOther(t *testing.T) {
 		} {
 			s.Flush()
 			items := make(map[string][]byte)
-			lease := strings.TrimPrefix(leaseKey(prefix, "loading"), prefix)
+			lease := strings.TrimPrefix(systest.LeaseKey(prefix, "loading"), prefix)
 			for _, key := range []string{"", "+", "++", "k:rediscache-lease", "k:rediscache-lease+", lease, "k"} {
 				items[key] = []byte(key + " held")
 			}
-			v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-			require.NoError(t, second(v.GetOrLoad(t.Context(), "loading", func(context.Context) (int, error) {
+			v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+			require.NoError(t, systest.Second(v.GetOrLoad(t.Context(), "loading", func(context.Context) (int, error) {
 				require.NoError(t, c.SetMany(t.Context(), items, rediscache.NoExpiry))
 				var keys []string
 				for key, value := range items {

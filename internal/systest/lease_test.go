@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -18,14 +18,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
-
-// process stands for one: a pool, a cache and a view of its own.
-func process(t testing.TB, s *redistest.Server, p rediscache.Policy) (*rediscache.View[int], *rediscache.Cache) {
-	t.Helper()
-	c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(2)), unhurried)
-	return newView(t, c, rediscache.JSON[int](), p), c
-}
 
 func TestFourProcessesOf250CallersShareOneLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -34,7 +28,7 @@ func TestFourProcessesOf250CallersShareOneLoad(t *testing.T) {
 		var views [4]*rediscache.View[int]
 		var caches [4]*rediscache.Cache
 		for i := range views {
-			views[i], caches[i] = process(t, s, p)
+			views[i], caches[i] = systest.Process(t, s, p)
 		}
 		missed := func() (n int64) {
 			for _, c := range caches {
@@ -51,7 +45,7 @@ func TestFourProcessesOf250CallersShareOneLoad(t *testing.T) {
 			}
 			return values, nil
 		}
-		together(1000, func(i int) {
+		redistest.Together(1000, func(i int) {
 			got, err := views[i%4].GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 				values, err := load("k")
 				return values["k"], err
@@ -61,7 +55,7 @@ func TestFourProcessesOf250CallersShareOneLoad(t *testing.T) {
 			}
 		})
 		require.Equal(t, []byte("1"), s.Do("GET", "loads:k"))
-		together(200, func(i int) {
+		redistest.Together(200, func(i int) {
 			keys := []string{fmt.Sprint("m", i%5), fmt.Sprint("m", (i+2)%5), "m0"}
 			got, err := views[i%4].GetOrLoadMany(t.Context(), keys, func(_ context.Context, keys []string) (map[string]int, error) {
 				return load(keys...)
@@ -81,11 +75,11 @@ func TestTheOthersLoadWhenAHolderHasDied(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		const lease = time.Second
-		v, c := process(t, s, rediscache.Policy{Lease: lease})
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: lease})
 		began := time.Now()
-		s.Do("SET", leaseKey("", "k"), "of the dead", "PX", lease.Milliseconds())
+		s.Do("SET", systest.LeaseKey("", "k"), "of the dead", "PX", lease.Milliseconds())
 		var loads atomic.Int64
-		together(50, func(int) {
+		redistest.Together(50, func(int) {
 			got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 				loads.Add(1)
 				redistest.Eventually(t, func() bool { return c.Stats().Misses == 50 }, "all have missed")
@@ -115,13 +109,13 @@ func TestALoadWaitsForALeaseThatWasTakenWhileItAsked(t *testing.T) {
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
 	c := newCache(t, newPool(t, "redis://"+proxy.Addr, rediscache.WithMinIdle(1)))
-	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: lease})
+	v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: lease})
 	require.NoError(t, c.Ping(t.Context()))
 	proxy.Delay(redistest.Up, oneWay, 0)
 	proxy.Delay(redistest.Down, oneWay, 0)
 	// The load asks 2*oneWay after now, once it has missed the key, and Redis answers at
 	// 3*oneWay. So a lease that ends at 4*oneWay+lease may have been taken before that.
-	s.Do("SET", leaseKey("", "k"), "of another", "PX", (4*oneWay + lease).Milliseconds())
+	s.Do("SET", systest.LeaseKey("", "k"), "of another", "PX", (4*oneWay + lease).Milliseconds())
 	got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { return 7, nil })
 	require.NoError(t, err)
 	require.Equal(t, 7, got)
@@ -133,8 +127,8 @@ func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
 		redistest.NoLeaks(t)
 		ctx := t.Context()
 		p := rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second, Soft: time.Minute, Negative: time.Minute}
-		a, ca := process(t, s, p)
-		b, cb := process(t, s, p)
+		a, ca := systest.Process(t, s, p)
+		b, cb := systest.Process(t, s, p)
 		must := func(err error) { require.NoError(t, err) }
 		between := map[string]struct {
 			do   func()
@@ -175,7 +169,7 @@ func TestAFillIsRefusedAfterWhatCameBetween(t *testing.T) {
 					require.Equal(t, map[bool]int{true: 2}[outcome == nil], got, "its caller came before")
 					require.Equal(t, test.held, s.Do("GET", "k"), "%s, %s, %s", name, state, result)
 					require.EqualValues(t, 1, ca.Stats().Refused-before, name)
-					require.EqualValues(t, 0, s.Do("EXISTS", leaseKey("", "k")))
+					require.EqualValues(t, 0, s.Do("EXISTS", systest.LeaseKey("", "k")))
 				}
 			}
 		}
@@ -189,18 +183,18 @@ func TestALeaseOfACallerThatLeftIsNotWaitedFor(t *testing.T) {
 	proxy := redistest.NewProxy(t, s.Addr)
 	p := rediscache.Policy{Lease: time.Hour}
 	c := newCache(t, newPool(t, "redis://"+proxy.Addr))
-	a := newView(t, c, rediscache.JSON[int](), p)
-	b, _ := process(t, s, p)
+	a := systest.NewView(t, c, rediscache.JSON[int](), p)
+	b, _ := systest.Process(t, s, p)
 	require.NoError(t, c.Ping(t.Context()))
 	proxy.Delay(redistest.Down, 200*time.Millisecond, 0)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // the look takes 200 of them
 	defer cancel()
-	_, err := a.GetOrLoad(ctx, "k", returns(1))
+	_, err := a.GetOrLoad(ctx, "k", systest.Returns(1))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	proxy.Delay(redistest.Down, 0, 0)
 	short, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	got, err := b.GetOrLoad(short, "k", returns(2))
+	got, err := b.GetOrLoad(short, "k", systest.Returns(2))
 	require.NoError(t, err)
 	require.Equal(t, 2, got)
 }
@@ -212,16 +206,16 @@ func TestALeaseOutlivesNoBrokenConnection(t *testing.T) {
 	proxy := redistest.NewProxy(t, s.Addr)
 	p := rediscache.Policy{Lease: time.Hour}
 	pool := newPool(t, "redis://"+proxy.Addr, rediscache.WithMinIdle(0)) // or the cut might hit a dial
-	a := newView(t, newCache(t, pool), rediscache.JSON[int](), p)
-	b, _ := process(t, s, p)
-	for name, failure := range map[string]error{"fill": nil, "release": errDatabase} {
+	a := systest.NewView(t, newCache(t, pool), rediscache.JSON[int](), p)
+	b, _ := systest.Process(t, s, p)
+	for name, failure := range map[string]error{"fill": nil, "release": systest.ErrDatabase} {
 		_, err := a.GetOrLoad(t.Context(), name, func(context.Context) (int, error) {
 			proxy.Cut(redistest.Up, 0, true)
 			return 1, failure
 		})
 		require.Equal(t, failure, err)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		got, err := b.GetOrLoad(ctx, name, returns(2))
+		got, err := b.GetOrLoad(ctx, name, systest.Returns(2))
 		cancel()
 		require.NoError(t, err, name)
 		require.Equal(t, 2, got)
@@ -252,9 +246,9 @@ func TestALeaseIsEndedWhenACodecOrAnObserverPanics(t *testing.T) {
 					panic("an observer")
 				}
 			})))
-			v := newView(t, c, fussy{rediscache.JSON[int]()}, rediscache.Policy{Lease: time.Hour})
-			require.Panics(t, func() { _, _ = v.GetOrLoad(t.Context(), "k", never[int](t)) })
-			redistest.Eventually(t, func() bool { return s.Do("EXISTS", leaseKey("", "k")) == int64(0) }, "it is ended")
+			v := systest.NewView(t, c, fussy{rediscache.JSON[int]()}, rediscache.Policy{Lease: time.Hour})
+			require.Panics(t, func() { _, _ = v.GetOrLoad(t.Context(), "k", systest.Never[int](t)) })
+			redistest.Eventually(t, func() bool { return s.Do("EXISTS", systest.LeaseKey("", "k")) == int64(0) }, "it is ended")
 		}
 	})
 }
@@ -263,7 +257,7 @@ func TestALeaseIsEndedWhenACodecOrAnObserverPanics(t *testing.T) {
 func TestALoadThatIsReplacedDoesNotUnshareTheNext(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 		var wg sync.WaitGroup
 		load := func(value int) chan struct{} {
 			begun, goOn := make(chan struct{}), make(chan struct{})
@@ -287,7 +281,7 @@ func TestALoadThatIsReplacedDoesNotUnshareTheNext(t *testing.T) {
 		close(first)
 		redistest.Eventually(t, func() bool { return c.Stats().Refused == 1 }, "the first is through")
 		wg.Go(func() {
-			if got, err := v.GetOrLoad(t.Context(), "k", never[int](t)); got != 2 || err != nil {
+			if got, err := v.GetOrLoad(t.Context(), "k", systest.Never[int](t)); got != 2 || err != nil {
 				t.Errorf("%d, %v", got, err)
 			}
 		})
@@ -313,8 +307,8 @@ func TestALeaseWhoseFillWasRefusedIsEnded(t *testing.T) {
 		ended.Add(1)
 		return []byte(":1\r\n"), false
 	})
-	v := newView(t, newCache(t, newPool(t, s.URL()), unhurried), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-	got, err := v.GetOrLoad(t.Context(), "k", returns(1))
+	v := systest.NewView(t, newCache(t, newPool(t, s.URL()), unhurried), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	got, err := v.GetOrLoad(t.Context(), "k", systest.Returns(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, got)
 	require.EqualValues(t, 1, ended.Load())
@@ -329,8 +323,8 @@ func TestNobodyWaitsForALateFillAndThenForTheEndOfItsLease(t *testing.T) {
 		return redistest.Default(c), false
 	})
 	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(500*time.Millisecond))
-	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-	got, err := v.GetOrLoad(t.Context(), "k", returns(1))
+	v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	got, err := v.GetOrLoad(t.Context(), "k", systest.Returns(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, got)
 	require.Equal(t, 1, s.Count("EVALSHA"), "the fill comes still, and ends it")
@@ -340,9 +334,9 @@ func TestNobodyWaitsForALateFillAndThenForTheEndOfItsLease(t *testing.T) {
 func TestWithHardHalfOfItIsForTheLeaseOfAnother(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 2 * time.Second})
-		s.Do("SET", leaseKey("", "k"), "of one that died")
-		got, err := v.GetOrLoad(t.Context(), "k", returns(7))
+		v, _ := systest.Process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 2 * time.Second})
+		s.Do("SET", systest.LeaseKey("", "k"), "of one that died")
+		got, err := v.GetOrLoad(t.Context(), "k", systest.Returns(7))
 		require.NoError(t, err)
 		require.Equal(t, 7, got)
 	})
@@ -362,8 +356,8 @@ func TestAJoinerOfALoadThatCouldNotBeStoredLoadsAgain(t *testing.T) {
 			s.Flush()
 			p := rediscache.Policy{Lease: 10 * time.Second}
 			c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithTimeout(500*time.Millisecond))
-			a := newView(t, c, rediscache.JSON[int](), p)
-			b, _ := process(t, s, p)
+			a := systest.NewView(t, c, rediscache.JSON[int](), p)
+			b, _ := systest.Process(t, s, p)
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -377,7 +371,7 @@ func TestAJoinerOfALoadThatCouldNotBeStoredLoadsAgain(t *testing.T) {
 			_, err := b.Delete(t.Context(), "k")
 			require.NoError(t, err)
 			wg.Go(func() {
-				if got, err := a.GetOrLoad(t.Context(), "k", returns(2)); got != 2 || err != nil {
+				if got, err := a.GetOrLoad(t.Context(), "k", systest.Returns(2)); got != 2 || err != nil {
 					t.Errorf("who came after the Delete: %d, %v", got, err)
 				}
 			})
@@ -395,8 +389,8 @@ func TestAJoinerOfALoadThatCouldNotBeStoredLoadsAgain(t *testing.T) {
 func TestACallerAfterADeleteElsewhereGetsNoOldValue(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		p := rediscache.Policy{Lease: 10 * time.Second}
-		a, ca := process(t, s, p)
-		b, _ := process(t, s, p)
+		a, ca := systest.Process(t, s, p)
+		b, _ := systest.Process(t, s, p)
 		for name, deleter := range map[string]*rediscache.View[int]{"elsewhere": b, "here": a} {
 			s.Flush()
 			before := ca.Stats().Misses
@@ -413,7 +407,7 @@ func TestACallerAfterADeleteElsewhereGetsNoOldValue(t *testing.T) {
 			require.NoError(t, err)
 			for range 20 {
 				wg.Go(func() {
-					got, err := a.GetOrLoad(t.Context(), "k", returns(2))
+					got, err := a.GetOrLoad(t.Context(), "k", systest.Returns(2))
 					if got != 2 || err != nil {
 						t.Errorf("%s: who came after: %d, %v", name, got, err)
 					}
@@ -434,7 +428,7 @@ func TestACallerAfterADeleteElsewhereGetsNoOldValue(t *testing.T) {
 func TestACallerAfterADeleteJoinsNoOlderLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		for key, p := range map[string]rediscache.Policy{"k": {}, "a}b": {}} {
-			v, _ := process(t, s, p)
+			v, _ := systest.Process(t, s, p)
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -443,7 +437,7 @@ func TestACallerAfterADeleteJoinsNoOlderLoad(t *testing.T) {
 			<-begun
 			_, err := v.Delete(t.Context(), key)
 			require.NoError(t, err)
-			got, err := v.GetOrLoad(t.Context(), key, returns(2))
+			got, err := v.GetOrLoad(t.Context(), key, systest.Returns(2))
 			require.NoError(t, err)
 			require.Equal(t, 2, got)
 			close(goOn)
@@ -459,8 +453,8 @@ func TestNobodyJoinsALoadThatIsBeingStored(t *testing.T) {
 	proxy := redistest.NewProxy(t, s.Addr)
 	p := rediscache.Policy{Lease: 10 * time.Second}
 	c := newCache(t, newPool(t, "redis://"+proxy.Addr), rediscache.WithPipelineConns(0)) // so that one reply does not hold up another
-	a := newView(t, c, rediscache.JSON[int](), p)
-	b, _ := process(t, s, p)
+	a := systest.NewView(t, c, rediscache.JSON[int](), p)
+	b, _ := systest.Process(t, s, p)
 	require.NoError(t, c.Ping(t.Context()))
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -476,7 +470,7 @@ func TestNobodyJoinsALoadThatIsBeingStored(t *testing.T) {
 	proxy.Delay(redistest.Down, 0, 0)
 	_, err := b.Delete(t.Context(), "k")
 	require.NoError(t, err)
-	got, err := a.GetOrLoad(t.Context(), "k", returns(2))
+	got, err := a.GetOrLoad(t.Context(), "k", systest.Returns(2))
 	require.NoError(t, err)
 	require.Equal(t, 2, got)
 	wg.Wait()
@@ -490,7 +484,7 @@ func TestAnOldValueIsNeverFoundAfterItsDelete(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	rounds := 10_000
-	if testing.Short() || raceEnabled {
+	if testing.Short() || redistest.RaceEnabled {
 		rounds = 1000
 	}
 	// Always early: values are loaded while there are some.
@@ -498,15 +492,15 @@ func TestAnOldValueIsNeverFoundAfterItsDelete(t *testing.T) {
 	var views [4]*rediscache.View[int]
 	var caches [4]*rediscache.Cache
 	for i := range views {
-		views[i], caches[i] = process(t, s, p)
+		views[i], caches[i] = systest.Process(t, s, p)
 	}
 	const keys = 4 // at once
-	together(keys, func(k int) {
+	redistest.Together(keys, func(k int) {
 		key := fmt.Sprint("k", k)
 		var row atomic.Int64 // the database
 		load := func(context.Context) (int, error) {
 			n := int(row.Load())
-			wait(t.Context(), rand.N(300*time.Microsecond))
+			redistest.Wait(t.Context(), rand.N(300*time.Microsecond))
 			return n, nil
 		}
 		done := make(chan struct{})
@@ -525,7 +519,7 @@ func TestAnOldValueIsNeverFoundAfterItsDelete(t *testing.T) {
 			})
 		}
 		for n := 1; n <= rounds/keys; n++ {
-			wait(t.Context(), rand.N(300*time.Microsecond))
+			redistest.Wait(t.Context(), rand.N(300*time.Microsecond))
 			row.Store(int64(n))
 			deleter, reader := views[rand.IntN(4)], views[rand.IntN(4)]
 			if _, err := deleter.Delete(t.Context(), key); err != nil {
@@ -577,10 +571,10 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 		}
 		return redistest.Default(c), false
 	})
-	v := newView(t, newCache(t, newPool(t, server.URL()), rediscache.WithPrefix("p:")), rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
+	v := systest.NewView(t, newCache(t, newPool(t, server.URL()), rediscache.WithPrefix("p:")), rediscache.JSON[int](), rediscache.Policy{Lease: time.Second})
 	_, err := v.Delete(t.Context(), "a", "b")
 	require.NoError(t, err)
-	require.Equal(t, []string{leaseKey("p:", "a") + " " + leaseKey("p:", "b"), "p:a p:b"}, deleted)
+	require.Equal(t, []string{systest.LeaseKey("p:", "a") + " " + systest.LeaseKey("p:", "b"), "p:a p:b"}, deleted)
 
 	deleted = nil
 	keys := make([]string, 3000) // the names of their leases are a large command, they are not
@@ -591,18 +585,18 @@ func TestADeleteDropsTheLeaseBeforeTheKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, deleted, 2)
 	require.Greater(t, len(deleted[0]), 64<<10)
-	require.True(t, strings.HasPrefix(deleted[0], leaseKey("p:", "0")))
+	require.True(t, strings.HasPrefix(deleted[0], systest.LeaseKey("p:", "0")))
 	require.True(t, strings.HasPrefix(deleted[1], "p:0 p:1"))
 }
 
 // Each retry deletes the leases and then the keys, so a key is never deleted before its lease.
 func TestADeleteIsRetriedTogetherWithItsLeases(t *testing.T) {
 	const later, never, done = "-LOADING wait", "-NOPERM No permissions to access a key", ":1"
-	lease := leaseKey("", "k")
+	lease := systest.LeaseKey("", "k")
 	for _, conns := range []int{0, 2} {
 		var mu sync.Mutex // guards both
 		var replies, seen []string
-		var heard errorsOf
+		var heard systest.ErrorsOf
 		server := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 			if c.Name() != "DEL" {
 				return redistest.Default(c), false
@@ -627,20 +621,20 @@ func TestADeleteIsRetriedTogetherWithItsLeases(t *testing.T) {
 		n, err := del(later, later, done, later, done, done)
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
-		require.NoError(t, heard.take())
+		require.NoError(t, heard.Take())
 
 		_, err = del(later, done)
 		require.ErrorIs(t, err, rediscache.ErrOutcomeUnknown, "the key is deleted, and a load may undo that")
 		_, err = del(done, never)
 		require.ErrorContains(t, err, "NOPERM")
 		require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown, "the key is not deleted")
-		_ = heard.take()
+		_ = heard.Take()
 
 		for _, news := range []string{"NOPERM", ""} {
 			n, err = del(never, done)
 			require.NoError(t, err)
 			require.Equal(t, 1, n)
-			if err := heard.take(); news == "" {
+			if err := heard.Take(); news == "" {
 				require.NoError(t, err, "it was said once")
 			} else {
 				require.ErrorContains(t, err, news)
@@ -656,7 +650,7 @@ func TestCloseDoesNotWaitLongForALeaseToBeEnded(t *testing.T) {
 		s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
 		pool := newPool(t, s.URL(), rediscache.WithMinIdle(0), rediscache.WithMaxActive(1))
 		c := newCache(t, pool, rediscache.WithTimeout(0), rediscache.WithPipelineConns(conns))
-		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: 100 * time.Millisecond})
+		v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: 100 * time.Millisecond})
 		ctx, cancel := context.WithCancel(t.Context())
 		held := make(chan redis.Conn, 1)
 		_, err := v.GetOrLoad(ctx, "k", func(loading context.Context) (int, error) {
@@ -689,18 +683,18 @@ func TestCloseDoesNotWaitLongForALeaseToBeEnded(t *testing.T) {
 
 func TestScriptsAreSentAgainToAServerThatForgotThem(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		v, c := process(t, s, rediscache.Policy{Lease: 10 * time.Second})
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: 10 * time.Second})
 		for i := range 3 {
 			if i != 1 {
 				s.Do("SCRIPT", "FLUSH")
 			}
 			key := strconv.Itoa(i)
-			_, err := v.GetOrLoad(t.Context(), key, returns(i))
+			_, err := v.GetOrLoad(t.Context(), key, systest.Returns(i))
 			require.NoError(t, err)
 			require.Equal(t, []byte(key), s.Do("GET", key))
-			_, err = v.GetOrLoad(t.Context(), "fails", fails[int](errDatabase))
-			require.Equal(t, errDatabase, err)
-			require.EqualValues(t, 0, s.Do("EXISTS", leaseKey("", "fails")), "it is released")
+			_, err = v.GetOrLoad(t.Context(), "fails", systest.Fails[int](systest.ErrDatabase))
+			require.Equal(t, systest.ErrDatabase, err)
+			require.EqualValues(t, 0, s.Do("EXISTS", systest.LeaseKey("", "fails")), "it is released")
 		}
 		require.Zero(t, c.Stats().Errors)
 	})
@@ -708,9 +702,9 @@ func TestScriptsAreSentAgainToAServerThatForgotThem(t *testing.T) {
 
 func TestAMissIsThreeRoundTripsAndAHitIsOne(t *testing.T) {
 	s := redistest.Start(t)
-	v, _ := process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second})
-	plain, _ := process(t, s, rediscache.Policy{TTL: time.Hour})
-	_, err := v.GetOrLoad(t.Context(), "warm up", returns(1))
+	v, _ := systest.Process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second})
+	plain, _ := systest.Process(t, s, rediscache.Policy{TTL: time.Hour})
+	_, err := v.GetOrLoad(t.Context(), "warm up", systest.Returns(1))
 	require.NoError(t, err)
 	calls := func(f func()) string {
 		t.Helper()
@@ -727,7 +721,7 @@ func TestAMissIsThreeRoundTripsAndAHitIsOne(t *testing.T) {
 	}
 	load := func(v *rediscache.View[int]) func() {
 		return func() {
-			_, err := v.GetOrLoad(t.Context(), "k", returns(1))
+			_, err := v.GetOrLoad(t.Context(), "k", systest.Returns(1))
 			require.NoError(t, err)
 		}
 	}
@@ -752,7 +746,7 @@ func commandCalls(t *testing.T, s *redistest.Server) map[string]string {
 
 func TestALoadThatOutlivesItsLeaseIsReturnedAndNotStored(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
-		v, c := process(t, s, rediscache.Policy{Lease: time.Minute})
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Minute})
 		got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) { s.Advance(time.Minute); return 7, nil })
 		require.NoError(t, err)
 		require.Equal(t, 7, got)
@@ -764,31 +758,31 @@ func TestALoadThatOutlivesItsLeaseIsReturnedAndNotStored(t *testing.T) {
 func TestAStaleValueIsNotWaitedForWhileAnotherProcessLoadsIt(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		p := rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second}
-		v, c := process(t, s, p)
+		v, c := systest.Process(t, s, p)
 		require.NoError(t, v.Set(t.Context(), "k", 1))
 		s.Advance(time.Hour + time.Minute)
-		s.Do("SET", leaseKey("", "k"), "another's")
+		s.Do("SET", systest.LeaseKey("", "k"), "another's")
 		for range 20 {
-			got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+			got, err := v.GetOrLoad(t.Context(), "k", systest.Never[int](t))
 			require.NoError(t, err)
 			require.Equal(t, 1, got)
 		}
 		require.NoError(t, c.Close())
-		require.Equal(t, []byte("another's"), s.Do("GET", leaseKey("", "k")))
+		require.Equal(t, []byte("another's"), s.Do("GET", systest.LeaseKey("", "k")))
 	})
 }
 
 func TestWithSoftAStaleValueWaitsForTheFreshOneOfAnotherProcess(t *testing.T) {
 	s := redistest.Start(t)
-	v, _ := process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second, Soft: time.Minute})
+	v, _ := systest.Process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second, Soft: time.Minute})
 	require.NoError(t, v.Set(t.Context(), "k", 1))
 	s.Advance(time.Hour + time.Minute)
-	s.Do("SET", leaseKey("", "k"), "another's")
+	s.Do("SET", systest.LeaseKey("", "k"), "another's")
 	s.Do("CONFIG", "RESETSTAT")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+		got, err := v.GetOrLoad(t.Context(), "k", systest.Never[int](t))
 		if got != 2 || err != nil {
 			t.Errorf("%d, %v", got, err)
 		}
@@ -801,11 +795,11 @@ func TestWithSoftAStaleValueWaitsForTheFreshOneOfAnotherProcess(t *testing.T) {
 func TestWaitersLeaveWithTheirContext(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
-		s.Do("SET", leaseKey("", "k"), "another's")
+		v, _ := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
+		s.Do("SET", systest.LeaseKey("", "k"), "another's")
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
-		_, err := v.GetOrLoad(ctx, "k", never[int](t))
+		_, err := v.GetOrLoad(ctx, "k", systest.Never[int](t))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.False(t, errors.Is(err, rediscache.ErrUnavailable))
 	})

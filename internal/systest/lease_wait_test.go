@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -13,17 +13,18 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // commandsOf returns how many commands the server has executed since its counts were reset, without
 // those of the test.
 func commandsOf(t *testing.T, s *redistest.Server) (n int) {
 	t.Helper()
-	for name, stat := range commandStats(t, s) {
+	for name, stat := range s.CommandStats() {
 		switch name {
 		case "info", "ping", "config|resetstat", "client|list", "client|id":
 		default:
-			n += stat.calls
+			n += stat.Calls
 		}
 	}
 	return n
@@ -66,7 +67,7 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 			redistest.NoLeaks(t)
 			s := redistest.Start(t)
 			p := rediscache.Policy{Lease: time.Hour}
-			holder, _ := process(t, s, p)
+			holder, _ := systest.Process(t, s, p)
 			keys := make([]string, 2000)
 			for i := range keys {
 				keys[i] = fmt.Sprint("k", i)
@@ -79,10 +80,10 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 			perSecond := 0
 			values, err := holder.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
 				for i := range processes {
-					v, c := process(t, s, p)
+					v, c := systest.Process(t, s, p)
 					waiting = append(waiting, c)
 					wg.Go(func() {
-						together(each, func(n int) {
+						redistest.Together(each, func(n int) {
 							mine := keys
 							if each > 1 {
 								mine = keys[n : n+1]
@@ -119,16 +120,16 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
-	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+	v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 	const waiters = 500
 	for i := range waiters {
-		s.Do("SET", leaseKey("", fmt.Sprint("k", i)), fmt.Sprint("of another ", i))
+		s.Do("SET", systest.LeaseKey("", fmt.Sprint("k", i)), fmt.Sprint("of another ", i))
 	}
 	var wg sync.WaitGroup
 	var served atomic.Int64
 	for i := range waiters {
 		wg.Go(func() {
-			got, err := v.GetOrLoad(t.Context(), fmt.Sprint("k", i), never[int](t))
+			got, err := v.GetOrLoad(t.Context(), fmt.Sprint("k", i), systest.Never[int](t))
 			if got != i || err != nil {
 				t.Errorf("%d, %v", got, err)
 			}
@@ -136,12 +137,12 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 		})
 	}
 	redistest.Eventually(t, func() bool { return c.Stats().Misses == waiters }, "they wait")
-	settlesAt(t, s, 200, func() int { return commandStats(t, s)["mget"].calls })
-	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 1, "no caller tries to take a lease that another holds")
+	settlesAt(t, s, 200, func() int { return s.CommandStats()["mget"].Calls })
+	require.LessOrEqual(t, s.CommandStats()["set"].Calls, 1, "no caller tries to take a lease that another holds")
 	for i := range waiters { // by a Set, which leaves the lease, or as a load does, whose value is there when its lease is not
 		s.Do("SET", fmt.Sprint("k", i), i)
 		if i%2 == 0 {
-			s.Do("DEL", leaseKey("", fmt.Sprint("k", i)))
+			s.Do("DEL", systest.LeaseKey("", fmt.Sprint("k", i)))
 		}
 	}
 	wg.Wait()
@@ -152,20 +153,20 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 func TestWaitingWhileAKeyHasAnOldValueIsCheap(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
-	v, _ := process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Soft: time.Minute, Lease: time.Hour})
+	v, _ := systest.Process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Soft: time.Minute, Lease: time.Hour})
 	require.NoError(t, v.Set(t.Context(), "stale", 1))
 	s.Advance(time.Hour + time.Minute)
 	s.Do("SET", "undecodable", "junk")
 	var wg sync.WaitGroup
 	for _, key := range []string{"stale", "undecodable"} {
-		s.Do("SET", leaseKey("", key), "another's")
+		s.Do("SET", systest.LeaseKey("", key), "another's")
 		wg.Go(func() {
-			if got, err := v.GetOrLoad(t.Context(), key, never[int](t)); got != 2 || err != nil {
+			if got, err := v.GetOrLoad(t.Context(), key, systest.Never[int](t)); got != 2 || err != nil {
 				t.Errorf("%d, %v", got, err)
 			}
 		})
 	}
-	redistest.Eventually(t, func() bool { return commandStats(t, s)["mget"].calls > 0 }, "they wait")
+	redistest.Eventually(t, func() bool { return s.CommandStats()["mget"].Calls > 0 }, "they wait")
 	settlesAt(t, s, 100, func() int { return commandsOf(t, s) })
 	for _, key := range []string{"stale", "undecodable"} {
 		s.Do("SET", key, "2", "PX", (2 * time.Hour).Milliseconds())
@@ -176,8 +177,8 @@ func TestWaitingWhileAKeyHasAnOldValueIsCheap(t *testing.T) {
 func TestTheWaitForOneLeaseIsShort(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		a, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
-		b, cb := process(t, s, rediscache.Policy{Lease: time.Hour})
+		a, _ := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
+		b, cb := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 		var slowest time.Duration
 		for i := range 20 {
 			key := fmt.Sprint("k", i)
@@ -192,7 +193,7 @@ func TestTheWaitForOneLeaseIsShort(t *testing.T) {
 			<-begun
 			var ended time.Time
 			wg.Go(func() {
-				got, err := b.GetOrLoad(t.Context(), key, never[int](t))
+				got, err := b.GetOrLoad(t.Context(), key, systest.Never[int](t))
 				if got != i || err != nil {
 					t.Errorf("%d, %v", got, err)
 				}
@@ -211,9 +212,9 @@ func TestTheWaitForOneLeaseIsShort(t *testing.T) {
 func TestAWaiterForManyLeasesLoadsTheKeysOfFreeLeases(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 		for _, key := range []string{"a", "b", "c"} {
-			s.Do("SET", leaseKey("", key), "of one load")
+			s.Do("SET", systest.LeaseKey("", key), "of one load")
 		}
 		loads := make(chan []string, 3)
 		done := make(chan struct{})
@@ -228,10 +229,10 @@ func TestAWaiterForManyLeasesLoadsTheKeysOfFreeLeases(t *testing.T) {
 			}
 		}()
 		redistest.Eventually(t, func() bool { return c.Stats().Misses == 3 }, "it waits")
-		s.Do("DEL", leaseKey("", "b"))
+		s.Do("DEL", systest.LeaseKey("", "b"))
 		require.Equal(t, []string{"b"}, <-loads)
-		s.Do("SET", leaseKey("", "a"), "of another load")
-		s.Do("DEL", leaseKey("", "c"))
+		s.Do("SET", systest.LeaseKey("", "a"), "of another load")
+		s.Do("DEL", systest.LeaseKey("", "c"))
 		require.Equal(t, []string{"c"}, <-loads)
 		s.Do("SET", "a", "7") // by somebody who knows no leases
 		<-done
@@ -242,12 +243,12 @@ func TestAWaiterForManyLeasesLoadsTheKeysOfFreeLeases(t *testing.T) {
 func TestAWaiterWhoseRedisGoesAwayLoadsItself(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
-	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
-	s.Do("SET", leaseKey("", "k"), "another's")
+	v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
+	s.Do("SET", systest.LeaseKey("", "k"), "another's")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		got, err := v.GetOrLoad(t.Context(), "k", returns(7))
+		got, err := v.GetOrLoad(t.Context(), "k", systest.Returns(7))
 		if got != 7 || err != nil {
 			t.Errorf("%d, %v", got, err)
 		}
@@ -263,25 +264,25 @@ func TestAWaiterThatMayNotReadLeasesTriesToTakeThem(t *testing.T) {
 	redistest.NoLeaks(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-mget")
 	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))
-	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-	s.Do("SET", leaseKey("", "k"), "another's")
+	v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	s.Do("SET", systest.LeaseKey("", "k"), "another's")
 	requireNoSpin(t, s, c, v)
 }
 
 func TestCloseEndsTheWaitForALease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, c := process(t, s, rediscache.Policy{Lease: time.Hour, TTL: time.Hour, Stale: time.Hour, Soft: time.Hour - time.Minute})
+		v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour, TTL: time.Hour, Stale: time.Hour, Soft: time.Hour - time.Minute})
 		require.NoError(t, v.Set(t.Context(), "stale", 1))
 		s.Advance(time.Hour + time.Minute)
 		for _, key := range []string{"k", "m", "stale"} {
-			s.Do("SET", leaseKey("", key), "another's")
+			s.Do("SET", systest.LeaseKey("", key), "another's")
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // so that a Close that does not end the wait fails the test
 		defer cancel()
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			_, err := v.GetOrLoad(ctx, "k", never[int](t))
+			_, err := v.GetOrLoad(ctx, "k", systest.Never[int](t))
 			if !isClosedError(err) {
 				t.Error(err)
 			}
@@ -293,7 +294,7 @@ func TestCloseEndsTheWaitForALease(t *testing.T) {
 			}
 		})
 		wg.Go(func() {
-			got, err := v.GetOrLoad(ctx, "stale", never[int](t))
+			got, err := v.GetOrLoad(ctx, "stale", systest.Never[int](t))
 			if got != 1 || err != nil {
 				t.Errorf("%d, %v", got, err)
 			}
@@ -312,8 +313,8 @@ func isClosedError(err error) bool { return errors.Is(err, rediscache.ErrClosed)
 func TestALeaseThatOnlyLooksFreeIsRetriedRarely(t *testing.T) {
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
-	v, c := process(t, s, rediscache.Policy{Lease: time.Hour})
-	s.Do("RPUSH", leaseKey("", "k"), "a list")
+	v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
+	s.Do("RPUSH", systest.LeaseKey("", "k"), "a list")
 	requireNoSpin(t, s, c, v)
 }
 
@@ -324,14 +325,14 @@ func requireNoSpin(t *testing.T, s *redistest.Server, c *rediscache.Cache, v *re
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		got, err := v.GetOrLoad(t.Context(), "k", never[int](t))
+		got, err := v.GetOrLoad(t.Context(), "k", systest.Never[int](t))
 		if got != 7 || err != nil {
 			t.Errorf("%d, %v", got, err)
 		}
 	}()
 	redistest.Eventually(t, func() bool { return c.Stats().Misses == 1 }, "it waits")
 	eventuallyAfter(t, time.Second)
-	require.LessOrEqual(t, commandStats(t, s)["set"].calls, 60, "it does not spin")
+	require.LessOrEqual(t, s.CommandStats()["set"].Calls, 60, "it does not spin")
 	s.Do("SET", "k", "7")
 	<-done
 }

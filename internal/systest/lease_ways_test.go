@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -17,14 +17,15 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // Each method that deletes a key is called while a load is in flight in another process.
 func TestEveryDeleteIsAFence(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
-		v, loading := process(t, s, rediscache.Policy{Lease: time.Hour})
-		_, deleting := process(t, s, rediscache.Policy{})
+		v, loading := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
+		_, deleting := systest.Process(t, s, rediscache.Policy{})
 		h := rediscache.NewHandler(deleting)
 		undone := 0
 		const rounds = 100
@@ -36,7 +37,7 @@ func TestEveryDeleteIsAFence(t *testing.T) {
 					n, err := deleting.Delete(t.Context(), key, "and another")
 					return 1, cmpErr(n, err)
 				case 1:
-					w := serve(h, httptest.NewRequest("DELETE", "/cache/"+key, nil))
+					w := redistest.Serve(h, httptest.NewRequest("DELETE", "/cache/"+key, nil))
 					require.Equal(t, 404, w.Code)
 					return 1, nil
 				}
@@ -96,12 +97,12 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 		for _, conns := range []int{0, 2} {
 			s.Flush()
 			s.Do("CONFIG", "RESETSTAT")
-			var heard errorsOf
+			var heard systest.ErrorsOf
 			c := newCache(t, newPool(t, url), rediscache.WithObserver(&heard), rediscache.WithPipelineConns(conns))
-			v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour, TTL: time.Hour, Stale: time.Hour, Soft: time.Minute})
+			v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour, TTL: time.Hour, Stale: time.Hour, Soft: time.Minute})
 			for i := range 4 {
 				key := fmt.Sprint("k", i)
-				got, err := v.GetOrLoad(t.Context(), key, returns(i))
+				got, err := v.GetOrLoad(t.Context(), key, systest.Returns(i))
 				require.NoError(t, err)
 				require.Equal(t, i, got)
 				require.Equal(t, []byte(strconv.Itoa(i)), s.Do("GET", key), "it is stored")
@@ -109,21 +110,21 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 
 				makeStale := func() { s.Do("PEXPIRE", key, (time.Hour - time.Minute).Milliseconds()) }
 				makeStale()
-				got, err = v.GetOrLoad(t.Context(), key, returns(i+10))
+				got, err = v.GetOrLoad(t.Context(), key, systest.Returns(i+10))
 				require.NoError(t, err)
 				require.Equal(t, i+10, got)
 				require.Equal(t, []byte(strconv.Itoa(i+10)), s.Do("GET", key), "it is stored again")
 
 				makeStale()
-				_, err = v.GetOrLoad(t.Context(), key, fails[int](rediscache.ErrNotFound))
+				_, err = v.GetOrLoad(t.Context(), key, systest.Fails[int](rediscache.ErrNotFound))
 				require.ErrorIs(t, err, rediscache.ErrNotFound)
 				require.EqualValues(t, 0, s.Do("EXISTS", key), "it is removed")
 
-				_, err = v.GetOrLoad(t.Context(), key, fails[int](errDatabase))
-				require.Equal(t, errDatabase, err)
+				_, err = v.GetOrLoad(t.Context(), key, systest.Fails[int](systest.ErrDatabase))
+				require.Equal(t, systest.ErrDatabase, err)
 				require.EqualValues(t, 0, s.Do("DBSIZE"), "no lease is left")
 			}
-			events := heard.errs
+			events := heard.All()
 			if way == "none" {
 				require.Len(t, events, 1, "it is said once")
 				require.ErrorContains(t, events[0], "stored as without Policy.Lease")
@@ -131,9 +132,9 @@ func TestLoadsUnderALeaseAreStoredWhateverRedisRefuses(t *testing.T) {
 			} else {
 				require.Empty(t, events)
 			}
-			stats := commandStats(t, s)
+			stats := s.CommandStats()
 			for _, command := range refused {
-				require.LessOrEqual(t, stats[command].rejected+stats[command].failed, 1, "%s is not asked for each time", command)
+				require.LessOrEqual(t, stats[command].Rejected+stats[command].Failed, 1, "%s is not asked for each time", command)
 			}
 		}
 	})
@@ -144,14 +145,14 @@ func TestNoCallerWaitsForALeaseThatCannotWork(t *testing.T) {
 		if way != "none" {
 			t.Skip("it works")
 		}
-		a := newView(t, newCache(t, newPool(t, url)), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-		b := newView(t, newCache(t, newPool(t, url)), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-		_, err := a.GetOrLoad(t.Context(), "k0", returns(0)) // and finds out
+		a := systest.NewView(t, newCache(t, newPool(t, url)), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+		b := systest.NewView(t, newCache(t, newPool(t, url)), rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+		_, err := a.GetOrLoad(t.Context(), "k0", systest.Returns(0)) // and finds out
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // not an hour
 		defer cancel()
 		got, err := a.GetOrLoad(ctx, "k1", func(ctx context.Context) (int, error) {
-			return b.GetOrLoad(ctx, "k1", returns(7))
+			return b.GetOrLoad(ctx, "k1", systest.Returns(7))
 		})
 		require.NoError(t, err)
 		require.Equal(t, 7, got)
@@ -166,15 +167,15 @@ func TestAFillByTransactionIsRefusedAfterAChange(t *testing.T) {
 	redistest.NoLeaks(t)
 	p := rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Lease: 10 * time.Second, Soft: time.Minute, Negative: time.Minute}
 	c := newCache(t, newPool(t, url))
-	a := newView(t, c, rediscache.JSON[int](), p)
-	b, cb := process(t, s, p)
+	a := systest.NewView(t, c, rediscache.JSON[int](), p)
+	b, cb := systest.Process(t, s, p)
 	ctx := t.Context()
 	for name, between := range map[string]func() error{
 		"nothing":                func() error { return nil },
-		"a View's Delete":        func() error { return second(b.Delete(ctx, "k")) },
-		"a Cache's Delete":       func() error { return second(cb.Delete(ctx, "k")) },
+		"a View's Delete":        func() error { return systest.Second(b.Delete(ctx, "k")) },
+		"a Cache's Delete":       func() error { return systest.Second(cb.Delete(ctx, "k")) },
 		"a View's Set":           func() error { return b.Set(ctx, "k", 5) },
-		"a View's Set, and gone": func() error { return second(s.Do("DEL", "k"), b.Set(ctx, "k", 5)) },
+		"a View's Set, and gone": func() error { return systest.Second(s.Do("DEL", "k"), b.Set(ctx, "k", 5)) },
 		"a Cache's Set":          func() error { return cb.Set(ctx, "k", []byte("5"), 0) },
 		"a SET of the same":      func() error { return cb.Set(ctx, "k", []byte("1"), 0) },
 		"the same with a TTL":    func() error { return cb.Set(ctx, "k", []byte("1"), 2*time.Hour) },
@@ -204,7 +205,7 @@ func TestAFillByTransactionIsRefusedAfterAChange(t *testing.T) {
 					require.Equal(t, held, s.Do("GET", "k"), "%s, %s, %s", name, state, result)
 					require.EqualValues(t, 1, c.Stats().Refused-before, "%s, %s, %s", name, state, result)
 				}
-				require.EqualValues(t, 0, s.Do("EXISTS", leaseKey("", "k")))
+				require.EqualValues(t, 0, s.Do("EXISTS", systest.LeaseKey("", "k")))
 			}
 		}
 	}
@@ -216,15 +217,15 @@ func TestManyKeysAreFilledByTransactionsTogether(t *testing.T) {
 	s := redistest.Start(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
 	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))
-	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-	other, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
+	v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	other, _ := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 	keys := make([]string, 500)
 	for i := range keys {
 		keys[i] = fmt.Sprint("k", i)
 	}
 	s.Do("CONFIG", "RESETSTAT")
 	values, err := v.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
-		require.NoError(t, second(other.Delete(ctx, "k7")))
+		require.NoError(t, systest.Second(other.Delete(ctx, "k7")))
 		return loadTwos(ctx, keys)
 	})
 	require.NoError(t, err)
@@ -232,7 +233,7 @@ func TestManyKeysAreFilledByTransactionsTogether(t *testing.T) {
 	require.EqualValues(t, len(keys)-1, s.Do("DBSIZE"), "all but the deleted one are stored, and no lease is left")
 	require.EqualValues(t, len(keys)-1, c.Stats().Sets)
 	require.EqualValues(t, 1, c.Stats().Refused)
-	require.LessOrEqual(t, commandStats(t, s)["exec"].calls, len(keys)/32+1)
+	require.LessOrEqual(t, s.CommandStats()["exec"].Calls, len(keys)/32+1)
 }
 
 // If a change of one key aborts a transaction, the other keys are still stored.
@@ -241,17 +242,17 @@ func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 	proxy := redistest.NewProxy(t, s.Addr)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
 	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+proxy.Addr), rediscache.WithTimeout(10*time.Second))
-	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-	_, err := v.GetOrLoad(t.Context(), "it is known that scripts are refused", returns(0))
+	v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+	_, err := v.GetOrLoad(t.Context(), "it is known that scripts are refused", systest.Returns(0))
 	require.NoError(t, err)
-	other, _ := process(t, s, rediscache.Policy{Lease: time.Hour})
+	other, _ := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
 	keys := strings.Fields("a b c d e f g h")
 	var wg sync.WaitGroup
 	values, err := v.GetOrLoadMany(t.Context(), keys, func(ctx context.Context, keys []string) (map[string]int, error) {
 		proxy.Delay(redistest.Down, time.Second, 0) // between the look and the EXEC
 		s.Do("CONFIG", "RESETSTAT")
 		wg.Go(func() {
-			redistest.Eventually(t, func() bool { return commandStats(t, s)["watch"].calls == 1 }, "they are watched")
+			redistest.Eventually(t, func() bool { return s.CommandStats()["watch"].Calls == 1 }, "they are watched")
 			_, err := other.Delete(t.Context(), "c")
 			if err != nil {
 				t.Error(err)
@@ -267,61 +268,7 @@ func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
 	require.EqualValues(t, len(keys)-1, s.Do("EXISTS", "a", "b", "d", "e", "f", "g", "h"))
 	require.EqualValues(t, 1, c.Stats().Refused)
 	require.Zero(t, c.Stats().Errors)
-	require.Greater(t, commandStats(t, s)["exec"].calls, 1)
-}
-
-// A refused way is retried after some time, because an ACL may change.
-func TestARefusedWayIsRetriedLater(t *testing.T) {
-	s := redistest.Start(t)
-	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting", "-@transaction")
-	var heard errorsOf
-	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr), rediscache.WithObserver(&heard))
-	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-	leased := func() bool {
-		var there bool
-		key := fmt.Sprint(time.Now().UnixNano())
-		require.NoError(t, second(v.GetOrLoad(t.Context(), key, func(context.Context) (int, error) {
-			there = s.Do("EXISTS", leaseKey("", key)) == int64(1)
-			return 1, nil
-		})))
-		require.EqualValues(t, 1, s.Do("EXISTS", key))
-		return there
-	}
-	require.True(t, leased(), "nobody knows yet")
-	require.False(t, leased())
-	require.Error(t, heard.take())
-	c.AgeRefusals(time.Minute)
-	require.True(t, leased())
-	require.NoError(t, heard.take(), "it was said before")
-	require.False(t, leased())
-	s.Do("ACL", "SETUSER", "app", "+@all")
-	c.AgeRefusals(time.Minute)
-	require.True(t, leased())
-	require.True(t, leased(), "they work")
-	require.NoError(t, heard.take())
-	s.Do("ACL", "SETUSER", "app", "-@scripting", "-@transaction")
-	require.True(t, leased())
-	require.False(t, leased())
-	require.Error(t, heard.take(), "it is news again")
-}
-
-// The success of one way does not delay the retry of a way that was refused.
-func TestScriptsAreRetriedWhileTransactionsWork(t *testing.T) {
-	s := redistest.Start(t)
-	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")
-	c := newCache(t, newPool(t, "redis://app:"+secret+"@"+s.Addr))
-	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-	refusals := func(key string) int {
-		s.Do("CONFIG", "RESETSTAT")
-		require.NoError(t, second(v.GetOrLoad(t.Context(), key, returns(1))))
-		return commandStats(t, s)["evalsha"].rejected
-	}
-	require.Equal(t, 1, refusals("a"))
-	c.AgeRefusals(50 * time.Second)
-	require.Equal(t, 0, refusals("b"))
-	c.AgeRefusals(10 * time.Second)
-	require.Equal(t, 1, refusals("c"))
-	require.Equal(t, 0, refusals("d"))
+	require.Greater(t, s.CommandStats()["exec"].Calls, 1)
 }
 
 // Fills and releases on a shared pool leave no WATCH on its connections.
@@ -338,55 +285,27 @@ func TestATransactionLeavesNoWatchBehind(t *testing.T) {
 		s.Flush()
 		s.Do("CONFIG", "RESETSTAT")
 		c := newCache(t, pool)
-		v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
-		deleted := func(ctx context.Context) (int, error) { return 1, second(c.Delete(ctx, "k")) }
-		for _, load := range []func(context.Context) (int, error){returns(1), fails[int](errDatabase), deleted} {
+		v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour})
+		deleted := func(ctx context.Context) (int, error) { return 1, systest.Second(c.Delete(ctx, "k")) }
+		for _, load := range []func(context.Context) (int, error){systest.Returns(1), systest.Fails[int](systest.ErrDatabase), deleted} {
 			_, _ = v.GetOrLoad(t.Context(), "k", load)
 			letRest(t)
 			conn, err := pool.GetContext(t.Context())
 			require.NoError(t, err)
-			require.NoError(t, second(conn.Do("MULTI")))
-			require.NoError(t, second(conn.Do("PING")))
+			require.NoError(t, systest.Second(conn.Do("MULTI")))
+			require.NoError(t, systest.Second(conn.Do("PING")))
 			s.Do("SET", "k", "1")
-			s.Do("SET", leaseKey("", "k"), "1")
+			s.Do("SET", systest.LeaseKey("", "k"), "1")
 			reply, err := conn.Do("EXEC")
 			require.NoError(t, err)
 			require.NotNil(t, reply, "%s: it is not aborted by somebody else's watch", name)
 			require.NoError(t, conn.Close())
 			s.Flush()
 		}
-		require.Equal(t, 3, commandStats(t, s)["watch"].calls, "%s: each load ended in a transaction", name)
+		require.Equal(t, 3, s.CommandStats()["watch"].Calls, "%s: each load ended in a transaction", name)
 		require.NoError(t, c.Close())
 		require.NoError(t, pool.Close())
 	}
-}
-
-type commandStat struct{ calls, rejected, failed int }
-
-// commandStats returns the server's counts of each command since they were reset.
-func commandStats(t *testing.T, s *redistest.Server) map[string]commandStat {
-	t.Helper()
-	info, err := redis.String(s.Do("INFO", "commandstats"), nil)
-	require.NoError(t, err)
-	stats := make(map[string]commandStat)
-	for _, line := range strings.Fields(info) {
-		name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":")
-		var stat commandStat
-		for _, field := range strings.Split(rest, ",") {
-			key, value, _ := strings.Cut(field, "=")
-			n, _ := strconv.Atoi(value)
-			switch key {
-			case "calls":
-				stat.calls = n
-			case "rejected_calls":
-				stat.rejected = n
-			case "failed_calls":
-				stat.failed = n
-			}
-		}
-		stats[name] = stat
-	}
-	return stats
 }
 
 // A reply to EXEC with another number of elements than commands belongs to none of the commands.
@@ -411,8 +330,8 @@ func TestATransactionWithAnExtraReplyHasAnUnknownOutcome(t *testing.T) {
 		return redistest.Default(c), false
 	})
 	c := newCache(t, newPool(t, s.URL()), rediscache.WithPipelineConns(1))
-	v := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour, TTL: time.Hour})
-	got, err := v.GetOrLoad(t.Context(), "k", returns(1))
+	v := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{Lease: time.Hour, TTL: time.Hour})
+	got, err := v.GetOrLoad(t.Context(), "k", systest.Returns(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, got)
 	require.Positive(t, s.Count("EXEC"))

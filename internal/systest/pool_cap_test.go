@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -125,4 +125,15 @@ func listIDs(t *testing.T, admin redis.Conn) (ids []string) {
 		ids = append(ids, id)
 	}
 	return ids
+}
+
+// Under TLS as without: a dead idle connection is found, and the server never sees more than the maximum.
+func TestTheRulesHoldUnderTLS(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	s := redistest.StartTLS(t, certs, certs.Server)
+	p := startPoolAt(t, s, "rediss://"+s.TLSAddr, sizes(3, 3, rediscache.WithMaxConnLifetime(time.Millisecond),
+		rediscache.WithTLSConfig(certs.ClientConfig()))...)
+	requireReady(t, p)
+	chaos(t, s, p, 3, 500*time.Millisecond)
 }

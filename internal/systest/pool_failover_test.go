@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -119,7 +119,7 @@ func TestAPoolWaitsForAFailoverWithoutChurn(t *testing.T) {
 						}
 					})
 				}
-				wait(t.Context(), lasts)
+				redistest.Wait(t.Context(), lasts)
 				redistest.Eventually(t, func() bool { return refused.Load() > 0 }, "a write is refused")
 				dials := p.Stats().Dials - before
 				t.Logf("%d dials, %d writes refused", dials, refused.Load())

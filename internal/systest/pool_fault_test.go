@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,16 +16,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
-
-// requireDown wants the error of a pool that cannot reach its server.
-func requireDown(t testing.TB, err error) {
-	t.Helper()
-	require.ErrorIs(t, err, rediscache.ErrUnavailable)
-	require.ErrorIs(t, err, syscall.ECONNREFUSED)
-	var de *rediscache.DialError
-	require.ErrorAs(t, err, &de)
-}
 
 func TestAnOutageIsCheapAndItsEndNeedsNobodyToAsk(t *testing.T) {
 	s := poolServer(t)
@@ -44,7 +35,7 @@ func TestAnOutageIsCheapAndItsEndNeedsNobodyToAsk(t *testing.T) {
 	require.Less(t, worst, 500*time.Millisecond)
 	require.Greater(t, calls, int64(2000), "a call does not wait for the next dial to fail")
 	_, err := p.GetContext(context.Background())
-	requireDown(t, err)
+	systest.RequireDown(t, err)
 
 	s.Restart()
 	back := time.Now()
@@ -358,7 +349,7 @@ func TestAReplicaThatRefusesWritesCostsFewDials(t *testing.T) {
 		pool := newPool(t, s.URL(), rediscache.WithMinIdle(1))
 		c := newCache(t, pool, rediscache.WithPipelineConns(conns), rediscache.WithTimeout(100*time.Millisecond))
 		began := time.Now()
-		together(16, func(int) {
+		redistest.Together(16, func(int) {
 			for time.Since(began) < time.Second {
 				err := c.Set(t.Context(), "k", nil, 0)
 				if !errors.Is(err, rediscache.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) { // of a slow machine
@@ -434,7 +425,7 @@ func TestAServerThatStandsStillCostsTheLaneAndNoMore(t *testing.T) {
 	until := make(chan struct{})
 	still.Store(&until)
 	redistest.Eventually(t, func() bool { return pool.Stats().Closed.Broken > 0 }, "the lane is given up")
-	wait(t.Context(), 150*time.Millisecond)
+	redistest.Wait(t.Context(), 150*time.Millisecond)
 	close(until)
 	redistest.Eventually(t, func() bool {
 		_, err := c.Get(t.Context(), "k")

@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -236,7 +236,7 @@ func TestADeadConnectionWhoseSocketIsHiddenIsNotLent(t *testing.T) {
 			p := startPool(t, s, sizes(5, 5, rediscache.WithHealthCheckAfter(time.Hour), option)...)
 			requireReady(t, p)
 			for range 3 {
-				wait(t.Context(), 150*time.Millisecond) // a tenth of a second without use
+				redistest.Wait(t.Context(), 150*time.Millisecond) // a tenth of a second without use
 				s.KillClients()
 				requireSimultaneous(t, p, 5)
 			}

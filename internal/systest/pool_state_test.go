@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"

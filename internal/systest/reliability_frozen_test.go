@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // frozenURL makes TestFaultAFrozenProcessExpiresNothing the process that is frozen: it is where that
@@ -42,10 +43,10 @@ func TestFaultAFrozenProcessExpiresNothing(t *testing.T) {
 	}
 	s := redistest.Start(t)
 	frozen, times := 1200*time.Millisecond, 2
-	if soak > 0 {
-		frozen, times = 4*time.Second, max(2, int(soak/(4*time.Second)))
+	if systest.Soak > 0 {
+		frozen, times = 4*time.Second, max(2, int(systest.Soak/(4*time.Second)))
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout="+(2*time.Minute+2*soak).String(), "-soak="+soak.String())
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout="+(2*time.Minute+2*systest.Soak).String(), "-soak="+systest.Soak.String())
 	cmd.Env = append(os.Environ(), frozenURL+"="+s.URL())
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -62,9 +63,9 @@ func TestFaultAFrozenProcessExpiresNothing(t *testing.T) {
 	redistest.Eventually(t, exists("at work"), "it is at work")
 	for range times {
 		thaw := redistest.Freeze(t, cmd.Process)
-		wait(t.Context(), frozen)
+		redistest.Wait(t.Context(), frozen)
 		thaw()
-		wait(t.Context(), 200*time.Millisecond)
+		redistest.Wait(t.Context(), 200*time.Millisecond)
 	}
 	s.Do("SET", "enough", "")
 	require.NoError(t, cmd.Wait())
@@ -86,7 +87,7 @@ func beFrozen(t *testing.T, url string) {
 	pool := newPool(t, url, rediscache.WithReadTimeout(time.Second)) // shorter than any freeze
 	c := newCache(t, pool)
 	require.NoError(t, pool.Ready(t.Context()))
-	ints := newView(t, c, rediscache.JSON[int](), rediscache.Policy{
+	ints := systest.NewView(t, c, rediscache.JSON[int](), rediscache.Policy{
 		TTL: time.Hour, Stale: time.Hour, Negative: time.Hour, Lease: time.Second, Soft: time.Second / 2, Hard: time.Second,
 	})
 	var loads atomic.Int64
@@ -107,7 +108,7 @@ func beFrozen(t *testing.T, url string) {
 	var shared, single tally
 	each := newCache(t, pool, rediscache.WithPipelineConns(0))
 	callers, writers := 16, 2 // which leave a slow machine idle time, so that no call is late for want of it
-	if soak > 0 {
+	if systest.Soak > 0 {
 		callers, writers = 64, 8
 	}
 	end, endSingle := shared.callers(t, c, callers), single.callers(t, each, callers)
@@ -116,13 +117,13 @@ func beFrozen(t *testing.T, url string) {
 		many[fmt.Sprint("many ", n)] = nil
 	}
 	require.NoError(t, c.Set(t.Context(), "at work", nil, 0))
-	together(writers, func(int) {
+	redistest.Together(writers, func(int) {
 		for enough := rediscache.ErrNotFound; enough != nil; _, enough = c.Get(t.Context(), "enough") {
 			if !one() || !none() {
 				t.Errorf("a view")
 			}
 			single.add(each.SetMany(t.Context(), many, 0))
-			wait(t.Context(), time.Millisecond)
+			redistest.Wait(t.Context(), time.Millisecond)
 		}
 	})
 	end()

@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -20,13 +20,14 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // What befalls a cache from outside, and what its callers notice: go test -run TestFault -v. With
 // -soak each fault goes on for that long.
 
 // faultTime is how long a fault goes on, or comes again and again.
-func faultTime(short time.Duration) time.Duration { return max(short, soak) }
+func faultTime(short time.Duration) time.Duration { return max(short, systest.Soak) }
 
 // underLoad is a cache of default options on a pool whose callers are at work. end ends that.
 func underLoad(t *testing.T, told *tally, p *rediscache.WarmPool, limits ...time.Duration) (end func()) {
@@ -35,7 +36,7 @@ func underLoad(t *testing.T, told *tally, p *rediscache.WarmPool, limits ...time
 	require.NoError(t, p.Ready(t.Context()))
 	end = told.callers(t, c, 64, limits...)
 	t.Cleanup(end) // before the pool's
-	wait(t.Context(), 100*time.Millisecond)
+	redistest.Wait(t.Context(), 100*time.Millisecond)
 	return end
 }
 
@@ -51,7 +52,7 @@ func TestFaultSIGKILLFailsFastAndRecoversWithinASecond(t *testing.T) {
 		before, killed := pool.Stats().Dials, time.Now()
 		s.Kill()
 		dying = max(dying, time.Since(killed))
-		wait(t.Context(), time.Second)
+		redistest.Wait(t.Context(), time.Second)
 		dials = max(dials, pool.Stats().Dials-before)
 		s.Restart()
 		told.recovers(t)
@@ -78,7 +79,7 @@ func TestFaultSIGSTOPHoldsNobodyPastTheDeadline(t *testing.T) {
 	pool := newPool(t, s.URL())
 	end := underLoad(t, &told, pool, 100*time.Millisecond)
 	frozen, most := 1500*time.Millisecond, 0
-	if soak > 0 {
+	if systest.Soak > 0 {
 		frozen, most = 5*time.Second, rediscache.DefaultPipelineConns
 	}
 	require.Equal(t, frozen < rediscache.DefaultReadTimeout, most == 0)
@@ -86,7 +87,7 @@ func TestFaultSIGSTOPHoldsNobodyPastTheDeadline(t *testing.T) {
 	for began := time.Now(); ; {
 		before := pool.Stats().Closed.Broken
 		s.Stop()
-		wait(t.Context(), frozen)
+		redistest.Wait(t.Context(), frozen)
 		s.Cont()
 		told.recovers(t)
 		lost = max(lost, pool.Stats().Closed.Broken-before)
@@ -108,20 +109,20 @@ func TestFaultSIGSTOPHoldsNobodyPastTheDeadline(t *testing.T) {
 // Every 50 ms, or when the pool has its floor again if a slow machine takes longer: where all dials
 // that are left are killed as well, that is an outage.
 func TestFaultKillingEveryClientFailsNoRead(t *testing.T) {
-	for scheme := range poolAt {
+	for scheme := range systest.PoolAt {
 		t.Run(scheme, func(t *testing.T) { killEveryClient(t, scheme) })
 	}
 }
 
 func killEveryClient(t *testing.T, scheme string) {
 	redistest.NoLeaks(t)
-	s := startTLS(t)
+	s := systest.StartTLS(t)
 	var told tally
-	pool := poolAt[scheme](t, s, "")
+	pool := systest.PoolAt[scheme](t, s, "")
 	end := underLoad(t, &told, pool)
 	kills, clients := 0, 0
 	for began := time.Now(); time.Since(began) < faultTime(2*time.Second); kills++ {
-		wait(t.Context(), 50*time.Millisecond)
+		redistest.Wait(t.Context(), 50*time.Millisecond)
 		redistest.Eventually(t, func() bool {
 			stats := pool.Stats()
 			return stats.Idle >= rediscache.DefaultMinIdle && stats.Open == stats.Idle+stats.InUse
@@ -158,10 +159,10 @@ func TestFaultABadNetworkHoldsNobodyAndCrossesNoReply(t *testing.T) {
 		{"a reset of everything every 50 ms", time.Second, true, func(p *redistest.Proxy) { p.Reset() }},
 		{"a black hole", 1500 * time.Millisecond, true, (*redistest.Proxy).Blackhole},
 	} {
-		for scheme, open := range poolAt {
+		for scheme, open := range systest.PoolAt {
 			t.Run(test.name+" "+scheme, func(t *testing.T) {
 				redistest.NoLeaks(t)
-				s := startTLS(t)
+				s := systest.StartTLS(t)
 				target := s.Addr
 				if scheme == "rediss" {
 					target = s.TLSAddr
@@ -175,7 +176,7 @@ func TestFaultABadNetworkHoldsNobodyAndCrossesNoReply(t *testing.T) {
 				end := underLoad(t, &told, open(t, s, proxy.Addr), limits...)
 				for began := time.Now(); time.Since(began) < faultTime(test.length); {
 					test.befall(proxy)
-					wait(t.Context(), 50*time.Millisecond)
+					redistest.Wait(t.Context(), 50*time.Millisecond)
 				}
 				proxy.Heal()
 				told.recovers(t)
@@ -229,7 +230,7 @@ func TestFaultACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
 					rest(t, warm, 2) // so that few dials are under way
 				}
 				proxy.Cut(dir, n, n%2 == 0)
-				together(callers, func(i int) {
+				redistest.Together(callers, func(i int) {
 					key := fmt.Sprint("caller", n, i)
 					if i%2 == 0 {
 						_ = told.write(t.Context(), c, key, 0) // counted
@@ -252,7 +253,7 @@ func TestFaultACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
 
 func TestFaultTenThousandCallersThatCancelLeaveNothing(t *testing.T) {
 	callers := 10_000
-	if raceEnabled {
+	if redistest.RaceEnabled {
 		callers = 2000 // it knows 8128 goroutines
 	}
 	for name, test := range map[string]struct {
@@ -268,8 +269,8 @@ func TestFaultTenThousandCallersThatCancelLeaveNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			redistest.NoLeaks(t)
-			s := startTLS(t)
-			pool := poolAt[test.scheme](t, s, "", rediscache.WithClientName(strings.ReplaceAll(t.Name(), " ", "")))
+			s := systest.StartTLS(t)
+			pool := systest.PoolAt[test.scheme](t, s, "", rediscache.WithClientName(strings.ReplaceAll(t.Name(), " ", "")))
 			c := newCache(t, pool, rediscache.WithPipelineConns(test.lanes))
 			requireReady(t, pool)
 			var told tally
@@ -315,12 +316,12 @@ func cancelling(
 	watch.Go(func() {
 		for ctx.Err() == nil {
 			most = max(most, p.Stats().InUse)
-			wait(ctx, 100*time.Microsecond)
+			redistest.Wait(ctx, 100*time.Microsecond)
 		}
 	})
-	together(n, func(i int) {
+	redistest.Together(n, func(i int) {
 		key := fmt.Sprint("k", i)
-		for wait(ctx, rand.N(pause)); ctx.Err() == nil; wait(ctx, rand.N(pause)) {
+		for redistest.Wait(ctx, rand.N(pause)); ctx.Err() == nil; redistest.Wait(ctx, rand.N(pause)) {
 			own, cancel := context.WithTimeout(t.Context(), rand.N(20*time.Millisecond))
 			if i%3 == 0 {
 				go cancel()

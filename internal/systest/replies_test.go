@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"bytes"
@@ -97,8 +97,8 @@ func TestAValueThatIsTooLongForRedisIsKnownNotToBeStored(t *testing.T) {
 	s := redistest.Start(t)
 	s.ConfigSet("proto-max-bulk-len", "1mb")
 	for name, way := range pools {
-		pool := way.open(t, s)
-		c := newCache(t, pool, way.opts...)
+		pool := way.Open(t, s)
+		c := newCache(t, pool, way.Opts...)
 		said, before := 0, s.TotalConnections()
 		const tries = 20
 		for i := range tries {
@@ -124,7 +124,7 @@ func TestAValueThatIsTooLongForRedisIsKnownNotToBeStored(t *testing.T) {
 			h := rediscache.NewHandler(c, rediscache.WithMaxValueBytes(4<<20))
 			r := httptest.NewRequest("POST", "/cache/k", bytes.NewReader(make([]byte, 2<<20)))
 			r.Header.Set("Content-Type", "application/octet-stream")
-			require.Equal(t, 413, serve(h, r).Code, name)
+			require.Equal(t, 413, redistest.Serve(h, r).Code, name)
 			require.LessOrEqual(t, s.TotalConnections()-before, tries+20, "%s: a connection each", name)
 		}
 	}
@@ -135,7 +135,7 @@ func TestAnErrorAmongTheElementsIsTheErrorOfItsKey(t *testing.T) {
 	redistest.NoLeaks(t)
 	for name, way := range pools {
 		s := newLiar(t)
-		c := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), way.opts...)
+		c := newCache(t, way.Open(t, &redistest.Server{Addr: s.Addr}), way.Opts...)
 		view, err := rediscache.Of(c, rediscache.JSON[int](), rediscache.Policy{TTL: time.Hour, Stale: time.Minute})
 		require.NoError(t, err)
 		require.NoError(t, c.Ping(t.Context()))
@@ -176,8 +176,8 @@ func TestRepliesThatOnlyLookStrangeBreakNothing(t *testing.T) {
 	redistest.NoLeaks(t)
 	for name, way := range pools {
 		s := newLiar(t)
-		pool := way.open(t, &redistest.Server{Addr: s.Addr})
-		c := newCache(t, pool, way.opts...)
+		pool := way.Open(t, &redistest.Server{Addr: s.Addr})
+		c := newCache(t, pool, way.Opts...)
 		if w, ok := pool.(*rediscache.WarmPool); ok {
 			require.NoError(t, w.Ready(t.Context()), "no dial hears what follows")
 		}
@@ -214,7 +214,7 @@ func TestAnErrorMatchesThatOfItsContextForAnyCause(t *testing.T) {
 			return redistest.Default(c), false
 		})
 		speak := sync.OnceFunc(func() { close(silent) })
-		c := newCache(t, way.open(t, &redistest.Server{Addr: s.Addr}), append(way.opts, rediscache.WithTimeout(time.Minute))...)
+		c := newCache(t, way.Open(t, &redistest.Server{Addr: s.Addr}), append(way.Opts, rediscache.WithTimeout(time.Minute))...)
 		t.Cleanup(speak)
 		for verb, ask := range map[string]func(ctx context.Context) error{
 			"get":      func(ctx context.Context) error { _, err := c.Get(ctx, "k"); return err },

@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
 	"github.com/rediscache/rediscache/internal/resp"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // permissions are what each verb needs in the rules of a Redis user, and no less.
@@ -27,54 +28,56 @@ var permissions = []struct {
 	needs string // without those after a slash it does as without a lease
 	use   func(ctx context.Context, c *rediscache.Cache) error
 }{
-	{"Get", "get", func(ctx context.Context, c *rediscache.Cache) error { return second(c.Get(ctx, "old")) }},
+	{"Get", "get", func(ctx context.Context, c *rediscache.Cache) error { return systest.Second(c.Get(ctx, "old")) }},
 	{"Set", "set", func(ctx context.Context, c *rediscache.Cache) error { return c.Set(ctx, "k", nil, time.Minute) }},
-	{"Delete", "del", func(ctx context.Context, c *rediscache.Cache) error { return second(c.Delete(ctx, "old")) }},
-	{"GetMany", "mget", func(ctx context.Context, c *rediscache.Cache) error { return second(c.GetMany(ctx, "old", "k")) }},
+	{"Delete", "del", func(ctx context.Context, c *rediscache.Cache) error { return systest.Second(c.Delete(ctx, "old")) }},
+	{"GetMany", "mget", func(ctx context.Context, c *rediscache.Cache) error {
+		return systest.Second(c.GetMany(ctx, "old", "k"))
+	}},
 	{"SetMany", "set", func(ctx context.Context, c *rediscache.Cache) error {
 		return c.SetMany(ctx, map[string][]byte{"k": nil, "l": nil}, rediscache.NoExpiry)
 	}},
-	{"TTL", "pttl", func(ctx context.Context, c *rediscache.Cache) error { return second(c.TTL(ctx, "old")) }},
-	{"Clear", "scan unlink", func(ctx context.Context, c *rediscache.Cache) error { return second(c.Clear(ctx)) }},
+	{"TTL", "pttl", func(ctx context.Context, c *rediscache.Cache) error { return systest.Second(c.TTL(ctx, "old")) }},
+	{"Clear", "scan unlink", func(ctx context.Context, c *rediscache.Cache) error { return systest.Second(c.Clear(ctx)) }},
 	{"Ping", "ping", func(ctx context.Context, c *rediscache.Cache) error { return c.Ping(ctx) }},
 	{"View.Get", "get", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, rediscache.Policy{}).Get(ctx, "old"))
+		return systest.Second(intView(c, rediscache.Policy{}).Get(ctx, "old"))
 	}},
 	{"View.Set", "set", func(ctx context.Context, c *rediscache.Cache) error {
 		return intView(c, rediscache.Policy{}).Set(ctx, "k", 2)
 	}},
 	{"View.Delete", "del", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, rediscache.Policy{Lease: time.Second}).Delete(ctx, "old"))
+		return systest.Second(intView(c, rediscache.Policy{Lease: time.Second}).Delete(ctx, "old"))
 	}},
 	{"View.GetMany", "mget", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, rediscache.Policy{}).GetMany(ctx, "old", "k"))
+		return systest.Second(intView(c, rediscache.Policy{}).GetMany(ctx, "old", "k"))
 	}},
 	{"View.GetOrLoad", "get set", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, rediscache.Policy{}).GetOrLoad(ctx, "k", returns(2)))
+		return systest.Second(intView(c, rediscache.Policy{}).GetOrLoad(ctx, "k", systest.Returns(2)))
 	}},
 	{"View.GetOrLoad of a stale value", "get pttl set", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, stalePolicy).GetOrLoad(ctx, "old", returns(2)))
+		return systest.Second(intView(c, stalePolicy).GetOrLoad(ctx, "old", systest.Returns(2)))
 	}},
 	{"View.GetOrLoad of a stale value that is gone", "get pttl del", func(ctx context.Context, c *rediscache.Cache) error {
-		_, err := intView(c, stalePolicy).GetOrLoad(ctx, "old", fails[int](rediscache.ErrNotFound))
+		_, err := intView(c, stalePolicy).GetOrLoad(ctx, "old", systest.Fails[int](rediscache.ErrNotFound))
 		return unlessMissing(err)
 	}},
 	{"View.GetOrLoadMany", "mget set", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, rediscache.Policy{}).GetOrLoadMany(ctx, []string{"k", "old"}, loadTwos))
+		return systest.Second(intView(c, rediscache.Policy{}).GetOrLoadMany(ctx, []string{"k", "old"}, loadTwos))
 	}},
 	{"View.GetOrLoadMany of stale values", "mget pttl set", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, stalePolicy).GetOrLoadMany(ctx, []string{"k", "old"}, loadTwos))
+		return systest.Second(intView(c, stalePolicy).GetOrLoadMany(ctx, []string{"k", "old"}, loadTwos))
 	}},
 	{"View.GetOrLoad under a lease", "get pttl set / del evalsha eval", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, rediscache.Policy{Lease: time.Second}).GetOrLoad(ctx, "k", returns(2)))
+		return systest.Second(intView(c, rediscache.Policy{Lease: time.Second}).GetOrLoad(ctx, "k", systest.Returns(2)))
 	}},
 	{"View.GetOrLoad under a lease without scripts", "get pttl set / del watch multi exec", func(ctx context.Context, c *rediscache.Cache) error {
-		return second(intView(c, rediscache.Policy{Lease: time.Second}).GetOrLoad(ctx, "k", returns(2)))
+		return systest.Second(intView(c, rediscache.Policy{Lease: time.Second}).GetOrLoad(ctx, "k", systest.Returns(2)))
 	}},
 	{"the handler", "get set del", func(ctx context.Context, c *rediscache.Cache) error {
-		h := rediscache.NewHandler(c, rediscache.WithLogger(debugLogger(io.Discard)))
+		h := rediscache.NewHandler(c, rediscache.WithLogger(redistest.DebugLogger(io.Discard)))
 		for _, method := range []string{"POST", "GET", "HEAD", "DELETE"} {
-			if w := serve(h, httptest.NewRequest(method, "/cache/k?value=v", nil).WithContext(ctx)); w.Code != 200 {
+			if w := redistest.Serve(h, httptest.NewRequest(method, "/cache/k?value=v", nil).WithContext(ctx)); w.Code != 200 {
 				return fmt.Errorf("%s: %d", method, w.Code)
 			}
 		}
@@ -84,9 +87,6 @@ var permissions = []struct {
 
 // stalePolicy finds "old" stale, which has an hour to live, and waits for the load.
 var stalePolicy = rediscache.Policy{TTL: time.Minute, Stale: 2 * time.Hour, Soft: 10 * time.Second}
-
-// second is the error of a call that returns something besides.
-func second[V any](_ V, err error) error { return err }
 
 func unlessMissing(err error) error {
 	if errors.Is(err, rediscache.ErrNotFound) {
@@ -109,29 +109,6 @@ func loadTwos(_ context.Context, keys []string) (map[string]int, error) {
 		values[key] = 2
 	}
 	return values, nil
-}
-
-// errorsOf is an observer that collects errors, because a load goes on without Redis.
-type errorsOf struct {
-	mu   sync.Mutex // guards errs
-	errs []error
-}
-
-func (o *errorsOf) Observe(_ context.Context, e rediscache.Event) {
-	if e.Outcome == rediscache.OutcomeError {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.errs = append(o.errs, e.Err)
-	}
-}
-
-// take returns the errors since the last take.
-func (o *errorsOf) take() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	err := errors.Join(o.errs...)
-	o.errs = nil
-	return err
 }
 
 // requireDenied wants an error that is Redis's refusal and nothing that passes with time.
@@ -188,7 +165,7 @@ func TestEachVerbNeedsItsCommandsAndNoMore(t *testing.T) {
 	requireReady(t, p)
 	all := map[string]bool{}
 	eachWay(t, func(t *testing.T, lanes rediscache.Option) {
-		var heard errorsOf
+		var heard systest.ErrorsOf
 		var own, foreign *rediscache.Cache
 		reset := func(commands ...string) {
 			own = newCache(t, p, rediscache.WithPrefix("ns:"), rediscache.WithObserver(&heard), lanes)
@@ -204,19 +181,19 @@ func TestEachVerbNeedsItsCommandsAndNoMore(t *testing.T) {
 			needs := append(strings.Fields(vital), strings.Fields(others)...)
 			reset(needs...)
 			require.NoError(t, v.use(t.Context(), own), v.verb)
-			require.NoError(t, heard.take(), v.verb)
+			require.NoError(t, heard.Take(), v.verb)
 			for i, command := range needs {
 				all[command] = true
 				reset(slices.Delete(slices.Clone(needs), i, i+1)...)
 				before := keySpace(s)
 				err := v.use(t.Context(), own)
-				err = errors.Join(err, heard.take())
+				err = errors.Join(err, heard.Take())
 				require.Error(t, err, "%s without %s", v.verb, command)
 				requireDenied(t, err)
 				if i >= len(strings.Fields(vital)) {
 					require.Equal(t, "2", keySpace(s)["ns:k"], "%s without %s", v.verb, command)
 				} else if v.verb != "the handler" { // whose first requests are three verbs
-					s.Do("DEL", leaseKey("ns:", "k")) // which ends by itself
+					s.Do("DEL", systest.LeaseKey("ns:", "k")) // which ends by itself
 					require.Equal(t, before, keySpace(s), "%s without %s", v.verb, command)
 				}
 			}
@@ -226,7 +203,7 @@ func TestEachVerbNeedsItsCommandsAndNoMore(t *testing.T) {
 			reset(needs...)
 			before := keySpace(s)
 			err := v.use(t.Context(), foreign)
-			requireDenied(t, errors.Join(err, heard.take()))
+			requireDenied(t, errors.Join(err, heard.Take()))
 			require.Equal(t, before, keySpace(s), "%s elsewhere", v.verb)
 		}
 	})

@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -18,7 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // hostile are keys and values that mean something to somebody: to RESP, to globs, to Lua, to hash slots,
@@ -45,7 +47,7 @@ type world struct {
 func (w *world) stored() map[string]string {
 	all := make(map[string]string, len(w.held))
 	for key, value := range w.held {
-		all[storedName(key)] = value
+		all[lease.Stored("", key)] = value
 	}
 	return all
 }
@@ -135,10 +137,10 @@ func requireVerbs(t *testing.T, w *world, c *rediscache.Cache, key, other, value
 
 func requireViews(t *testing.T, w *world, c *rediscache.Cache, key, value string) {
 	t.Helper()
-	requireView(t, w, newView(t, c, rediscache.String(), rediscache.Policy{}), key, value, value)
-	requireView(t, w, newView(t, c, rediscache.Bytes(), rediscache.Policy{}), key, []byte(value), value)
-	requireView(t, w, newView(t, c, rediscache.String(), rediscache.Policy{Lease: time.Minute}), key, value, value)
-	requireView(t, w, newView(t, c, rediscache.JSON[[]byte](), rediscache.Policy{
+	requireView(t, w, systest.NewView(t, c, rediscache.String(), rediscache.Policy{}), key, value, value)
+	requireView(t, w, systest.NewView(t, c, rediscache.Bytes(), rediscache.Policy{}), key, []byte(value), value)
+	requireView(t, w, systest.NewView(t, c, rediscache.String(), rediscache.Policy{Lease: time.Minute}), key, value, value)
+	requireView(t, w, systest.NewView(t, c, rediscache.JSON[[]byte](), rediscache.Policy{
 		TTL: time.Minute, Stale: time.Minute, Lease: time.Minute, Negative: time.Minute,
 	}), key, []byte{1, 2}, `"AQI="`)
 }
@@ -154,7 +156,7 @@ func requireView[V any](t *testing.T, w *world, v *rediscache.View[V], key strin
 	w.require(t, "View.Delete", key)
 	got, err := v.GetOrLoad(ctx, key, func(context.Context) (V, error) {
 		now := keySpace(w.s)
-		delete(now, leaseKey("ns:", key))
+		delete(now, systest.LeaseKey("ns:", key))
 		if !maps.Equal(w.stored(), now) {
 			t.Errorf("the lease of %q", key)
 		}
@@ -183,8 +185,9 @@ func TestTheHandlerChangesTheKeyThatWasNamedAlone(t *testing.T) {
 			value := hostile[(i+5)%len(hostile)]
 			ask := func(method string) *httptest.ResponseRecorder {
 				r := httptest.NewRequest(method, "/cache/"+url.PathEscape(key), strings.NewReader(value))
-				r.Header = headers("Content-Type", "application/octet-stream", "Accept", "application/octet-stream")
-				return serve(h, r)
+				r.Header.Set("Content-Type", "application/octet-stream")
+				r.Header.Set("Accept", "application/octet-stream")
+				return redistest.Serve(h, r)
 			}
 			if !isHTTPKey(key) {
 				for _, method := range []string{"POST", "GET", "DELETE"} {
@@ -278,7 +281,7 @@ func TestAKeyFuncKeepsTenantsApart(t *testing.T) {
 			method := []string{"POST", "GET", "DELETE"}[rng.IntN(3)]
 			r := httptest.NewRequest(method, "/cache/"+url.PathEscape(key), strings.NewReader(value))
 			r.Header = http.Header{"Tenant": {tenant}, "Content-Type": {"text/plain"}, "Accept": {"application/octet-stream"}}
-			answer := serve(h, r)
+			answer := redistest.Serve(h, r)
 			stored := "http:" + tenant + ":" + key
 			was, held := w.held[stored]
 			switch {

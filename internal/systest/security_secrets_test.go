@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"bytes"
@@ -17,26 +17,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
-
-// everyText prints values and, of errors, all that they wrap, in every way that a program might.
-func everyText(values ...any) string {
-	var b strings.Builder
-	for _, v := range values {
-		fmt.Fprintf(&b, "%v\n%+v\n%#v\n", v, v, v)
-		switch e := v.(type) {
-		case interface{ Unwrap() error }:
-			if inner := e.Unwrap(); inner != nil {
-				b.WriteString(everyText(inner))
-			}
-		case interface{ Unwrap() []error }:
-			for _, inner := range e.Unwrap() {
-				b.WriteString(everyText(inner))
-			}
-		}
-	}
-	return b.String()
-}
 
 // Where the name and the value are in what a server repeats they would be found as these.
 const (
@@ -46,7 +28,7 @@ const (
 )
 
 // failEveryVerb returns what all verbs and a handler say of a cache that cannot serve, the log included.
-func failEveryVerb(t *testing.T, c *rediscache.Cache, heard *errorsOf) string {
+func failEveryVerb(t *testing.T, c *rediscache.Cache, heard *systest.ErrorsOf) string {
 	t.Helper()
 	ctx := t.Context()
 	var errs []any
@@ -56,36 +38,38 @@ func failEveryVerb(t *testing.T, c *rediscache.Cache, heard *errorsOf) string {
 		errs = append(errs, err)
 	}
 	items := map[string][]byte{secretKey: []byte(secretValue), secretKey + "2": []byte(secretValue)}
-	fails(second(c.Get(ctx, secretKey)))
+	fails(systest.Second(c.Get(ctx, secretKey)))
 	fails(c.Set(ctx, secretKey, []byte(secretValue), time.Minute))
-	fails(second(c.Delete(ctx, secretKey, secretKey+"2")))
-	fails(second(c.GetMany(ctx, secretKey, secretKey+"2")))
+	fails(systest.Second(c.Delete(ctx, secretKey, secretKey+"2")))
+	fails(systest.Second(c.GetMany(ctx, secretKey, secretKey+"2")))
 	fails(c.SetMany(ctx, items, time.Minute))
-	fails(second(c.TTL(ctx, secretKey)))
-	fails(second(c.Sub(secretKey).Clear(ctx)))
+	fails(systest.Second(c.TTL(ctx, secretKey)))
+	fails(systest.Second(c.Sub(secretKey).Clear(ctx)))
 	for _, p := range []rediscache.Policy{{}, {Lease: time.Second}, stalePolicy} {
-		v := newView(t, c, rediscache.String(), p)
-		fails(second(v.Get(ctx, secretKey)))
+		v := systest.NewView(t, c, rediscache.String(), p)
+		fails(systest.Second(v.Get(ctx, secretKey)))
 		fails(v.Set(ctx, secretKey, secretValue))
-		fails(second(v.Delete(ctx, secretKey)))
-		got, err := v.GetOrLoad(ctx, secretKey, returns(secretValue)) // which heard is told of
+		fails(systest.Second(v.Delete(ctx, secretKey)))
+		got, err := v.GetOrLoad(ctx, secretKey, systest.Returns(secretValue)) // which heard is told of
 		require.NoError(t, err)
 		require.Equal(t, secretValue, got)
 	}
-	errs = append(errs, heard.take())
+	errs = append(errs, heard.Take())
 
 	var pages strings.Builder
 	var logged bytes.Buffer
 	for _, method := range []string{"GET", "HEAD", "POST", "DELETE"} {
 		for _, accept := range []string{"application/json", "application/problem+json"} {
-			h := rediscache.NewHandler(c, rediscache.WithLogger(debugLogger(&logged))) // which logs a line a second
-			w := serve(h, withAccept(httptest.NewRequest(method, "/cache/"+secretKey+"?value="+secretValue, nil), accept))
+			h := rediscache.NewHandler(c, rediscache.WithLogger(redistest.DebugLogger(&logged))) // which logs a line a second
+			r := httptest.NewRequest(method, "/cache/"+secretKey+"?value="+secretValue, nil)
+			r.Header.Set("Accept", accept)
+			w := redistest.Serve(h, r)
 			require.GreaterOrEqual(t, w.Code, 500)
 			fmt.Fprintln(&pages, w.Result().Header, w.Body)
 		}
 	}
 	require.Equal(t, 8, strings.Count(logged.String(), "\n"))
-	return everyText(errs...) + pages.String() + logged.String()
+	return redistest.EveryText(errs...) + pages.String() + logged.String()
 }
 
 // requireDiscreet wants none of them, escaped or not.
@@ -99,7 +83,7 @@ func requireDiscreet(t *testing.T, text string) {
 func TestNoErrorAndNoPageShowsAPasswordOrAKeyOrAValueOfADialThatFails(t *testing.T) {
 	redistest.NoLeaks(t)
 	certs := redistest.NewCerts(t)
-	silent, _ := silentListener(t)
+	silent, _ := redistest.SilentListener(t)
 	closed := redistest.NewScript(t, nil)
 	closed.Close()
 	server := redistest.Start(t, "--requirepass", "another")
@@ -146,15 +130,15 @@ func TestNoErrorAndNoPageShowsAPasswordOrAKeyOrAValueOfADialThatFails(t *testing
 			_, err := p.GetContext(t.Context())
 			require.ErrorIs(t, err, rediscache.ErrUnavailable)
 			require.ErrorContains(t, err, c.says)
-			text := everyText(err, p, *p, p.Stats())
+			text := redistest.EveryText(err, p, *p, p.Stats())
 			_, err = p.Get().Do("GET", secretKey)
-			text += everyText(err)
+			text += redistest.EveryText(err)
 			ended, cancel := context.WithTimeout(t.Context(), 0)
 			defer cancel()
-			text += everyText(p.Ready(ended))
-			var heard errorsOf
+			text += redistest.EveryText(p.Ready(ended))
+			var heard systest.ErrorsOf
 			cache := newCache(t, p, rediscache.WithObserver(&heard))
-			text += failEveryVerb(t, cache, &heard) + everyText(cache, *cache, cache.Stats())
+			text += failEveryVerb(t, cache, &heard) + redistest.EveryText(cache, *cache, cache.Stats())
 			requireDiscreet(t, text)
 		})
 	}
@@ -170,8 +154,8 @@ func TestNoErrorAndNoPageShowsWhatTheServerRepeats(t *testing.T) {
 	s := redistest.Start(t, args...)
 	for name, way := range pools {
 		t.Run(name, func(t *testing.T) {
-			var heard errorsOf
-			c := newCache(t, way.open(t, s), append(way.opts, rediscache.WithObserver(&heard))...)
+			var heard systest.ErrorsOf
+			c := newCache(t, way.Open(t, s), append(way.Opts, rediscache.WithObserver(&heard))...)
 			text := failEveryVerb(t, c, &heard)
 			requireDiscreet(t, text)
 			require.Regexp(t, "(?i)unknown command ['`]set['`]", text)
@@ -189,7 +173,7 @@ func TestABusyPoolWhoseDialsFailShowsNoPassword(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
 		_, err := p.GetContext(ctx)
-		requireDiscreet(t, everyText(err))
+		requireDiscreet(t, redistest.EveryText(err))
 		return errors.Is(err, rediscache.ErrPoolExhausted) && strings.Contains(err.Error(), "WRONGPASS")
 	}, "it says why there are no more")
 }
@@ -207,8 +191,8 @@ func TestNothingThatCanBePrintedHoldsAPassword(t *testing.T) {
 		}
 		p := newPool(t, url, options...)
 		c := newCache(t, p, rediscache.WithTTL(time.Minute))
-		v := newView(t, c, rediscache.String(), rediscache.Policy{})
+		v := systest.NewView(t, c, rediscache.String(), rediscache.Policy{})
 		h := rediscache.NewHandler(c)
-		requireDiscreet(t, everyText(p, *p, p.Stats(), c, *c, c.Stats(), v, h, options, p.Get()))
+		requireDiscreet(t, redistest.EveryText(p, *p, p.Stats(), c, *c, c.Stats(), v, h, options, p.Get()))
 	}
 }

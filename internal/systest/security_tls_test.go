@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -18,13 +18,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
-
-// secret is a password that no message may show.
-const secret = "s3cret-pa55word"
-
-// protocols are the versions of TLS that are spoken, under Redis's names.
-var protocols = map[string]uint16{"TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}
 
 // tlsWays are the ways to set a configuration.
 var tlsWays = map[string]func(*tls.Config) rediscache.PoolOption{
@@ -46,7 +41,7 @@ func redisPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPeer {
 	if redistest.Major(t) < 7 {
 		t.Skip("it takes a certificate and its key one after the other, and refuses the first alone")
 	}
-	s := redistest.StartTLS(t, certs, certs.Server, "--tls-protocols", protocol, "--tls-auth-clients", "no",
+	s := redistest.StartTLS(t, certs, certs.Server, "--tls-systest.Protocols", protocol, "--tls-auth-clients", "no",
 		"--user", "app", "on", ">"+secret, "~*", "+@all")
 	return tlsPeer{
 		addr: s.TLSAddr,
@@ -66,7 +61,7 @@ func recordingPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPee
 	var shown atomic.Pointer[tls.Certificate]
 	shown.Store(&certs.Server.Pair)
 	s := redistest.NewScriptTLS(t, &tls.Config{
-		MinVersion: protocols[protocol], MaxVersion: protocols[protocol],
+		MinVersion: systest.Protocols[protocol], MaxVersion: systest.Protocols[protocol],
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return shown.Load(), nil },
 	}, func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false })
 	return tlsPeer{
@@ -89,16 +84,16 @@ func TestAServerWithoutATrustedCertificateIsNotTalkedTo(t *testing.T) {
 		shown redistest.Cert
 		as    func(*testing.T, error)
 	}{
-		"of another authority": {redistest.NewCerts(t).Server, isA[x509.UnknownAuthorityError]},
-		"self-signed":          {certs.SelfSigned, isA[x509.UnknownAuthorityError]},
-		"for another host":     {certs.WrongName, isA[x509.HostnameError]},
+		"of another authority": {redistest.NewCerts(t).Server, systest.IsA[x509.UnknownAuthorityError]},
+		"self-signed":          {certs.SelfSigned, systest.IsA[x509.UnknownAuthorityError]},
+		"for another host":     {certs.WrongName, systest.IsA[x509.HostnameError]},
 		"that has expired":     {certs.Expired, isNoTime},
 		"not valid yet":        {certs.NotYet, isNoTime},
 	} {
 		for kind, start := range map[string]func(*testing.T, *redistest.Certs, string) tlsPeer{
 			"redis-server": redisPeer, "recorder": recordingPeer,
 		} {
-			for protocol, version := range protocols {
+			for protocol, version := range systest.Protocols {
 				t.Run(name+" "+kind+" "+protocol, func(t *testing.T) {
 					peer := start(t, certs, protocol)
 					peer.show(c.shown)
@@ -112,8 +107,8 @@ func TestAServerWithoutATrustedCertificateIsNotTalkedTo(t *testing.T) {
 						sizes(2, 3, rediscache.WithTLSConfig(config))...)
 					_, err := p.GetContext(t.Context())
 					require.ErrorIs(t, err, rediscache.ErrUnavailable)
-					isA[*rediscache.DialError](t, err)
-					isA[*tls.CertificateVerificationError](t, err)
+					systest.IsA[*rediscache.DialError](t, err)
+					systest.IsA[*tls.CertificateVerificationError](t, err)
 					c.as(t, err)
 					require.NotContains(t, err.Error(), secret)
 					redistest.Eventually(t, func() bool { return p.Stats().DialFailures >= 3 }, "it is tried again")
@@ -128,13 +123,6 @@ func TestAServerWithoutATrustedCertificateIsNotTalkedTo(t *testing.T) {
 			}
 		}
 	}
-}
-
-// isA requires an error of that type in the tree of err.
-func isA[E error](t *testing.T, err error) {
-	t.Helper()
-	var e E
-	require.ErrorAs(t, err, &e)
 }
 
 func TestTLSBelow12IsRefused(t *testing.T) {
@@ -196,8 +184,8 @@ func TestAPortOfTheOtherKindIsToldInTime(t *testing.T) {
 func TestAClientCertificateIsShownAndItsRefusalSaysWhy(t *testing.T) {
 	redistest.NoLeaks(t)
 	certs, others := redistest.NewCerts(t), redistest.NewCerts(t)
-	for protocol := range protocols {
-		s := redistest.StartTLS(t, certs, certs.Server, "--tls-protocols", protocol)
+	for protocol := range systest.Protocols {
+		s := redistest.StartTLS(t, certs, certs.Server, "--tls-systest.Protocols", protocol)
 		none := "certificate required"
 		if protocol == "TLSv1.2" {
 			none = "handshake failure"

@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"bufio"
@@ -57,12 +57,12 @@ func suspended(t *testing.T, calls int, use func(t *testing.T, url string)) {
 	require.Equal(t, "ready", lines.Text())
 
 	thaw := redistest.Freeze(t, cmd.Process)
-	wait(t.Context(), 200*time.Millisecond) // until each of its threads has seen the signal
+	redistest.Wait(t.Context(), 200*time.Millisecond) // until each of its threads has seen the signal
 	nat.Blackhole()
 	name.Redirect(s.Addr)
 	_, err = fmt.Fprintln(in, "go on") // which the process reads as soon as it runs
 	require.NoError(t, err)
-	wait(t.Context(), 3*time.Second)
+	redistest.Wait(t.Context(), 3*time.Second)
 	thaw()
 	for range calls {
 		require.True(t, lines.Scan())
@@ -82,7 +82,7 @@ func goOn(t *testing.T) {
 // firstCalls makes the calls together, and prints what became of them.
 func firstCalls(names []string, calls []func() error) {
 	errs, took := make([]error, len(calls)), make([]time.Duration, len(calls))
-	together(len(calls), func(i int) {
+	redistest.Together(len(calls), func(i int) {
 		began := time.Now()
 		errs[i] = calls[i]()
 		took[i] = time.Since(began)
@@ -164,7 +164,7 @@ func useCachesAfterASuspension(t *testing.T, url string) {
 		}
 		idle = append(idle, func() error { return c.Set(t.Context(), "k", []byte("v"), time.Minute) })
 	}
-	together(len(idle), func(i int) {
+	redistest.Together(len(idle), func(i int) {
 		if err := idle[i](); err != nil {
 			t.Error(err)
 		}

@@ -1,4 +1,4 @@
-package systest
+package systest_test
 
 import (
 	"context"
@@ -133,14 +133,14 @@ func (y *tally) callers(t *testing.T, c *rediscache.Cache, n int, limits ...time
 				} else {
 					_ = y.read(t.Context(), c, key, limit)
 				}
-				wait(ctx, rand.N(2*time.Millisecond)) // a caller has something else to do as well
+				redistest.Wait(ctx, rand.N(2*time.Millisecond)) // a caller has something else to do as well
 			}
 		})
 	}
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			began := time.Now()
-			wait(ctx, time.Millisecond)
+			redistest.Wait(ctx, time.Millisecond)
 			y.mu.Lock()
 			y.hiccup = max(y.hiccup, time.Since(began)-time.Millisecond)
 			y.mu.Unlock()
