@@ -87,6 +87,7 @@ func TestALaneWithoutProgressIsReplaced(t *testing.T) {
 }
 
 func TestRefusalsAreTriedAgainInsideTheDeadline(t *testing.T) {
+	redistest.Long(t)
 	for _, refusal := range []string{
 		"LOADING Redis is loading the dataset in memory", "READONLY You can't write against a read only replica.",
 		"MASTERDOWN Link with MASTER is down", "CLUSTERDOWN The cluster is down", "TRYAGAIN Multiple keys request",

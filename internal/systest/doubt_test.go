@@ -21,6 +21,7 @@ import (
 // its own caller what it read before a Delete. Callers after the Delete get the value that was written
 // before the Delete.
 func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	proxy := redistest.NewProxy(t, s.Addr)
@@ -179,6 +180,7 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 
 // Only callers that came during the load read the key again.
 func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T) {
+	redistest.Long(t)
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 8 * time.Second})
@@ -202,6 +204,7 @@ func TestACallerThatCameBeforeALoadWithoutALeaseBeganTakesItsValue(t *testing.T)
 // times without a lease. No caller that comes after a Delete has returned gets a value from before it, in
 // any state of the leases and of the network.
 func TestNoCallerGetsAnOldValueAfterADelete(t *testing.T) {
+	redistest.Long(t)
 	patience := faultTime(2 * time.Second)
 	for name, test := range map[string]struct {
 		policy rediscache.Policy

@@ -422,6 +422,7 @@ func (w *way) call(t *testing.T, key string, told *tally, legitimate func(error)
 // in Go and in HTTP, and a write that was refused is never found. Afterwards the
 // same caches serve again.
 func TestFaultAnswersAreTheRightSentinelStatusAndEnd(t *testing.T) {
+	redistest.Long(t)
 	const soon = 3 * time.Second // a pool without connections dials every 2.5 s at least
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {

@@ -289,6 +289,7 @@ func TestAClosedRedigoPoolIsErrClosed(t *testing.T) {
 
 // redigo's pool panics in a caller that waits for a connection when the pool is closed.
 func TestARedigoPoolMayBeClosedWhileACallWaits(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.StartMini(t)
 	for _, lanes := range []int{1, 0} {
 		redistest.NoLeaks(t)
@@ -315,6 +316,7 @@ func TestARedigoPoolMayBeClosedWhileACallWaits(t *testing.T) {
 }
 
 func TestTheTimeoutsOfConnectionsAreTheirOwn(t *testing.T) {
+	redistest.Long(t)
 	held := make(chan struct{})
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "GET" {
@@ -373,6 +375,7 @@ func TestTheTimeoutsOfConnectionsAreTheirOwn(t *testing.T) {
 }
 
 func TestALaneThatIsAlwaysBusyKeepsTheLifetimeOfItsConnection(t *testing.T) {
+	redistest.Long(t)
 	const life, lives = 300 * time.Millisecond, 4
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		warm := newPool(t, s.URL(), rediscache.WithMinIdle(0), rediscache.WithMaxActive(4), rediscache.WithMaxConnLifetime(life))
@@ -394,6 +397,7 @@ func TestALaneThatIsAlwaysBusyKeepsTheLifetimeOfItsConnection(t *testing.T) {
 }
 
 func TestIdleCachesHoldNoConnection(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	const size, callers, perTick = 5, 40, 100 // a connection that is returned by the clock alone serves so many a second
 	for name, pool := range map[string]rediscache.Pool{

@@ -72,6 +72,7 @@ func TestFourProcessesOf250CallersShareOneLoad(t *testing.T) {
 
 // The holder is a process that took the lease and is gone.
 func TestTheOthersLoadWhenAHolderHasDied(t *testing.T) {
+	redistest.Long(t)
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		const lease = time.Second
@@ -332,6 +333,7 @@ func TestNobodyWaitsForALateFillAndThenForTheEndOfItsLease(t *testing.T) {
 }
 
 func TestWithHardHalfOfItIsForTheLeaseOfAnother(t *testing.T) {
+	redistest.Long(t)
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		v, _ := systest.Process(t, s, rediscache.Policy{Lease: time.Hour, Hard: 2 * time.Second})
@@ -344,6 +346,7 @@ func TestWithHardHalfOfItIsForTheLeaseOfAnother(t *testing.T) {
 
 // Nobody knows whether a Delete came between, and here one has.
 func TestAJoinerOfALoadThatCouldNotBeStoredLoadsAgain(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
@@ -481,6 +484,7 @@ func TestNobodyJoinsALoadThatIsBeingStored(t *testing.T) {
 // or by a load, is at least as new as what was written before. 10,000 rounds on a
 // real server; 1,000 with -short or with the race detector.
 func TestAnOldValueIsNeverFoundAfterItsDelete(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	rounds := 10_000

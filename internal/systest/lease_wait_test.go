@@ -62,6 +62,7 @@ func eventuallyAfter(t *testing.T, d time.Duration) {
 
 // Three processes wait for the leases of one load, each with one call for all keys or one call a key.
 func TestWaitingForLeasesIsCheap(t *testing.T) {
+	redistest.Long(t)
 	for name, each := range map[string]int{"one call for all keys": 1, "a call for each key": 100} {
 		t.Run(name, func(t *testing.T) {
 			redistest.NoLeaks(t)
@@ -118,6 +119,7 @@ func TestWaitingForLeasesIsCheap(t *testing.T) {
 
 // Each caller waits for another load, each in a process of its own.
 func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})

@@ -19,6 +19,7 @@ import (
 
 // The server must never see more than MaxActive connections, whatever befalls them.
 func TestTheServerNeverSeesMoreThanMaxActive(t *testing.T) {
+	redistest.Long(t)
 	for name, c := range map[string]struct {
 		minIdle, maxActive int
 		slow               bool

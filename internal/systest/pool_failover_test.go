@@ -51,6 +51,7 @@ func maxFailoverDials(d time.Duration) int64 { return int64(20 * (1 + d/time.Sec
 // When the first write is refused, the name already points to the new primary, and the pool is full of
 // idle connections to the old primary.
 func TestWritesWorkSoonAfterAFailoverThatClosesNoConnection(t *testing.T) {
+	redistest.Long(t)
 	for _, idle := range []int{11, 50, 200} {
 		for _, conns := range []int{0, rediscache.DefaultPipelineConns} {
 			t.Run(fmt.Sprintf("%d idle, %d lanes", idle, conns), func(t *testing.T) {
@@ -81,6 +82,7 @@ func TestWritesWorkSoonAfterAFailoverThatClosesNoConnection(t *testing.T) {
 
 // The name still points to the old primary for a while: reads are served, and the pool dials slowly.
 func TestAPoolWaitsForAFailoverWithoutChurn(t *testing.T) {
+	redistest.Long(t)
 	for name, opts := range map[string][]rediscache.PoolOption{
 		"with a floor": sizes(10, 50), "of one connection": sizes(1, 1), "without a floor": sizes(0, 2), "all floor": sizes(50, 50),
 	} {

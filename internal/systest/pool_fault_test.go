@@ -284,6 +284,7 @@ func TestAServerThatIsFullFromTheStartIsToldFromABusyPool(t *testing.T) {
 // Of the first redigo panics, after an AUTH in a goroutine of its own, the second takes all memory and
 // the third all stack. In a dial or in the janitor's PING it is a failure.
 func TestAReplyThatRedigoDoesNotSurviveEndsAConnectionAndNothingElse(t *testing.T) {
+	redistest.Long(t)
 	panics := fmt.Sprintf("*%d\r\n", math.MaxInt)
 	for name, c := range map[string]struct{ userinfo, reply string }{
 		"length":         {"", panics},
@@ -342,6 +343,7 @@ func TestAConnectionThatTheServerRefusesToServeIsReplaced(t *testing.T) {
 
 // That it is a replica, a server says of every write, on new connections too.
 func TestAReplicaThatRefusesWritesCostsFewDials(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	s.Do("REPLICAOF", "127.0.0.1", "1")

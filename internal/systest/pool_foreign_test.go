@@ -20,6 +20,7 @@ import (
 
 // The pool accepts any reply to a PING, and ignores a refused client name: a proxy or an ACL may refuse both.
 func TestAnyReplyToAPINGIsAccepted(t *testing.T) {
+	redistest.Long(t)
 	for name, answer := range map[string]string{
 		"unknown": "-ERR unknown command 'PING', with args beginning with:", "proxy": "-unsupported command",
 		"denied":    "-NOPERM this user has no permissions to run the 'ping' command",
@@ -342,6 +343,7 @@ func TestQUITDiscardsABorrowedConnection(t *testing.T) {
 
 // A TestOnBorrow checks the role of the server after a failover that closed no connection, before any write.
 func TestATestOnBorrowThatRejectsLeadsToAnotherConnection(t *testing.T) {
+	redistest.Long(t)
 	for _, withContext := range []bool{false, true} {
 		t.Run(fmt.Sprintf("with a context: %v", withContext), func(t *testing.T) {
 			f := newFailover(t)

@@ -41,6 +41,7 @@ func TestFaultAFrozenProcessExpiresNothing(t *testing.T) {
 		beFrozen(t, url)
 		return
 	}
+	redistest.Long(t)
 	s := redistest.Start(t)
 	frozen, times := 1200*time.Millisecond, 2
 	if systest.Soak > 0 {

@@ -109,6 +109,7 @@ func TestFaultSIGSTOPHoldsNobodyPastTheDeadline(t *testing.T) {
 // Every 50 ms, or when the pool has its floor again if a slow machine takes longer: where all dials
 // that are left are killed as well, that is an outage.
 func TestFaultKillingEveryClientFailsNoRead(t *testing.T) {
+	redistest.Long(t)
 	for scheme := range systest.PoolAt {
 		t.Run(scheme, func(t *testing.T) { killEveryClient(t, scheme) })
 	}
@@ -142,6 +143,7 @@ func killEveryClient(t *testing.T, scheme string) {
 }
 
 func TestFaultABadNetworkHoldsNobodyAndCrossesNoReply(t *testing.T) {
+	redistest.Long(t)
 	for _, test := range []struct {
 		name   string
 		length time.Duration
@@ -252,6 +254,7 @@ func TestFaultACutAfterEveryByteGivesEachCallerOneOutcome(t *testing.T) {
 }
 
 func TestFaultTenThousandCallersThatCancelLeaveNothing(t *testing.T) {
+	redistest.Long(t)
 	callers := 10_000
 	if redistest.RaceEnabled {
 		callers = 2000 // it knows 8128 goroutines
@@ -349,12 +352,12 @@ func TestFaultAClockThatJumpsIsNotLookedAt(t *testing.T) {
 		"time.Unix(1, 0)", "", // a deadline long past
 		"p.wall.Store(now.UnixNano())", "", "now.UnixNano()-p.wall.Load()", "", // after a jump the idle connections must answer a PING
 	)
-	files := 0
-	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+	root, files := filepath.Join("..", ".."), 0
+	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && (path == "bench" || path == "examples" || d.Name() == "redistest" || d.Name() == ".git"):
+		case d.IsDir() && (path == filepath.Join(root, "bench") || path == filepath.Join(root, "examples") || d.Name() == "redistest" || d.Name() == ".git"):
 			return filepath.SkipDir
 		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
 			return nil

@@ -93,6 +93,7 @@ func TestACommandWhoseReplyEndsItsConnectionHurtsNobodyElse(t *testing.T) {
 
 // Redis refuses the length, and closes the connection while the value is still being sent.
 func TestAValueThatIsTooLongForRedisIsKnownNotToBeStored(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	s.ConfigSet("proto-max-bulk-len", "1mb")

@@ -41,7 +41,7 @@ func redisPeer(t *testing.T, certs *redistest.Certs, protocol string) tlsPeer {
 	if redistest.Major(t) < 7 {
 		t.Skip("it takes a certificate and its key one after the other, and refuses the first alone")
 	}
-	s := redistest.StartTLS(t, certs, certs.Server, "--tls-systest.Protocols", protocol, "--tls-auth-clients", "no",
+	s := redistest.StartTLS(t, certs, certs.Server, "--tls-protocols", protocol, "--tls-auth-clients", "no",
 		"--user", "app", "on", ">"+secret, "~*", "+@all")
 	return tlsPeer{
 		addr: s.TLSAddr,
@@ -185,7 +185,7 @@ func TestAClientCertificateIsShownAndItsRefusalSaysWhy(t *testing.T) {
 	redistest.NoLeaks(t)
 	certs, others := redistest.NewCerts(t), redistest.NewCerts(t)
 	for protocol := range systest.Protocols {
-		s := redistest.StartTLS(t, certs, certs.Server, "--tls-systest.Protocols", protocol)
+		s := redistest.StartTLS(t, certs, certs.Server, "--tls-protocols", protocol)
 		none := "certificate required"
 		if protocol == "TLSv1.2" {
 			none = "handshake failure"

@@ -40,6 +40,7 @@ func suspended(t *testing.T, calls int, use func(t *testing.T, url string)) {
 		use(t, url)
 		return
 	}
+	redistest.Long(t)
 	s := redistest.Start(t)
 	nat := redistest.NewProxy(t, s.Addr)
 	name := redistest.NewProxy(t, nat.Addr) // which stands for what the process dials

@@ -2,10 +2,10 @@
 // of the server, hostile servers, foreign pools, leases between processes, and security. The package itself
 // has what these tests and those of the root share.
 //
-// Tests that take long are skipped by a plain go test (see [Long]), and run with REDISCACHE_REQUIRE_SERVER
-// set, as .ci/run sets it, or with -soak:
+// Tests that take long are skipped by a plain go test (see [redistest.Long]), and run with
+// REDISCACHE_REQUIRE_SERVER set, as .ci/run sets it, or with -soak:
 //
-//	REDISCACHE_REQUIRE_SERVER=1 go test . ./internal/systest
+//	REDISCACHE_REQUIRE_SERVER=1 go test ./...
 //	go test -run TestFault -v -soak 10s ./internal/systest
 package systest
 
@@ -15,7 +15,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"flag"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -24,24 +23,17 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+	"github.com/stretchr/testify/require"
+
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/redistest"
-	"github.com/stretchr/testify/require"
 )
 
 // Soak is how long the tests under load last, by the flag -soak. Zero is a second or two.
 var Soak time.Duration
 
 func init() { flag.DurationVar(&Soak, "soak", 0, "how long the tests under load last") }
-
-// Long skips a test that takes seconds, unless the environment requires a server or -soak is given.
-func Long(tb testing.TB) {
-	tb.Helper()
-	if os.Getenv("REDISCACHE_REQUIRE_SERVER") == "" && Soak == 0 {
-		tb.Skip("a long test: run it with REDISCACHE_REQUIRE_SERVER=1 go test, or with go test -soak 1s")
-	}
-}
 
 // LeaseKey returns the Redis key of the lease of a cache key.
 func LeaseKey(prefix, key string) string { return lease.Name(prefix, lease.Stored(prefix, key)) }
