@@ -229,9 +229,11 @@ func testClear(t *testing.T, s *redistest.Server, open maker) {
 
 	for _, prefix := range []string{"p:", `*?[a]\`, "[^b-c]", "\x00\r\n"} {
 		c, rest := open(rediscache.WithPrefix(prefix)), open()
+		items := make(map[string][]byte)
 		for i := range 1200 {
-			require.NoError(t, c.Set(ctx, fmt.Sprint(i), nil, 0))
+			items[fmt.Sprint(i)] = nil
 		}
+		require.NoError(t, c.SetMany(ctx, items, 0))
 		require.NoError(t, rest.Set(ctx, "xyz"+prefix, nil, 0))
 		require.NoError(t, rest.Set(ctx, "p", nil, 0))
 		n, err := c.Clear(ctx)

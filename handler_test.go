@@ -567,6 +567,7 @@ func TestTheHandlerSays503WhenRedisIsDownAndServesAgainAfterwards(t *testing.T) 
 }
 
 func TestTheHandlerSays504WhenRedisIsSilent(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	cache := handlerCache(t, s.URL())
 	require.NoError(t, cache.Set(t.Context(), "a", nil, rediscache.DefaultTTL))
@@ -584,6 +585,7 @@ func TestTheHandlerSays504WhenRedisIsSilent(t *testing.T) {
 }
 
 func TestTheHandlerSays503WhenEveryConnectionIsLent(t *testing.T) {
+	redistest.Long(t)
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		pool, err := rediscache.NewPool(s.URL(), rediscache.WithMinIdle(0), rediscache.WithMaxActive(1))
 		require.NoError(t, err)

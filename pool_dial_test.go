@@ -533,6 +533,7 @@ func TestAnIdleConnectionWithTLSIsNotLentAfterItsEnd(t *testing.T) {
 }
 
 func TestLargeValuesPassThroughTLS(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := systest.StartTLS(t)
 	pool := systest.PoolAt["rediss"](t, s, "")

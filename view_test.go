@@ -354,6 +354,7 @@ func (l *eventLog) last(t *testing.T, o rediscache.Outcome) rediscache.Event {
 }
 
 func TestACallThatFailsIsOneErrorAndAStaleValueThatIsReplacedAMiss(t *testing.T) {
+	redistest.Long(t)
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		var log eventLog
 		proxy := redistest.NewProxy(t, s.Addr)

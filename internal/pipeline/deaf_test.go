@@ -142,6 +142,7 @@ func TestACallerThatLeavesRedigosPoolLeavesAtOnceAndCostsNoConnection(t *testing
 }
 
 func TestTheWriteTimeoutEndsALaneWhoseServerDoesNotRead(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	addr, hangUp := deaf(t)
 	defer hangUp()

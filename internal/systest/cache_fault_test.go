@@ -45,6 +45,7 @@ func TestAWriteThatWasNotSentIsSentElsewhere(t *testing.T) {
 }
 
 func TestAConnectionThatRestsAndThatTheServerClosesLosesNoWrite(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	certs := redistest.NewCerts(t)
 	answer := func(c redistest.Call) ([]byte, bool) { return redistest.Default(c), false }
@@ -163,6 +164,7 @@ func TestTheTimeoutBoundsAllTries(t *testing.T) {
 }
 
 func TestNothingMoreIsSentOfManyAfterOneThatIsTooLate(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "SET" || c.Name() == "MGET" || c.Name() == "PTTL" {
@@ -351,6 +353,7 @@ func TestAPoolUnderLanesKeepsItsRules(t *testing.T) {
 // A reply of a large value that nobody knew of makes the reads behind it go
 // elsewhere, where the same may happen. The values are too many to be known all.
 func TestManyLargeValuesFailNoReadOfASmallOne(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	c := newCache(t, newPool(t, s.URL()), rediscache.WithTimeout(30*time.Second))

@@ -67,6 +67,7 @@ func requireClear(t *testing.T, err error) {
 // command, and so do all that follow it. A read is tried on another connection,
 // and of a write nobody knows.
 func TestFaultAReplyOfAnotherFormIsNobodys(t *testing.T) {
+	redistest.Long(t)
 	for verb, c := range map[string]struct {
 		command string
 		after   int64 // commands that are sent together with it and follow it
@@ -214,6 +215,7 @@ func TestFaultAHostileReplyCostsItsConnectionAndNoMemory(t *testing.T) {
 // TestFaultAServerThatIsNoRedisIsUnavailableUntilItIsOne puts other servers
 // behind the address.
 func TestFaultAServerThatIsNoRedisIsUnavailableUntilItIsOne(t *testing.T) {
+	redistest.Long(t)
 	web := func(t *testing.T) string {
 		s := httptest.NewServer(http.NotFoundHandler())
 		t.Cleanup(s.Close)

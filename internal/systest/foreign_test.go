@@ -82,6 +82,7 @@ func TestOthersAreServedBesideABusyCacheOnASmallForeignPool(t *testing.T) {
 }
 
 func TestManyCachesShareASmallForeignPool(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	pool := smallPool(t, s, 4, true)
 	caches := make([]*rediscache.Cache, 12)

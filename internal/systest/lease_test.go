@@ -105,6 +105,7 @@ func TestTheOthersLoadWhenAHolderHasDied(t *testing.T) {
 // The wait for a lease begins when a load has seen it, not when the load asked for it: the
 // other process may take its lease in between, and the network may be slow.
 func TestALoadWaitsForALeaseThatWasTakenWhileItAsked(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	const lease, oneWay = 500 * time.Millisecond, 100 * time.Millisecond
 	s := redistest.Start(t)

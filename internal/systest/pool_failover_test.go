@@ -143,6 +143,7 @@ func TestAPoolWaitsForAFailoverWithoutChurn(t *testing.T) {
 // After each error that condemns the server, the pool replaces the connections that were dialled before.
 // The script acts as a name that points to another server after this error.
 func TestAnAnswerThatCondemnsTheServerMovesThePool(t *testing.T) {
+	redistest.Long(t)
 	for _, answer := range []string{
 		"READONLY You can't write against a read only replica.", "MASTERDOWN Link with MASTER is down",
 		"LOADING Redis is loading the dataset in memory", "NOAUTH Authentication required.",

@@ -20,6 +20,7 @@ import (
 )
 
 func TestAnOutageIsCheapAndItsEndNeedsNobodyToAsk(t *testing.T) {
+	redistest.Long(t)
 	s := poolServer(t)
 	p := startPool(t, s, sizes(10, 50)...)
 	requireReady(t, p)

@@ -115,6 +115,7 @@ func TestAnOrdinaryCommandCostsNoConnection(t *testing.T) {
 // The server refuses a command with which redigo undoes the state of a borrower. The next borrower, and
 // the caches on the pool, still get their own replies.
 func TestNoReplyReachesAnotherBorrowerUnderAnyACL(t *testing.T) {
+	redistest.Long(t)
 	subscribe := func(c redis.Conn) error { return errors.Join(c.Send("SUBSCRIBE", "a", "b"), c.Flush()) }
 	psubscribe := func(c redis.Conn) error { return errors.Join(c.Send("PSUBSCRIBE", "a*", "b*"), c.Flush()) }
 	watch := func(c redis.Conn) error { return do(c, "WATCH", "watched") }

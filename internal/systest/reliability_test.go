@@ -73,6 +73,7 @@ func TestFaultSIGKILLFailsFastAndRecoversWithinASecond(t *testing.T) {
 // A freeze that is shorter than the read timeout costs no connection. A longer one breaks the lanes,
 // and the idle connections have to prove that they are not broken, for which they have the time of a dial.
 func TestFaultSIGSTOPHoldsNobodyPastTheDeadline(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	var told tally

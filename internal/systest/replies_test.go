@@ -63,6 +63,7 @@ func (b *bystanders) run(t *testing.T, c *rediscache.Cache, callers int) (stop f
 
 // Redis closes the connection if a reply exceeds the limit, as each GET of a large value does.
 func TestACommandWhoseReplyEndsItsConnectionHurtsNobodyElse(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	s.ConfigSet("client-output-buffer-limit", "normal 1mb 0 0")

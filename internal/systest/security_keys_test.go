@@ -87,6 +87,7 @@ func (w *world) clear(prefix string) (n int) {
 }
 
 func TestWhateverAKeyHoldsItsVerbsChangeThatKeyAlone(t *testing.T) {
+	redistest.Long(t)
 	s := poolServer(t)
 	p := newPool(t, s.URL(), sizes(2, 8)...)
 	eachWay(t, func(t *testing.T, lanes rediscache.Option) {

@@ -147,6 +147,7 @@ func TestTLSBelow12IsRefused(t *testing.T) {
 }
 
 func TestAPortOfTheOtherKindIsToldInTime(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	certs := redistest.NewCerts(t)
 	s := redistest.StartTLS(t, certs, certs.Server)
@@ -245,6 +246,7 @@ func TestClientCertificatesAreAskedForAtEachDial(t *testing.T) {
 
 // If only one side uses TLS, the error of the dial names TLS.
 func TestTheErrorOfADialNamesATLSMismatch(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	certs := redistest.NewCerts(t)
 	s := redistest.StartTLS(t, certs, certs.Server)
