@@ -3,7 +3,8 @@
 package rediscache_test
 
 import (
-	"runtime/debug"
+	"bytes"
+	"runtime"
 	"testing"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 // a GET, and a copy of a large value for a SET; through redigo's pool also what redigo needs. During a large
 // call the clock of the pipeline may tick, and may be started again.
 func TestAllocations(t *testing.T) {
-	// The collector empties the pools of calls, and with a heap of 4 MiB runs at every third large value.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	// The collector empties the pools of calls. With a heap of 4 MiB it runs at every third large value,
+	// with 64 MiB at every sixtieth.
+	heap := bytes.Repeat([]byte("x"), 64<<20)
+	defer runtime.KeepAlive(heap)
 	certs := redistest.NewCerts(t)
 	s := redistest.StartTLS(t, certs, certs.Server)
 	const shared, own = rediscache.DefaultPipelineConns, 0

@@ -387,6 +387,7 @@ func TestManyLargeValuesFailNoReadOfASmallOne(t *testing.T) {
 }
 
 func TestALaneThatRestsHandsItsConnectionBack(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	pool := newPool(t, redistest.Start(t).URL())
 	c := newCache(t, pool)

@@ -185,6 +185,7 @@ func noise(n int) []byte {
 // WarmPool takes. For caches on other pools it claims no more than that they
 // live, say what happened, and work again.
 func TestFaultAHostileReplyCostsItsConnectionAndNoMemory(t *testing.T) {
+	redistest.Long(t)
 	const most = 4 << 20 // two tries
 	redistest.NoLeaks(t)
 	s := newLiar(t)

@@ -453,6 +453,7 @@ func TestACallerAfterADeleteJoinsNoOlderLoad(t *testing.T) {
 // Another process deletes a value while the reply to its fill is still in flight. A caller
 // that comes then must not join that load.
 func TestNobodyJoinsALoadThatIsBeingStored(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
 	p := rediscache.Policy{Lease: 10 * time.Second}

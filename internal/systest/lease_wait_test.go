@@ -153,6 +153,7 @@ func TestWaitersForManyLoadsShareTheirLooks(t *testing.T) {
 
 // The key holds an old value during the wait, which does not end the wait.
 func TestWaitingWhileAKeyHasAnOldValueIsCheap(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	v, _ := systest.Process(t, s, rediscache.Policy{TTL: time.Hour, Stale: time.Hour, Soft: time.Minute, Lease: time.Hour})
@@ -262,6 +263,7 @@ func TestAWaiterWhoseRedisGoesAwayLoadsItself(t *testing.T) {
 
 // The Redis user may not run MGET, so the waiter cannot read leases.
 func TestAWaiterThatMayNotReadLeasesTriesToTakeThem(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-mget")
@@ -313,6 +315,7 @@ func isClosedError(err error) bool { return errors.Is(err, rediscache.ErrClosed)
 // A lease looks free but cannot be taken: here its key holds a list, for which MGET returns nil. Behind
 // a proxy MGET may read from a replica that is behind, or return an error for the key.
 func TestALeaseThatOnlyLooksFreeIsRetriedRarely(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	redistest.NoLeaks(t)
 	v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})

@@ -238,6 +238,7 @@ func TestManyKeysAreFilledByTransactionsTogether(t *testing.T) {
 
 // If a change of one key aborts a transaction, the other keys are still stored.
 func TestATransactionThatIsAbortedIsSplit(t *testing.T) {
+	redistest.Long(t)
 	s := redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr)
 	s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all", "-@scripting")

@@ -398,6 +398,7 @@ func TestASenderAndAReceiverMayFindTheEndAtOnce(t *testing.T) {
 
 // Two lanes break at once. The lane that replaces the first must not end with the second.
 func TestAServerThatStandsStillCostsTheLaneAndNoMore(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	var still atomic.Pointer[chan struct{}]
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {

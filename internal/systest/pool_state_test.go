@@ -16,6 +16,7 @@ import (
 )
 
 func TestTheNextBorrowerFindsACleanConnection(t *testing.T) {
+	redistest.Long(t)
 	dirty := map[string]func(c redis.Conn) error{
 		"SELECT":            func(c redis.Conn) error { return do(c, "SELECT", 5) },
 		"select":            func(c redis.Conn) error { return do(c, "select", 5) },
