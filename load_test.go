@@ -333,6 +333,7 @@ func TestManyAndSingleLoadsAreShared(t *testing.T) {
 }
 
 func TestWithoutRedisLoadsGoOnSharedAndCachingResumes(t *testing.T) {
+	redistest.Long(t)
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
 		redistest.NoLeaks(t)
 		for _, p := range []rediscache.Policy{{}, {Lease: 10 * time.Second, TTL: time.Hour, Stale: time.Hour}} {

@@ -221,6 +221,7 @@ func TestABadTTLOfAnItemIsAFailureOfItsLoad(t *testing.T) {
 }
 
 func TestHardGivesUpALoadThatHangs(t *testing.T) {
+	redistest.Long(t)
 	eachStale(t, func(t *testing.T, s *redistest.Server, c *rediscache.Cache, p rediscache.Policy) {
 		p.Hard = 100 * time.Millisecond // half of which is enough to take a lease
 		p.Lease = min(p.Lease, 100*time.Millisecond)

@@ -130,6 +130,7 @@ func TestCloseEndsADialThatHangs(t *testing.T) {
 }
 
 func TestADialThatHangsEndsAtTheDialTimeout(t *testing.T) {
+	redistest.Long(t)
 	for _, url := range []string{"rediss://", "redis://:secret@", "redis://"} {
 		t.Run(url, func(t *testing.T) {
 			redistest.NoLeaks(t)

@@ -561,6 +561,7 @@ func TestLargeValuesPassThroughTLS(t *testing.T) {
 
 // A server that does not read stops a write in the middle of a record.
 func TestAWriteThatStallsWithTLSEndsInTime(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := systest.StartTLS(t)
 	pool := systest.PoolAt["rediss"](t, s, "", rediscache.WithReadTimeout(200*time.Millisecond),

@@ -144,6 +144,7 @@ func TestACallerThatLeavesItsConnectionCostsNone(t *testing.T) {
 
 // A late reply that does not come within a second is not worth the wait.
 func TestAConnectionWhoseLateReplyDoesNotComeIsReplaced(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "GET" {

@@ -603,6 +603,7 @@ func TestWhoWaitsAfterARefusalIsServedWhenThePoolHasAConnectionAgain(t *testing.
 }
 
 func TestTheTimeOfACallThatIsRefusedGoesOnWithoutALane(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	began := time.Now()
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {

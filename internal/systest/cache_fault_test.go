@@ -146,6 +146,7 @@ func TestACallerThatLeavesWhileRedisRefusesHearsOfItsContextToo(t *testing.T) {
 }
 
 func TestTheTimeoutBoundsAllTries(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	for _, conns := range []int{0, 2} {
 		for _, size := range []int{1, 100 << 10} {

@@ -99,6 +99,7 @@ func TestAPoolWithoutAFloorRecoversFromAnOutage(t *testing.T) {
 
 // A server that is silent costs a call its timeout only until the lanes and a dial have given it up.
 func TestASilentServerIsGivenUpAndThenCallsFailAtOnce(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.Start(t)
 	pool := newPool(t, s.URL(), rediscache.WithReadTimeout(200*time.Millisecond), rediscache.WithDialTimeout(200*time.Millisecond))

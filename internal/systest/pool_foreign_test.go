@@ -226,6 +226,7 @@ func TestAConnectionThatEndsItsGoroutineCostsNoSlot(t *testing.T) {
 
 // A connection with a hidden socket must answer a PING before it is lent.
 func TestADeadConnectionWhoseSocketIsHiddenIsNotLent(t *testing.T) {
+	redistest.Long(t)
 	s := poolServer(t)
 	for name, option := range map[string]rediscache.PoolOption{
 		"dial func": rediscache.WithDialFunc(func(ctx context.Context) (redis.Conn, error) {
