@@ -96,6 +96,7 @@ func TestRepliesBeforeAHangUpAreRead(t *testing.T) {
 // The caller leaves when the reply has come so far. A goroutine reads the rest, and the connection serves
 // the next call.
 func TestACallerThatLeavesItsConnectionCostsNone(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	const array = "*3\r\n$4\r\nlate\r\n*2\r\n:1\r\n$2\r\nab\r\n$-1\r\n"
 	value := "$100000\r\n" + strings.Repeat("x", 100_000) + "\r\n"
@@ -143,6 +144,7 @@ func TestACallerThatLeavesItsConnectionCostsNone(t *testing.T) {
 
 // A late reply that does not come within a second is not worth the wait.
 func TestAConnectionWhoseLateReplyDoesNotComeIsReplaced(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
 		if c.Name() == "GET" {

@@ -412,6 +412,7 @@ func TestASecondConnectionIsForThePoolToSpare(t *testing.T) {
 // Neither when there are more than one lane should have, nor when that ends and still has the
 // connection that the next one would need.
 func TestAConnectionThatThePoolDoesNotHaveFailsNoCall(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	var gets, leases atomic.Int64
 	var pace time.Duration // changed while nobody is served
@@ -602,6 +603,7 @@ func TestWhoWaitsAfterARefusalIsServedWhenThePoolHasAConnectionAgain(t *testing.
 }
 
 func TestTheTimeOfACallThatIsRefusedGoesOnWithoutALane(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	began := time.Now()
 	s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
@@ -806,6 +808,7 @@ func TestTheReplyToACallThatTheReaderHasIsNobodyElses(t *testing.T) {
 
 // After a batch that callers shared the reader waits for bytes before there is a call.
 func TestAReaderThatWaitsForBytesIsSentOffAndLooksAtWhatComes(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	var conn atomic.Int64 // that was asked last
 	release := make(chan struct{})
