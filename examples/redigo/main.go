@@ -53,7 +53,7 @@ func newHandler(sessions *scs.SessionManager, locks *redsync.Redsync, cache *red
 	mux.HandleFunc("GET /visits", func(w http.ResponseWriter, r *http.Request) {
 		visits := sessions.GetInt(r.Context(), "visits") + 1
 		sessions.Put(r.Context(), "visits", visits)
-		fmt.Fprintln(w, "visits in this session:", visits)
+		_, _ = fmt.Fprintln(w, "visits in this session:", visits)
 	})
 	mux.HandleFunc("POST /report", func(w http.ResponseWriter, r *http.Request) {
 		lock := locks.NewMutex("lock:report", redsync.WithExpiry(10*time.Second), redsync.WithTries(1))
@@ -63,7 +63,7 @@ func newHandler(sessions *scs.SessionManager, locks *redsync.Redsync, cache *red
 		}
 		defer lock.Unlock() //nolint:errcheck // if this fails, the lock expires by itself
 		time.Sleep(time.Second)
-		fmt.Fprintln(w, "the report is written, by one request at a time")
+		_, _ = fmt.Fprintln(w, "the report is written, by one request at a time")
 	})
 	return sessions.LoadAndSave(mux)
 }
@@ -71,7 +71,7 @@ func newHandler(sessions *scs.SessionManager, locks *redsync.Redsync, cache *red
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8082", "address to listen on")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "redigo runs scs sessions and redsync locks on one warm pool. Flags:")
+		_, _ = fmt.Fprintln(flag.CommandLine.Output(), "redigo runs scs sessions and redsync locks on one warm pool. Flags:")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
