@@ -52,7 +52,6 @@ func run(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 
 	if *redisURL == "" {
 		mini, err := miniredis.Run()
@@ -103,6 +102,7 @@ func serve(ctx context.Context, listener net.Listener, cache *rediscache.Cache, 
 
 	done := make(chan error, 1)
 	unhook := context.AfterFunc(ctx, func() {
+		signal.Reset(os.Interrupt, syscall.SIGTERM) // a second signal ends the program at once
 		log.Print("stopping: no new requests; those in flight are finished")
 		grace, cancel := context.WithTimeout(context.Background(), 20*time.Second) // more than a request has
 		defer cancel()
