@@ -21,7 +21,8 @@
 // and nothing else, so redis-cli and programs in other languages can read it.
 // [Cache.Sub] and [WithPrefix] set a prefix as a namespace; a version in the prefix
 // hides all older keys. Each Set has a TTL: a time, [DefaultTTL] for the TTL of the
-// cache, or [NoExpiry]. Any other TTL is an error.
+// cache, or [NoExpiry]. Any other TTL is an error. [Cache.Add] stores only if the key does
+// not exist, and [Cache.Touch] sets the TTL of a key that exists.
 //
 // # Loads
 //
@@ -94,6 +95,8 @@
 //	}
 //	defer conn.Close() // returns it to the pool
 //	n, err := redis.Int(conn.Do("INCR", "visits"))
+//
+// For a library that wants a *redis.Pool, use [WarmPool.Redigo].
 //
 // Close in this order: shut down the HTTP server, then [Cache.Close], which leaves the
 // pool open, then [WarmPool.Shutdown], which waits for borrowers, or [WarmPool.Close],

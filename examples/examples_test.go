@@ -5,6 +5,7 @@ package examples_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -55,43 +56,123 @@ const (
 	missing = `{"message":"Key not found"}`
 )
 
-// It reads the sources, and the package is imported below, so that no result of
-// these tests is taken from the cache after one of them has changed.
+// programs are the examples of this module. Those of nested modules have their own tests.
+var programs = []string{"existing", "loader", "quickstart", "server"}
+
+// The test reads the sources, and imports the package below, so that go test does not
+// use a cached result after a change of either.
 func TestEveryExampleIsShortAndSaysHowToRunIt(t *testing.T) {
 	sources, err := filepath.Glob("*/main.go")
 	require.NoError(t, err)
-	require.Len(t, sources, 4)
-	for _, name := range sources {
-		source, err := os.ReadFile(name)
+	var own []string
+	for _, file := range sources {
+		source, err := os.ReadFile(file)
 		require.NoError(t, err)
-		require.LessOrEqual(t, strings.Count(string(source), "\n"), 120, name)
+		require.LessOrEqual(t, strings.Count(string(source), "\n"), 120, file)
 		header, _, _ := strings.Cut(string(source), "\npackage main\n")
-		require.Contains(t, header, "go run ./examples/"+filepath.Dir(name))
-		require.Contains(t, header, "Look at ")
+		require.Contains(t, header, "Look at ", file)
+		name := filepath.Dir(file)
+		require.True(t, strings.HasPrefix(header, "// Command "+name+" "), file)
+		if _, err := os.Stat(filepath.Join(name, "go.mod")); err == nil {
+			require.Contains(t, header, "cd examples/"+name+" && go run .\n")
+			continue
+		}
+		require.Contains(t, header, "go run ./examples/"+name)
+		own = append(own, name)
+	}
+	require.Equal(t, programs, own)
+}
+
+func TestEveryExampleSaysWhatItDoesAndWhatToTry(t *testing.T) {
+	for _, name := range programs {
+		p := launch(t, name, "-h")
+		require.Equal(t, 0, p.wait(t), name)
+		require.Regexp(t, name+` \w+s .*\.`, p.String(), "what it does")
+		require.NotContains(t, p.String(), "goodbye")
+
+		p = launch(t, name, listenOn(name)...)
+		p.await(t, "(?m)"+firstSign[name])
+		p.stop(t, os.Interrupt)
+		require.Equal(t, 0, p.wait(t), p.String())
+		require.Regexp(t, `\btry\b`, p.String(), name)
+		require.Contains(t, p.String(), "goodbye", name)
+
+		p = launch(t, name, append(listenOn(name), "-no-such-flag")...)
+		require.NotEqual(t, 0, p.wait(t), name)
+	}
+}
+
+// firstSign is what a program prints after it has begun to listen for signals.
+var firstSign = map[string]string{
+	"existing": "listening on ", "loader": "^try", "quickstart": "^the pool is warm", "server": "listening on ",
+}
+
+// listenOn returns the flags that let a program serve on a free port.
+func listenOn(name string) []string {
+	if name == "existing" || name == "server" {
+		return []string{"-addr", "127.0.0.1:0"}
+	}
+	return nil
+}
+
+// Each program may have ended before the signal comes; then it ended with a goodbye.
+func TestEveryExampleEndsWellAtASignal(t *testing.T) {
+	for _, name := range programs {
+		for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+			p := launch(t, name, listenOn(name)...)
+			p.await(t, "(?m)"+firstSign[name])
+			p.stop(t, signal)
+			require.Equal(t, 0, p.wait(t), "%s, %v: %s", name, signal, p)
+			require.Contains(t, p.String(), "goodbye", name)
+		}
+	}
+}
+
+// A request in flight keeps a server for 20 seconds, but not after a second signal.
+func TestASecondSignalEndsAServerAtOnce(t *testing.T) {
+	for name, auth := range map[string]string{
+		"existing": "Authorization: Bearer acme-writer\r\n", "server": "",
+	} {
+		p := start(t, name, "-addr", "127.0.0.1:0")
+		target := map[string]string{"existing": "/api/cache/slow", "server": "/cache/slow"}[name]
+		p.beginPost(t, target, auth, "hello")
+		p.signal(t, os.Interrupt)
+		redistest.Eventually(t, func() bool { return !accepts(p.addr) }, "it stops")
+		began := time.Now()
+		p.signal(t, os.Interrupt)
+		require.NotEqual(t, 0, p.wait(t), name)
+		require.Less(t, time.Since(began), 5*time.Second, name)
+		require.NotContains(t, p.String(), "goodbye", name)
 	}
 }
 
 func TestQuickstartPrintsWhatItDoes(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "run", "./quickstart").CombinedOutput()
 	require.NoError(t, err, string(out))
-	require.Equal(t, `the pool is warm: 2 connections wait for the first caller
+	require.Equal(t, `the pool is warm: 2 connections are idle
 set greeting: stored for a minute
 get greeting: hello, with 1m0s left
 delete greeting: 1 existed
 delete greeting: 0 existed
-get greeting: a miss, which is an error of its own: rediscache: not found
-in all: 1 hit, 1 miss, 1 set, 1 deleted
+get greeting: a miss, which is an error: rediscache: not found
+add lock by a worker: true
+add lock by another worker: false
+touch lock: it lives for an hour from now
+in all: 1 hit, 1 miss, 2 set, 1 deleted
 shut down: 0 connections are left
+goodbye; to try the cache with curl: go run ./examples/server
 `, string(out))
 }
 
 func TestLoaderAsksItsDatabaseOnce(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "run", "./loader").CombinedOutput()
 	require.NoError(t, err, string(out))
-	require.Equal(t, `1000 requests: 1 query, and the user is "Ann", <nil>
+	require.Equal(t, `try: change policy in examples/loader/main.go and run it again
+1000 requests: 1 query, and the user is "Ann", <nil>
 the database is down: "Ann", <nil>
 user 7, three times: rediscache: not found
 stale: 1, known to be missing: 2
+goodbye
 `, string(out))
 }
 
@@ -104,7 +185,7 @@ func TestServerAnswersAndFinishesWhatIsUnderWayWhenItIsStopped(t *testing.T) {
 			p.do(t, "DELETE", "/cache/a", 200, deleted)
 			p.do(t, "GET", "/cache/a", 404, missing)
 
-			slow := p.beginPost(t, "/cache/slow", "hello")
+			slow := p.beginPost(t, "/cache/slow", "", "hello")
 			p.signal(t, signal)
 			redistest.Eventually(t, func() bool { return strings.Contains(p.String(), "stopping") }, "it stops")
 			redistest.Eventually(t, func() bool { return !accepts(p.addr) }, "it refuses connections")
@@ -222,7 +303,8 @@ func TestExistingKeepsItsRoutesAndItsTenantsApart(t *testing.T) {
 	p.doAs(t, writer, "GET", "/api/cache/a", 200, hit)
 
 	require.Regexp(t, `(?m) POST /api/cache/a \d+.*s$`, p.String())
-	require.NotContains(t, p.String(), "acme-writer")
+	_, logged, _ := strings.Cut(p.String(), " GET / ") // after what to try
+	require.NotContains(t, logged, "acme-writer")
 	p.signal(t, syscall.SIGTERM)
 	require.Equal(t, 0, p.wait(t), p.String())
 }
@@ -261,6 +343,20 @@ func start(t *testing.T, name string, args ...string) *program {
 func (p *program) signal(t *testing.T, s os.Signal) {
 	t.Helper()
 	require.NoError(t, p.cmd.Process.Signal(s))
+}
+
+// stop sends a signal to a program that may have ended already.
+func (p *program) stop(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); !errors.Is(err, os.ErrProcessDone) {
+		require.NoError(t, err)
+	}
+}
+
+// await waits until the program has printed a line that matches.
+func (p *program) await(t *testing.T, line string) {
+	t.Helper()
+	redistest.Eventually(t, func() bool { return regexp.MustCompile(line).MatchString(p.String()) }, "it prints %s", line)
 }
 
 // wait returns the exit code.
@@ -319,14 +415,15 @@ type slowPost struct {
 	body string
 }
 
-// beginPost sends the header, and returns when the server has asked for the body.
-func (p *program) beginPost(t *testing.T, target, body string) *slowPost {
+// beginPost sends the header, of which auth may be a line, and returns when the server
+// has asked for the body.
+func (p *program) beginPost(t *testing.T, target, auth, body string) *slowPost {
 	t.Helper()
 	conn, err := net.Dial("tcp", p.addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() }) // end has read all that comes
-	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"+
-		"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n", target, len(body))
+	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\n%sContent-Type: text/plain\r\n"+
+		"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n", target, auth, len(body))
 	require.NoError(t, err)
 	r := bufio.NewReader(conn)
 	line, err := r.ReadString('\n')

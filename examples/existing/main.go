@@ -1,17 +1,14 @@
-// Command existing mounts the cache in a server that is already there: with routes
-// of its own, a middleware around them all, and tenants who must not meet.
+// Command existing mounts the cache in a server that has routes of its own, a
+// middleware around all of them, and tenants whose keys must stay apart.
 //
 //	go run ./examples/existing
-//	curl -H 'Authorization: Bearer acme-writer' -X POST 'http://127.0.0.1:8081/api/cache/a?value=hello'
-//	curl -H 'Authorization: Bearer acme-reader' http://127.0.0.1:8081/api/cache/a
 //
-// Look at newMux, where it is mounted, and at tenantKey: who may do what, and where it lands.
+// Look at newMux, which mounts the handler, and at tenantKey, which refuses requests.
 package main
 
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"flag"
 	"log"
 	"net"
@@ -28,11 +25,11 @@ import (
 
 // grant is what a token allows.
 type grant struct {
-	tenant   string // no colon in it: it ends where the key begins
+	tenant   string // without a colon, which separates it from the key
 	readOnly bool
 }
 
-// grants goes by hashes: how long a look-up takes tells nothing of the tokens.
+// grants has hashes as keys, so that the time of a look-up reveals nothing about a token.
 var grants = map[[sha256.Size]byte]grant{
 	sha256.Sum256([]byte("Bearer acme-writer")):   {tenant: "acme"},
 	sha256.Sum256([]byte("Bearer acme-reader")):   {tenant: "acme", readOnly: true},
@@ -58,12 +55,11 @@ func newMux(cache *rediscache.Cache) *http.ServeMux {
 			http.Error(w, "no cache", http.StatusServiceUnavailable)
 		}
 	})
-	handler := rediscache.NewHandler(cache, rediscache.WithKeyFunc(tenantKey))
-	mux.Handle("/api/cache/", http.StripPrefix("/api", handler))
+	mux.Handle("/api/cache/", http.StripPrefix("/api", rediscache.NewHandler(cache, rediscache.WithKeyFunc(tenantKey))))
 	return mux
 }
 
-// logged is the middleware. It sees the cache's requests as it does all others.
+// logged is the middleware, for the requests of the cache as for all others.
 func logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
@@ -74,6 +70,7 @@ func logged(next http.Handler) http.Handler {
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8081", "address to listen on")
+	flag.Usage = func() { log.Print("existing mounts a cache in a server with tenants. Flags:"); flag.PrintDefaults() }
 	flag.Parse()
 	if err := run(*addr); err != nil {
 		log.Fatal("existing: ", err)
@@ -81,7 +78,9 @@ func main() {
 }
 
 func run(addr string) error {
-	redis, err := miniredis.Run() // in its place your own, in NewPool
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	redis, err := miniredis.Run() // for your own Redis, change the URL below
 	if err != nil {
 		return err
 	}
@@ -95,26 +94,27 @@ func run(addr string) error {
 	if err != nil {
 		return err
 	}
-	defer cache.Close()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	defer cache.Close() // before the pool
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
 	server := &http.Server{
-		Handler: logged(newMux(cache)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: logged(newMux(cache)), ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,
 	}
-	done := make(chan error, 1)
-	defer context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		done <- server.Shutdown(grace)
-	})()
-	log.Print("listening on ", listener.Addr())
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }() // ends with Shutdown, or with the program
+	log.Printf("listening on %[1]s; try\n\tcurl -H 'Authorization: Bearer acme-writer' -X POST 'http://%[1]s/api/cache/a?value=hello'"+
+		"\n\tcurl -H 'Authorization: Bearer acme-reader' http://%[1]s/api/cache/a", listener.Addr())
+	select {
+	case err := <-served:
 		return err
+	case <-ctx.Done():
+		stop() // a second signal ends the program at once
 	}
-	return <-done // after the requests under way; then the deferred: the cache before its pool
+	grace, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	err = server.Shutdown(grace) // waits for the requests in flight
+	log.Print("goodbye")
+	return err
 }

@@ -1,17 +1,15 @@
-// Loader puts a cache before a slow database: a thousand requests for a user
-// that is not cached ask the database once. Then the database fails, and nobody
-// notices while there are stale values; and a user that does not exist is asked
-// for once.
+// Command loader puts a cache before a slow database: a thousand requests query it once,
+// and stale values hide that it is down.
 //
 //	go run ./examples/loader
 //
-// Look at policy, which says all of this, and at user, which is what a handler
-// would call. The Redis is embedded: put your own in NewPool.
+// Look at policy, which configures all of this, and at find, which a handler would call.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log"
 	"os"
@@ -27,13 +25,13 @@ import (
 )
 
 var policy = rediscache.Policy{
-	TTL:      time.Minute,      // a user is fresh for so long,
-	Stale:    time.Hour,        // and better than nothing for so much longer
-	Negative: 10 * time.Second, // that there is none is remembered
-	Hard:     5 * time.Second,  // no query takes longer
-	Lease:    10 * time.Second, // one process at a time asks
-	Jitter:   0.1,              // not all users end at once
-	Early:    1,                // and popular ones are asked for in time
+	TTL:      time.Minute,      // how long a user is fresh
+	Stale:    time.Hour,        // how much longer a stale user is better than an error
+	Negative: 10 * time.Second, // how long to remember that a user does not exist
+	Hard:     5 * time.Second,  // how long a query may take
+	Lease:    10 * time.Second, // one process at a time queries for a user
+	Jitter:   0.1,              // users that were stored together do not expire together
+	Early:    1,                // popular users are loaded before they expire
 }
 
 type user struct {
@@ -63,16 +61,18 @@ func (d *database) query(ctx context.Context, id string) (user, error) {
 }
 
 func main() {
+	flag.Usage = func() { log.Print("loader loads users from a slow database through a cache. It has no flags.") }
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	if err := run(ctx); err != nil && ctx.Err() == nil {
 		log.Fatal("loader: ", err)
 	}
+	fmt.Println("goodbye")
 }
 
 func run(ctx context.Context) error {
-	redis, err := miniredis.Run()
+	redis, err := miniredis.Run() // for your own Redis, change the URL below
 	if err != nil {
 		return err
 	}
@@ -96,6 +96,7 @@ func run(ctx context.Context) error {
 		return users.GetOrLoad(ctx, id, func(ctx context.Context) (user, error) { return db.query(ctx, id) })
 	}
 
+	fmt.Println("try: change policy in examples/loader/main.go and run it again")
 	var requests sync.WaitGroup
 	for range 1000 {
 		requests.Go(func() { _, _ = find("42") })
@@ -114,7 +115,6 @@ func run(ctx context.Context) error {
 		_, err = find("7")
 	}
 	fmt.Printf("user 7, three times: %v\n", err)
-	stats := cache.Stats()
-	fmt.Printf("stale: %d, known to be missing: %d\n", stats.Stale, stats.Negatives)
+	fmt.Printf("stale: %d, known to be missing: %d\n", cache.Stats().Stale, cache.Stats().Negatives)
 	return ctx.Err()
 }

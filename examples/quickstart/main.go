@@ -1,18 +1,21 @@
-// Command quickstart takes a cache from its first connection to its last and
-// prints what it does. It needs no Redis: it brings one, miniredis, along.
+// Command quickstart opens a pool and a cache, calls the methods of the cache, closes
+// both, and prints each step. It needs no Redis, because it runs an embedded miniredis.
 //
 //	go run ./examples/quickstart
 //
-// Look at who closes what (the pool is yours, so the cache leaves it open), at
-// the miss, which is an error of its own and not an empty value, and at the
-// context, which every call takes and which bounds it.
+// Look at the order in which the cache and the pool are closed, at the miss, which is
+// an error and not an empty value, and at the context, which bounds every call.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"log"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -21,19 +24,23 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "quickstart:", err)
-		os.Exit(1)
+	flag.Usage = func() { log.Print("quickstart calls the methods of a cache and prints each step. It has no flags.") }
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	if err := run(ctx); err != nil && ctx.Err() == nil {
+		log.Fatal("quickstart: ", err)
 	}
+	fmt.Println("goodbye; to try the cache with curl: go run ./examples/server")
 }
 
-func run() error {
+func run(ctx context.Context) error {
 	server, err := miniredis.Run()
 	if err != nil {
 		return err
 	}
 	defer server.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 
 	// One pool for the whole process. NewPool does not wait for Redis; Ready does.
@@ -46,9 +53,9 @@ func run() error {
 	if err := pool.Ready(ctx); err != nil {
 		return err
 	}
-	fmt.Println("the pool is warm:", pool.Stats().Idle, "connections wait for the first caller")
+	fmt.Println("the pool is warm:", pool.Stats().Idle, "connections are idle")
 
-	// A cache on it: the prefix keeps its keys apart, the TTL is for those who name none.
+	// The prefix keeps the keys of this cache apart. The TTL is that of DefaultTTL.
 	cache, err := rediscache.New(pool, rediscache.WithPrefix("quickstart:"), rediscache.WithTTL(time.Hour))
 	if err != nil {
 		return err
@@ -57,8 +64,7 @@ func run() error {
 	if err := verbs(ctx, cache); err != nil {
 		return err
 	}
-
-	// In this order: the cache hands its connections back, then the pool closes them.
+	// In this order: the cache returns its connections, then the pool closes them.
 	if err := errors.Join(cache.Close(), pool.Shutdown(ctx)); err != nil {
 		return err
 	}
@@ -92,9 +98,21 @@ func verbs(ctx context.Context, cache *rediscache.Cache) error {
 
 	_, err = cache.Get(ctx, "greeting")
 	if !errors.Is(err, rediscache.ErrNotFound) {
-		return fmt.Errorf("no miss but %w", err) // Redis down, busy, too slow: see the manual
+		return fmt.Errorf("expected a miss: %w", err) // such as ErrUnavailable: see the manual
 	}
-	fmt.Println("get greeting: a miss, which is an error of its own:", err)
+	fmt.Println("get greeting: a miss, which is an error:", err)
+
+	for _, job := range []string{"a worker", "another worker"} {
+		added, err := cache.Add(ctx, "lock", []byte(job), time.Minute)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("add lock by %s: %v\n", job, added)
+	}
+	if err := cache.Touch(ctx, "lock", time.Hour); err != nil {
+		return err
+	}
+	fmt.Println("touch lock: it lives for an hour from now")
 
 	stats := cache.Stats()
 	fmt.Printf("in all: %d hit, %d miss, %d set, %d deleted\n", stats.Hits, stats.Misses, stats.Sets, stats.Deletes)

@@ -1,10 +1,10 @@
 // Command server is a cache service: POST, GET and DELETE /cache/{key}.
 //
-//	go run ./examples/server                              # brings its own Redis, miniredis
+//	go run ./examples/server                              # with an embedded miniredis
 //	go run ./examples/server -redis redis://localhost:6379 -min-idle 10 -max-active 50
 //
-// It logs what to curl. Look at how it stops on SIGINT or SIGTERM (requests, cache, pool)
-// and at what it does without Redis: it starts, says why, and serves 503 until there is one.
+// It logs what to curl. Look at how it stops on SIGINT or SIGTERM (requests, cache, pool),
+// and at how it starts without Redis: it logs why, and answers 503 until Redis is up.
 package main
 
 import (
@@ -34,15 +34,16 @@ func main() {
 
 func run(args []string) error {
 	fs := flag.NewFlagSet("server", flag.ContinueOnError)
-	fs.SetOutput(io.Discard) // main says what is wrong
+	fs.SetOutput(io.Discard) // main logs the error
 	addr := fs.String("addr", "127.0.0.1:8080", "address to listen on")
 	redisURL := fs.String("redis", "", "`URL` of the Redis to use (default an embedded miniredis)")
-	minIdle := fs.Int("min-idle", rediscache.DefaultMinIdle, "connections to keep open and spare")
-	maxActive := fs.Int("max-active", rediscache.DefaultMaxActive, "connections to have open at most")
+	minIdle := fs.Int("min-idle", rediscache.DefaultMinIdle, "idle connections to keep open")
+	maxActive := fs.Int("max-active", rediscache.DefaultMaxActive, "connections to open at most")
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
+		fmt.Println("server serves POST, GET and DELETE of /cache/{key}. Flags:")
 		fs.SetOutput(os.Stdout)
-		fs.Usage()
+		fs.PrintDefaults()
 		return nil
 	case err != nil:
 		return fmt.Errorf("%w (-h lists the flags)", err)
@@ -51,7 +52,6 @@ func run(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 
 	if *redisURL == "" {
 		mini, err := miniredis.Run()
@@ -60,7 +60,7 @@ func run(args []string) error {
 		}
 		defer mini.Close()
 		*redisURL = "redis://" + mini.Addr()
-		log.Print("no -redis: an embedded one serves, whose data ends with this program")
+		log.Print("without -redis an embedded miniredis holds the data, until this program ends")
 	}
 	pool, err := rediscache.NewPool(*redisURL, rediscache.WithMinIdle(*minIdle),
 		rediscache.WithMaxActive(*maxActive), rediscache.WithClientName("rediscache-server"))
@@ -92,7 +92,7 @@ func serve(ctx context.Context, listener net.Listener, cache *rediscache.Cache, 
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      15 * time.Second, // begins after the header; who was slow is told so
+		WriteTimeout:      15 * time.Second, // counts from the end of the header, so a slow request gets an answer
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10, // a longer value goes into the body, not the query
 	}
@@ -102,7 +102,8 @@ func serve(ctx context.Context, listener net.Listener, cache *rediscache.Cache, 
 
 	done := make(chan error, 1)
 	unhook := context.AfterFunc(ctx, func() {
-		log.Print("stopping: new requests are refused, those under way are finished")
+		signal.Reset(os.Interrupt, syscall.SIGTERM) // a second signal ends the program at once
+		log.Print("stopping: no new requests; those in flight are finished")
 		grace, cancel := context.WithTimeout(context.Background(), 20*time.Second) // more than a request has
 		defer cancel()
 		done <- errors.Join(server.Shutdown(grace), cache.Close(), pool.Shutdown(grace)) // in this order
