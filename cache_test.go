@@ -17,93 +17,24 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
-// ownPool is a pool as a user might write it: a connection for each borrower.
-type ownPool struct{ addr string }
-
-func (p ownPool) GetContext(ctx context.Context) (redis.Conn, error) {
-	return redis.DialContext(ctx, "tcp", p.addr)
-}
-
-func (ownPool) Close() error { return nil }
-
-// pools are the ways to the same contract.
-var pools = map[string]struct {
-	open func(t *testing.T, s *redistest.Server) rediscache.Pool
-	opts []rediscache.Option
-}{
-	"warm pool": {open: warmPool},
-	"warm pool, a connection a command": {
-		open: warmPool, opts: []rediscache.Option{rediscache.WithPipelineConns(0)},
-	},
-	"redigo's pool":               {open: redigoPool},
-	"own pool":                    {open: userPool},
-	"own pool, shared":            {open: userPool, opts: []rediscache.Option{rediscache.WithPipelineConns(1)}},
-	"warm pool of one connection": {open: onePool},
-	"warm pool with TLS":          {open: tlsPool},
-	"warm pool with TLS, a connection a command": {
-		open: tlsPool, opts: []rediscache.Option{rediscache.WithPipelineConns(0)},
-	},
-}
-
-func warmPool(t *testing.T, s *redistest.Server) rediscache.Pool { return newPool(t, s.URL()) }
-
-func onePool(t *testing.T, s *redistest.Server) rediscache.Pool {
-	return newPool(t, s.URL(), rediscache.WithMinIdle(1), rediscache.WithMaxActive(1))
-}
-
-// tlsPool reaches s through the port of s with TLS, or a front.
-func tlsPool(t *testing.T, s *redistest.Server) rediscache.Pool {
-	certs, addr := s.Certs, s.TLSAddr
-	if addr == "" {
-		certs = redistest.NewCerts(t)
-		addr = redistest.NewTLSFront(t, s.Addr, certs.ServerConfig())
-	}
-	return newPool(t, "rediss://"+addr, rediscache.WithTLSConfig(certs.ClientConfig()))
-}
-
-func userPool(_ *testing.T, s *redistest.Server) rediscache.Pool { return ownPool{s.Addr} }
-
-func redigoPool(t *testing.T, s *redistest.Server) rediscache.Pool {
-	p := &redis.Pool{
-		MaxIdle: 10, MaxActive: 10, Wait: true,
-		DialContext: func(ctx context.Context) (redis.Conn, error) { return redis.DialContext(ctx, "tcp", s.Addr) },
-	}
-	t.Cleanup(func() { p.Close() })
-	return p
-}
-
-func newPool(t testing.TB, url string, opts ...rediscache.PoolOption) *rediscache.WarmPool {
-	t.Helper()
-	p, err := rediscache.NewPool(url, opts...)
-	require.NoError(t, err)
-	t.Cleanup(func() { p.Close() })
-	return p
-}
-
-// newCache makes a cache whose own TTL is NoExpiry unless opts say otherwise, so
-// that views of it take a Policy without a TTL.
-func newCache(t testing.TB, p rediscache.Pool, opts ...rediscache.Option) *rediscache.Cache {
-	t.Helper()
-	c, err := rediscache.New(p, append([]rediscache.Option{rediscache.WithTTL(rediscache.NoExpiry)}, opts...)...)
-	require.NoError(t, err)
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-// unhurried is an option for tests that do not claim how long a call takes: a busy machine may need more
-// time than a call has by default.
-var unhurried = rediscache.WithTimeout(20 * time.Second)
+var (
+	newPool   = systest.NewPool
+	newCache  = systest.NewCache
+	unhurried = systest.Unhurried
+	pools     = systest.Pools
+)
 
 func TestCacheKeepsItsContract(t *testing.T) {
 	for name, way := range pools {
 		t.Run(name, func(t *testing.T) {
-			redistest.Each(t, func(t *testing.T, s *redistest.Server) { keepsContract(t, s, way.open, way.opts) })
+			redistest.Each(t, func(t *testing.T, s *redistest.Server) { keepsContract(t, s, way.Open, way.Opts) })
 			if strings.Contains(name, "TLS") {
 				t.Run("redis-server with TLS", func(t *testing.T) {
 					certs := redistest.NewCerts(t)
-					keepsContract(t, redistest.StartTLS(t, certs, certs.Server), way.open, way.opts)
+					keepsContract(t, redistest.StartTLS(t, certs, certs.Server), way.Open, way.Opts)
 				})
 			}
 		})
@@ -461,7 +392,7 @@ func TestFiveErrorsAreFive(t *testing.T) {
 }
 
 func TestNewNamesEveryFault(t *testing.T) {
-	pool := ownPool{"127.0.0.1:1"}
+	pool := systest.OwnPool{Addr: "127.0.0.1:1"}
 	_, err := rediscache.New(pool,
 		rediscache.WithTTL(-5), rediscache.WithTimeout(-1), rediscache.WithPipelineConns(-1))
 	for _, name := range []string{"WithTTL", "WithTimeout", "WithPipelineConns"} {

@@ -2,10 +2,14 @@ package rediscache_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
+	"reflect"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -122,5 +126,76 @@ func requireTaken[V any](t *testing.T, c *rediscache.Cache, value V, data ...str
 		got, err := v.GetOrLoad(ctx, "k", never[V](t))
 		require.NoError(t, err, "%q under %T", held, value)
 		require.EqualValues(t, value, got)
+	}
+}
+
+// FuzzCodec decodes arbitrary bytes, and encodes arbitrary values.
+func FuzzCodec(f *testing.F) {
+	for _, data := range []string{
+		"", "null", `"a"`, `{"name":"a","age":1}`, `{"NAME":"a","name":null}`, `[1,-0,1e308,{"":[]}]`, "{", "1 2", "\xff", "\"\xff\"",
+		`"\ud83d"`, strings.Repeat("[", 20_000), "1e400", "\x00", " ", "\ufeff1",
+	} {
+		f.Add([]byte(data), data, int64(len(data)))
+	}
+	c := newCache(f, newPool(f, redistest.StartMini(f).URL(), sizes(1, 2)...))
+	policy := rediscache.Policy{TTL: time.Minute, Negative: time.Minute}
+	users := newView(f, c, rediscache.JSON[user](), policy)
+	f.Fuzz(func(t *testing.T, data []byte, text string, n int64) {
+		fuzzDecode(t, rediscache.Bytes(), data)
+		fuzzDecode(t, rediscache.String(), data)
+		fuzzDecode(t, rediscache.JSON[user](), data)
+		fuzzDecode(t, rediscache.JSON[any](), data)
+		fuzzDecode(t, rediscache.JSON[[]byte](), data)
+		fuzzDecode(t, rediscache.JSON[map[string]*int64](), data)
+		fuzzDecode(t, rediscache.JSON[[2]int](), data)
+		fuzzDecode(t, rediscache.JSON[measurement](), data)
+
+		fuzzEncode(t, rediscache.Bytes(), data)
+		fuzzEncode(t, rediscache.String(), text)
+		fuzzEncode(t, rediscache.JSON[[]byte](), data)
+		if utf8.ValidString(text) { // JSON has no other strings
+			fuzzEncode(t, rediscache.JSON[string](), text)
+			fuzzEncode(t, rediscache.JSON[user](), user{Name: text, Age: int(n)})
+		}
+
+		// Under Policy.Negative nothing at all is no value, and nothing else is.
+		require.NoError(t, c.Set(t.Context(), "k", data, 0))
+		before := c.Stats()
+		got, err := users.Get(t.Context(), "k")
+		want, bad := rediscache.JSON[user]().Decode(data)
+		if negative := c.Stats().Negatives - before.Negatives; len(data) == 0 {
+			require.EqualValues(t, 1, negative)
+		} else {
+			require.Zero(t, negative)
+		}
+		if bad != nil || !json.Valid(data) {
+			require.ErrorIs(t, err, rediscache.ErrNotFound)
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
+		require.NoError(t, users.Set(t.Context(), "k", user{Name: text, Age: int(n)}))
+		stored, err := c.Get(t.Context(), "k")
+		require.NoError(t, err)
+		require.NotEmpty(t, stored)
+	})
+}
+
+// fuzzDecode: what can be decoded is the same when it was encoded and decoded again.
+func fuzzDecode[V any](t *testing.T, codec rediscache.Codec[V], data []byte) {
+	t.Helper()
+	if value, err := codec.Decode(data); err == nil {
+		fuzzEncode(t, codec, value)
+	}
+}
+
+func fuzzEncode[V any](t *testing.T, codec rediscache.Codec[V], value V) {
+	t.Helper()
+	data, err := codec.Encode(value)
+	require.NoError(t, err)
+	again, err := codec.Decode(data)
+	require.NoError(t, err, "%q", data)
+	if !reflect.DeepEqual(value, again) {
+		require.Equal(t, fmt.Sprint(value), fmt.Sprint(again)) // nil and empty
 	}
 }

@@ -31,7 +31,7 @@ func TestProxyErrorsAreUnavailable(t *testing.T) {
 				return redistest.Default(c), false
 			})
 			for name, way := range pools {
-				c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(1)), way.opts...)
+				c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(1)), way.Opts...)
 				_, err := c.Get(t.Context(), "k")
 				require.ErrorIs(t, err, rediscache.ErrUnavailable, name)
 				require.NotErrorIs(t, err, rediscache.ErrOutcomeUnknown, name)

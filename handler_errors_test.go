@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -20,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
 )
 
 // driverText is text that must stay inside.
@@ -93,7 +93,7 @@ func TestTheHandlerTurnsWhatTheStoreSaysIntoAStatus(t *testing.T) {
 func failOnce(t *testing.T, method string, err error, status int, code string) {
 	t.Helper()
 	var logged bytes.Buffer
-	h := rediscache.NewHandler(&fakeStore{err: err}, rediscache.WithLogger(debugLogger(&logged)))
+	h := rediscache.NewHandler(&fakeStore{err: err}, rediscache.WithLogger(redistest.DebugLogger(&logged)))
 	want := `{"message":"Key not found"}`
 	if code != "" {
 		want = "!" + code
@@ -103,14 +103,14 @@ func failOnce(t *testing.T, method string, err error, status int, code string) {
 	}
 	e := exchange{"", method, "/cache/secret-key?value=secret-value", nil, "", status, want}
 	r := httptest.NewRequest(method, e.target, nil)
-	w := serve(h, r)
+	w := redistest.Serve(h, r)
 	header := e.check(t, w)
 	if status == 503 {
 		require.Equal(t, "1", header.Get("Retry-After"))
 	} else {
 		require.Empty(t, header.Get("Retry-After"))
 	}
-	problem := serve(h, withAccept(r, "application/problem+json")).Body.String()
+	problem := redistest.Serve(h, withAccept(r, "application/problem+json")).Body.String()
 	for _, secret := range []string{"127.0.0.1", "6379", "dial", "get:", "allowed", "rediscache", "secret"} {
 		require.NotContains(t, w.Body.String()+problem+fmt.Sprint(header), secret)
 	}
@@ -129,17 +129,13 @@ func failOnce(t *testing.T, method string, err error, status int, code string) {
 	}, line)
 }
 
-func debugLogger(w io.Writer) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
 func TestAClientThatIsGoneGetsNoBodyAndOneQuietLogLine(t *testing.T) {
 	var logged bytes.Buffer
 	s := &fakeStore{err: causedBy(rediscache.ErrOutcomeUnknown, context.Canceled)}
-	h := rediscache.NewHandler(s, rediscache.WithLogger(debugLogger(&logged)))
+	h := rediscache.NewHandler(s, rediscache.WithLogger(redistest.DebugLogger(&logged)))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	w := serve(h, httptest.NewRequest("POST", "/cache/a?value=v", nil).WithContext(ctx))
+	w := redistest.Serve(h, httptest.NewRequest("POST", "/cache/a?value=v", nil).WithContext(ctx))
 	require.Empty(t, w.Body.String())
 	require.Equal(t, 503, w.Code, "silence would read as 200")
 	line := decode(t, logged.Bytes())
@@ -150,7 +146,7 @@ func TestAClientThatIsGoneGetsNoBodyAndOneQuietLogLine(t *testing.T) {
 	expired, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
 	s.err = causedBy(context.DeadlineExceeded)
-	w = serve(h, httptest.NewRequest("GET", "/cache/a", nil).WithContext(expired))
+	w = redistest.Serve(h, httptest.NewRequest("GET", "/cache/a", nil).WithContext(expired))
 	require.Equal(t, 504, w.Code, "a deadline that a middleware set")
 }
 
@@ -166,7 +162,7 @@ func TestAnErrorIsProblemJSONWhereAcceptNamesIt(t *testing.T) {
 		"application/json;profile=\"application/problem+json\"": "application/json",
 	} {
 		t.Run(accept, func(t *testing.T) {
-			w := serve(h, withAccept(httptest.NewRequest("GET", "/cache/a", nil), accept))
+			w := redistest.Serve(h, withAccept(httptest.NewRequest("GET", "/cache/a", nil), accept))
 			require.Equal(t, 503, w.Code)
 			require.Equal(t, wantType, w.Header().Get("Content-Type"))
 			require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
@@ -218,7 +214,7 @@ func TestKeyFuncRefusesWithItsStatusAndWithoutItsText(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var logged bytes.Buffer
 			s := newFakeStore()
-			h := rediscache.NewHandler(s, rediscache.WithLogger(debugLogger(&logged)),
+			h := rediscache.NewHandler(s, rediscache.WithLogger(redistest.DebugLogger(&logged)),
 				rediscache.WithKeyFunc(func(*http.Request, string) (string, error) { return "k", c.err }))
 			for _, method := range []string{"GET", "POST", "DELETE"} {
 				header := exchange{"", method, "/cache/a?value=v", nil, "", c.status, "!" + c.code}.run(t, h)
@@ -265,11 +261,11 @@ func TestABodyIsReadNoFurtherThanAValueCanReach(t *testing.T) {
 			body := &endless{begin: `{"value":"`}
 			r := httptest.NewRequest("POST", "/cache/a", body)
 			r.Header.Set("Content-Type", mediaType)
-			require.Contains(t, []int{413, 415}, serve(h, r).Code)
+			require.Contains(t, []int{413, 415}, redistest.Serve(h, r).Code)
 			require.LessOrEqual(t, body.read, most)
 
 			body.read, r.ContentLength = 0, 1<<40
-			require.Contains(t, []int{413, 415}, serve(h, r).Code)
+			require.Contains(t, []int{413, 415}, redistest.Serve(h, r).Code)
 			require.Zero(t, body.read, "its length was known")
 		})
 	}
@@ -281,11 +277,11 @@ func TestABodyThatBreaksOffIsNotStored(t *testing.T) {
 	broken := io.MultiReader(strings.NewReader("val"), &failing{})
 	r := httptest.NewRequest("POST", "/cache/a", broken)
 	r.Header.Set("Content-Type", "text/plain")
-	exchange{"", "POST", "", nil, "", 400, "!bad_request"}.check(t, serve(h, r))
+	exchange{"", "POST", "", nil, "", 400, "!bad_request"}.check(t, redistest.Serve(h, r))
 	require.Empty(t, s.keys)
 
 	r = &http.Request{Method: "POST", URL: &url.URL{Path: "/cache/a", RawQuery: "value=v"}, Header: http.Header{}}
-	require.Equal(t, 200, serve(h, r).Code, "a request without any Body")
+	require.Equal(t, 200, redistest.Serve(h, r).Code, "a request without any Body")
 }
 
 type failing struct{}
@@ -298,9 +294,9 @@ func TestHandlerOptionsAcceptWhatTheyDocument(t *testing.T) {
 		"": "/a", "/cache": "/cache/a", "/v1/cache": "/v1/cache/a", "/~x.y-z": "/~x.y-z/a",
 	} {
 		h := rediscache.NewHandler(s, rediscache.WithBasePath(base))
-		require.Equal(t, 404, serve(h, httptest.NewRequest("GET", "/other/a", nil)).Code)
+		require.Equal(t, 404, redistest.Serve(h, httptest.NewRequest("GET", "/other/a", nil)).Code)
 		s.keys = nil
-		serve(h, httptest.NewRequest("GET", target, nil))
+		redistest.Serve(h, httptest.NewRequest("GET", target, nil))
 		require.Equal(t, []string{"a"}, s.keys, base)
 	}
 	require.EqualValues(t, 1<<20, rediscache.DefaultMaxValueBytes)
@@ -323,7 +319,7 @@ func TestHandlerOptionsAcceptWhatTheyDocument(t *testing.T) {
 func exchangeStatus(t *testing.T, h http.Handler, value, query string, status int) {
 	t.Helper()
 	r := httptest.NewRequest("POST", "/cache/a"+query, strings.NewReader(value))
-	require.Equal(t, status, serve(h, r).Code)
+	require.Equal(t, status, redistest.Serve(h, r).Code)
 }
 
 func TestNewHandlerPanicsOnBadOptionsAndNamesEveryFault(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
 )
 
 // loggedLines returns the lines that a JSON logger wrote, and clears them.
@@ -35,13 +36,13 @@ func TestAnOutageLogsOneLineACodeASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged bytes.Buffer
 		s := newFakeStore()
-		h := rediscache.NewHandler(s, rediscache.WithLogger(debugLogger(&logged)))
+		h := rediscache.NewHandler(s, rediscache.WithLogger(redistest.DebugLogger(&logged)))
 		fail := func(n int, err error) {
 			s.mu.Lock()
 			s.err = err
 			s.mu.Unlock()
 			for range n {
-				serve(h, httptest.NewRequest("GET", "/cache/a", nil))
+				redistest.Serve(h, httptest.NewRequest("GET", "/cache/a", nil))
 			}
 		}
 		requireLine := func(code, level string, suppressed any) {
@@ -77,8 +78,8 @@ func TestAnOutageLogsOneLineACodeASecond(t *testing.T) {
 		fail(1, context.DeadlineExceeded)
 		requireLine("cache_timeout", "WARN", 4.0)
 
-		other := rediscache.NewHandler(s, rediscache.WithLogger(debugLogger(&logged)))
-		serve(other, httptest.NewRequest("GET", "/cache/a", nil))
+		other := rediscache.NewHandler(s, rediscache.WithLogger(redistest.DebugLogger(&logged)))
+		redistest.Serve(other, httptest.NewRequest("GET", "/cache/a", nil))
 		requireLine("cache_timeout", "WARN", nil)
 	})
 }
@@ -99,8 +100,8 @@ func TestRefusalsAndClientsThatLeftAreLoggedOnceASecondToo(t *testing.T) {
 		cancel()
 		both := func() {
 			for range 10 {
-				serve(h, httptest.NewRequest("GET", "/cache/refused", nil))
-				serve(h, httptest.NewRequest("GET", "/cache/a", nil).WithContext(gone))
+				redistest.Serve(h, httptest.NewRequest("GET", "/cache/refused", nil))
+				redistest.Serve(h, httptest.NewRequest("GET", "/cache/a", nil).WithContext(gone))
 			}
 		}
 		both()
@@ -143,14 +144,14 @@ func TestConcurrentFailuresAreAllCounted(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for range 100 {
-					serve(h, httptest.NewRequest("GET", "/cache/a", nil))
+					redistest.Serve(h, httptest.NewRequest("GET", "/cache/a", nil))
 					time.Sleep(10 * time.Millisecond)
 				}
 			})
 		}
 		wg.Wait()
 		require.EqualValues(t, 1, counted.lines.Load())
-		serve(h, httptest.NewRequest("GET", "/cache/a", nil))
+		redistest.Serve(h, httptest.NewRequest("GET", "/cache/a", nil))
 		require.EqualValues(t, 2, counted.lines.Load())
 		require.EqualValues(t, 799, counted.suppressed.Load())
 	})

@@ -1,17 +1,22 @@
 package rediscache_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/redistest"
 )
 
 const allMethods = "GET, HEAD, POST, DELETE, OPTIONS"
@@ -33,13 +38,7 @@ func (e exchange) run(t *testing.T, h http.Handler) http.Header {
 	if e.header != nil {
 		r.Header = e.header
 	}
-	return e.check(t, serve(h, r))
-}
-
-func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
+	return e.check(t, redistest.Serve(h, r))
 }
 
 func (e exchange) check(t *testing.T, w *httptest.ResponseRecorder) http.Header {
@@ -175,7 +174,7 @@ func testPost(t *testing.T, h http.Handler, do func(string, ...any) any) {
 				require.Positive(t, left)
 				require.Greater(t, left, c.ttl.Milliseconds()-10_000)
 			}
-			got := serve(h, withAccept(httptest.NewRequest("GET", "/cache/"+key, nil), raw))
+			got := redistest.Serve(h, withAccept(httptest.NewRequest("GET", "/cache/"+key, nil), raw))
 			require.Equal(t, c.value, got.Body.String())
 		})
 	}
@@ -308,7 +307,7 @@ func testGet(t *testing.T, h http.Handler, do func(string, ...any) any) {
 	} {
 		t.Run("Accept "+accept, func(t *testing.T) {
 			r := withAccept(httptest.NewRequest("GET", "/cache/text", nil), accept)
-			require.Equal(t, 406, serve(h, r).Code)
+			require.Equal(t, 406, redistest.Serve(h, r).Code)
 			exchange{"", "GET", "/cache/none", headers("Accept", accept), "", 404, `{"message":"Key not found"}`}.run(t, h)
 		})
 	}
@@ -381,7 +380,7 @@ func testPaths(t *testing.T, h http.Handler) {
 		`{"message":"Data cached successfully","key":"` + longest + `","value":"v"}`,
 	}.run(t, h)
 	for _, key := range []string{"...", ".a", "%2e%2e%2Fa", "%252e", "a%2Fb", "%20", "a+b", "%C2%A0", "%E2%80%A8", "%EF%BF%BD", ";", ":", "*", strings.Repeat("%C3%A9", 256)} {
-		require.Equal(t, 404, serve(h, httptest.NewRequest("GET", "/cache/"+key, nil)).Code, key)
+		require.Equal(t, 404, redistest.Serve(h, httptest.NewRequest("GET", "/cache/"+key, nil)).Code, key)
 	}
 	options := exchange{"", "OPTIONS", "/cache/a", nil, "", 204, ""}.run(t, h)
 	require.Equal(t, allMethods, options.Get("Allow"))
@@ -413,7 +412,7 @@ func testLimit(t *testing.T, s rediscache.Store) {
 				if c.mediaType != "" {
 					r.Header.Set("Content-Type", c.mediaType)
 				}
-				return serve(h, r).Code
+				return redistest.Serve(h, r).Code
 			}
 			for _, known := range []bool{true, false} {
 				require.Equal(t, 200, post(limit, known))
@@ -423,8 +422,189 @@ func testLimit(t *testing.T, s rediscache.Store) {
 		})
 	}
 	query := func(n int) string { return "/cache/limit?value=" + strings.Repeat("%76", n) }
-	require.Equal(t, 200, serve(h, httptest.NewRequest("POST", query(limit), nil)).Code)
+	require.Equal(t, 200, redistest.Serve(h, httptest.NewRequest("POST", query(limit), nil)).Code)
 	exchange{"", "POST", query(limit + 1), nil, "", 413, "!value_too_large"}.run(t, h)
 	e := exchange{"", "POST", "/cache/limit", ofType(raw), strings.Repeat("v", limit+1), 413, "!value_too_large"}
 	e.run(t, h)
+}
+
+// fakeStore is a Store in memory. Once err is set it fails every call with it.
+type fakeStore struct {
+	mu    sync.Mutex
+	items map[string]fakeItem
+	keys  []string // of all calls, in order
+	err   error
+}
+
+type fakeItem struct {
+	value []byte
+	ttl   time.Duration
+	list  bool
+}
+
+func newFakeStore() *fakeStore { return &fakeStore{items: map[string]fakeItem{}} }
+
+func (s *fakeStore) begin(key string) error {
+	s.keys = append(s.keys, key)
+	return s.err
+}
+
+func (s *fakeStore) Get(_ context.Context, key string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	item, ok := s.items[key]
+	switch err := s.begin(key); {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, fmt.Errorf("get: %w", rediscache.ErrNotFound)
+	case item.list:
+		return nil, fmt.Errorf("get: %w", rediscache.ErrWrongType)
+	}
+	return bytes.Clone(item.value), nil
+}
+
+func (s *fakeStore) Set(_ context.Context, key string, value []byte, ttl time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.begin(key)
+	if err == nil {
+		s.items[key] = fakeItem{value: bytes.Clone(value), ttl: ttl}
+	}
+	return err
+}
+
+func (s *fakeStore) Delete(_ context.Context, keys ...string) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.items)
+	for _, key := range keys {
+		if err := s.begin(key); err != nil {
+			return 0, err
+		}
+		delete(s.items, key)
+	}
+	return n - len(s.items), nil
+}
+
+// do answers the Redis commands of testHandler.
+func (s *fakeStore) do(command string, args ...any) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := args[0].(string)
+	item, ok := s.items[key]
+	switch {
+	case command == "SET":
+		s.items[key] = fakeItem{value: []byte(args[1].(string))}
+	case command == "RPUSH":
+		s.items[key] = fakeItem{list: true}
+	case command == "GET" && ok:
+		return append([]byte{}, item.value...)
+	case command == "PTTL" && item.ttl == rediscache.DefaultTTL:
+		return int64(-1)
+	case command == "PTTL":
+		return item.ttl.Milliseconds()
+	}
+	return nil
+}
+
+func TestTheHandlerKeepsItsContractOnRedis(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		testHandler(t, handlerCache(t, s.URL()), s.Do)
+	})
+}
+
+// handlerCache returns a cache on a pool that gives an operation half a second.
+func handlerCache(t *testing.T, url string) *rediscache.Cache {
+	t.Helper()
+	pool, err := rediscache.NewPool(url, rediscache.WithMinIdle(0))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, pool.Close()) })
+	cache, err := rediscache.New(pool, rediscache.WithTimeout(500*time.Millisecond))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, cache.Close()) })
+	return cache
+}
+
+// requireFailures sends every method and requires that each named in want
+// fails as it says and shows nothing of s.
+func requireFailures(t *testing.T, s *redistest.Server, store rediscache.Store, want map[string]exchange) {
+	t.Helper()
+	for method, e := range want {
+		var logged bytes.Buffer
+		h := rediscache.NewHandler(store, rediscache.WithLogger(redistest.DebugLogger(&logged))) // which logs a line a second
+		w := redistest.Serve(h, httptest.NewRequest(method, "/cache/a?value=v", nil))
+		e.method = method
+		header := e.check(t, w)
+		require.Equal(t, e.status == 503, header.Get("Retry-After") == "1")
+		for _, secret := range []string{s.Addr, s.Addr[strings.LastIndex(s.Addr, ":"):], "redis", "dial", "user"} {
+			require.NotContains(t, w.Body.String(), secret)
+		}
+		require.Contains(t, logged.String(), `"cause":"rediscache: `)
+	}
+}
+
+func everyMethod(status int, want string) map[string]exchange {
+	e := exchange{status: status, want: want}
+	return map[string]exchange{"GET": e, "HEAD": {status: status}, "POST": e, "DELETE": e}
+}
+
+func TestTheHandlerSays503WhenRedisIsDownAndServesAgainAfterwards(t *testing.T) {
+	s := redistest.Start(t)
+	cache := handlerCache(t, s.URL())
+	h := rediscache.NewHandler(cache)
+	served := func() bool {
+		return redistest.Serve(h, httptest.NewRequest("POST", "/cache/a?value=v", nil)).Code == 200
+	}
+	require.True(t, served())
+	s.Kill()
+	redistest.Eventually(t, func() bool {
+		return redistest.Serve(h, httptest.NewRequest("GET", "/cache/a", nil)).Code == 503
+	}, "the connection is found dead")
+	requireFailures(t, s, cache, everyMethod(503, "!cache_unavailable"))
+	s.Restart()
+	redistest.Eventually(t, served, "the restarted Redis serves")
+}
+
+func TestTheHandlerSays504WhenRedisIsSilent(t *testing.T) {
+	s := redistest.Start(t)
+	cache := handlerCache(t, s.URL())
+	require.NoError(t, cache.Set(t.Context(), "a", nil, rediscache.DefaultTTL))
+	s.Stop()
+	defer s.Cont()
+	want := everyMethod(504, "!cache_timeout")
+	delete(want, http.MethodPost)
+	delete(want, http.MethodDelete)
+	requireFailures(t, s, cache, want)
+	for _, method := range []string{"POST", "DELETE"} {
+		w := redistest.Serve(rediscache.NewHandler(cache), httptest.NewRequest(method, "/cache/a?value=v", nil))
+		require.Equal(t, 504, w.Code)
+		require.Contains(t, []any{"cache_timeout", "outcome_unknown"}, decode(t, w.Body.Bytes())["error"])
+	}
+}
+
+func TestTheHandlerSays503WhenEveryConnectionIsLent(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		pool, err := rediscache.NewPool(s.URL(), rediscache.WithMinIdle(0), rediscache.WithMaxActive(1))
+		require.NoError(t, err)
+		defer func() { require.NoError(t, pool.Close()) }()
+		cache, err := rediscache.New(pool, rediscache.WithTimeout(200*time.Millisecond))
+		require.NoError(t, err)
+		defer func() { require.NoError(t, cache.Close()) }()
+		held, err := pool.GetContext(t.Context())
+		require.NoError(t, err)
+		requireFailures(t, s, cache, everyMethod(503, "!cache_unavailable"))
+		require.NoError(t, held.Close())
+	})
+}
+
+func TestTheHandlerKnowsWhatRedisSaysOnAPoolOfItsUser(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		pool := &redis.Pool{Dial: func() (redis.Conn, error) { return redis.DialURL(s.URL()) }}
+		cache, err := rediscache.New(pool)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, cache.Close()) }()
+		s.Do("RPUSH", "a", "x")
+		requireFailures(t, s, cache, map[string]exchange{"GET": {status: 409, want: "!wrong_type"}})
+	})
 }

@@ -1,7 +1,9 @@
 package rediscache_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -16,18 +18,8 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
-
-var errDatabase = errors.New("the database is down")
-
-// together calls f in n goroutines, and returns when all are through.
-func together(n int, f func(i int)) {
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { f(i) })
-	}
-	wg.Wait()
-}
 
 func TestAThousandCallersOfAColdKeyShareOneLoad(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
@@ -39,7 +31,7 @@ func TestAThousandCallersOfAColdKeyShareOneLoad(t *testing.T) {
 			v := newView(t, c, rediscache.JSON[int](), p)
 			var loads atomic.Int64
 			before := c.Stats()
-			together(1000, func(int) {
+			redistest.Together(1000, func(int) {
 				got, err := v.GetOrLoad(t.Context(), name, func(context.Context) (int, error) {
 					loads.Add(1)
 					redistest.Eventually(t, func() bool { return c.Stats().Misses-before.Misses == 1000 }, "all have missed")
@@ -142,13 +134,13 @@ func TestAPanicComesUpInEachCallerAndTheKeyWorksAfterwards(t *testing.T) {
 			c := newCache(t, newPool(t, s.URL()), unhurried)
 			v := newView(t, c, rediscache.JSON[int](), p)
 			var raised, exited atomic.Int64
-			for _, way := range []func(){func() { panic(errDatabase) }, runtime.Goexit} {
+			for _, way := range []func(){func() { panic(systest.ErrDatabase) }, runtime.Goexit} {
 				missed := c.Stats().Misses + 20
-				together(20, func(i int) {
+				redistest.Together(20, func(i int) {
 					returned := false
 					defer func() {
 						switch r, ok := recover().(*rediscache.PanicError); {
-						case ok && errors.Is(r, errDatabase) && strings.Contains(string(r.Stack), "load_test.go"):
+						case ok && errors.Is(r, systest.ErrDatabase) && strings.Contains(string(r.Stack), "load_test.go"):
 							raised.Add(1)
 						case r == nil && !returned:
 							exited.Add(1)
@@ -195,7 +187,7 @@ func TestALoadMayLoadAnotherKey(t *testing.T) {
 					return below + 1, err
 				}
 			}
-			together(50, func(i int) {
+			redistest.Together(50, func(i int) {
 				got, err := v.GetOrLoad(t.Context(), fmt.Sprint(i%10), load(i%10))
 				if got != i%10 || err != nil {
 					t.Errorf("%d, %v", got, err)
@@ -238,8 +230,8 @@ func TestALoadChoosesTheTTLOrNotToStore(t *testing.T) {
 			require.EqualValues(t, 4, s.Do("DBSIZE"), "no lease is left")
 			_, err = item("err", rediscache.Item[int]{})
 			require.NoError(t, err)
-			_, err = v.GetOrLoad(ctx, "fails", fails[int](errDatabase))
-			require.Equal(t, errDatabase, err, "an error is returned as it is")
+			_, err = v.GetOrLoad(ctx, "fails", fails[int](systest.ErrDatabase))
+			require.Equal(t, systest.ErrDatabase, err, "an error is returned as it is")
 		}
 	})
 }
@@ -267,9 +259,9 @@ func TestManyKeysAreLoadedInOneCall(t *testing.T) {
 			require.Equal(t, []string{"a", "b}c", "none"}, asked, "once")
 			require.EqualValues(t, 4, s.Do("DBSIZE"))
 			got, err := v.GetOrLoadMany(ctx, []string{"hit", "x", "none"}, func(context.Context, []string) (map[string]int, error) {
-				return nil, errDatabase
+				return nil, systest.ErrDatabase
 			})
-			require.Equal(t, errDatabase, err)
+			require.Equal(t, systest.ErrDatabase, err)
 			require.Equal(t, map[string]int{"hit": 1}, got, "what could be had")
 			got, err = v.GetOrLoadMany(ctx, nil, nil)
 			require.NoError(t, err)
@@ -311,7 +303,7 @@ func TestManyAndSingleLoadsAreShared(t *testing.T) {
 			c := newCache(t, newPool(t, s.URL()), unhurried)
 			v := newView(t, c, rediscache.JSON[int](), p)
 			var loads [10]atomic.Int64
-			together(200, func(i int) {
+			redistest.Together(200, func(i int) {
 				want := map[string]int{}
 				var keys []string
 				for n := range 4 {
@@ -351,10 +343,10 @@ func TestWithoutRedisLoadsGoOnSharedAndCachingResumes(t *testing.T) {
 			s.Kill()
 			redistest.Eventually(t, func() bool { return errors.Is(c.Ping(t.Context()), rediscache.ErrUnavailable) }, "Redis is gone")
 			before := c.Stats()
-			together(100, func(int) {
+			redistest.Together(100, func(int) {
 				got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
 					redistest.Eventually(t, func() bool { return c.Stats().Errors-before.Errors >= 100 }, "all have tried")
-					wait(t.Context(), 100*time.Millisecond) // in which callers join
+					redistest.Wait(t.Context(), 100*time.Millisecond) // in which callers join
 					return 7, nil
 				})
 				if got != 7 || err != nil {
@@ -368,8 +360,8 @@ func TestWithoutRedisLoadsGoOnSharedAndCachingResumes(t *testing.T) {
 			})
 			require.NoError(t, err)
 			require.Equal(t, map[string]int{"k": 2, "l": 8}, many)
-			_, err = v.GetOrLoad(t.Context(), "k", fails[int](errDatabase))
-			require.Equal(t, errDatabase, err)
+			_, err = v.GetOrLoad(t.Context(), "k", fails[int](systest.ErrDatabase))
+			require.Equal(t, systest.ErrDatabase, err)
 
 			s.Restart()
 			redistest.Eventually(t, func() bool {
@@ -427,4 +419,239 @@ func TestCloseStoresWhatSomebodyWaitsForAndEndsWhatNobodyDoes(t *testing.T) {
 		require.NoError(t, c.Close())
 		require.Equal(t, []byte("7"), s.Do("GET", "new"))
 	})
+}
+
+// Another process holds the lease of b. The value of a is loaded. Its callers get it, and so does a
+// caller that gives up waiting for b, with both orders of the keys.
+func TestNoKeyWaitsForTheLeaseOfAnotherKey(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		for _, keys := range [][]string{{"a", "b"}, {"b", "a"}} {
+			s.Flush()
+			v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
+			s.Do("SET", rediscache.LeaseKey("", "b"), "of another process")
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				got, err := v.GetOrLoadMany(ctx, keys, func(_ context.Context, keys []string) (map[string]int, error) {
+					if fmt.Sprint(keys) != "[a]" {
+						t.Errorf("%q", keys)
+					}
+					close(begun)
+					<-goOn
+					return map[string]int{"a": 1}, nil
+				})
+				if !errors.Is(err, context.Canceled) || fmt.Sprint(got) != "map[a:1]" {
+					t.Errorf("many: %v, %v", got, err)
+				}
+			})
+			<-begun
+			time.AfterFunc(50*time.Millisecond, func() { close(goOn) }) // the next caller has joined by then, or finds the value
+			patience, end := context.WithTimeout(t.Context(), 5*time.Second)
+			got, err := v.GetOrLoad(patience, "a", never[int](t))
+			end()
+			cancel()
+			wg.Wait()
+			require.NoError(t, err)
+			require.Equal(t, 1, got)
+			require.NotNil(t, s.Do("GET", rediscache.LeaseKey("", "b")), "nobody has waited for it")
+			require.NoError(t, c.Close())
+		}
+	})
+}
+
+// As TestNoKeyWaitsForTheLeaseOfAnotherKey, but another caller of this process loads b.
+func TestACancelledCallerGetsTheValuesThatAreReady(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		for _, p := range []rediscache.Policy{{}, {Lease: time.Hour}} {
+			s.Flush()
+			v, c := systest.Process(t, s, p)
+			begun, goOn := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				_, _ = v.GetOrLoad(t.Context(), "b", func(context.Context) (int, error) { close(begun); <-goOn; return 2, nil })
+			})
+			<-begun
+			for range 10 { // by chance alone half of them hold
+				s.Do("DEL", "a", "c")
+				ctx, cancel := context.WithCancel(t.Context())
+				shared := c.Stats().Shared
+				var joiner sync.WaitGroup
+				got, err := v.GetOrLoadMany(ctx, []string{"b", "a", "c"}, func(context.Context, []string) (map[string]int, error) {
+					joiner.Go(func() {
+						defer cancel()
+						if got, err := v.GetOrLoadMany(t.Context(), []string{"a", "c"}, nil); err != nil || len(got) != 2 {
+							t.Errorf("%v, %v", got, err)
+						}
+						if c.Stats().Shared-shared < 2 {
+							time.Sleep(100 * time.Millisecond) // it was late and found them, before their callers had them
+						}
+					})
+					time.Sleep(10 * time.Millisecond) // it joins
+					return map[string]int{"a": 1, "c": 3}, nil
+				})
+				joiner.Wait()
+				if !errors.Is(err, context.Canceled) || fmt.Sprint(got) != "map[a:1 c:3]" {
+					t.Errorf("%v, %v", got, err)
+				}
+			}
+			close(goOn)
+			wg.Wait()
+		}
+	})
+}
+
+// scrambler is JSON with a cipher that works in place, as some do. After Decode its input is junk.
+type scrambler struct{ t *testing.T }
+
+func scramble(data []byte) {
+	for i := range data {
+		data[i] ^= 0x5a
+	}
+}
+
+func (scrambler) Encode(value int) ([]byte, error) {
+	data, err := json.Marshal(value)
+	scramble(data)
+	return data, err
+}
+
+func (s scrambler) Decode(data []byte) (value int, err error) {
+	scramble(data)
+	if bytes.Equal(data, []byte("junk")) {
+		return 0, errors.New("junk")
+	}
+	if err = json.Unmarshal(data, &value); err != nil {
+		s.t.Errorf("decoded twice: %q", data)
+	}
+	copy(data, "0123456789")
+	return value, err
+}
+
+func TestACodecMayDecodeInPlace(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, s *redistest.Server) {
+		redistest.NoLeaks(t)
+		stored := func(n int) []byte {
+			data, err := scrambler{}.Encode(n)
+			require.NoError(t, err)
+			return data
+		}
+		junk := []byte("junk")
+		scramble(junk)
+		for name, p := range map[string]rediscache.Policy{
+			"plain": {}, "lease": {Lease: time.Hour},
+			"stale": {TTL: time.Hour, Stale: time.Hour},
+			"all":   {TTL: time.Hour, Stale: time.Hour, Lease: time.Hour, Soft: time.Minute, Negative: time.Minute},
+			"early": {TTL: time.Hour, Stale: time.Hour, Lease: time.Hour, Early: 1e9},
+		} {
+			t.Run(name, func(t *testing.T) {
+				s.Flush()
+				c := newCache(t, newPool(t, s.URL()), unhurried)
+				v := newView[int](t, c, scrambler{t}, p)
+				v.SetLoadTime(time.Second)
+				asks := func(want int, load func(context.Context) (int, error)) {
+					t.Helper()
+					got, err := v.GetOrLoad(t.Context(), "k", load)
+					require.NoError(t, err)
+					require.Equal(t, want, got)
+				}
+				holds := func(n int) {
+					t.Helper()
+					redistest.Eventually(t, func() bool {
+						held, _ := s.Do("GET", "k").([]byte)
+						return bytes.Equal(held, stored(n)) && s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0)
+					}, "it is stored")
+				}
+				asks(1111, returns(1111))
+				holds(1111)
+				s.Do("SET", "k", junk)
+				asks(2222, returns(2222))
+				holds(2222)
+				if p.Early > 0 { // and so a load in the background
+					asks(2222, returns(3333))
+					holds(3333)
+				}
+				if p.Stale > 0 {
+					s.Do("SET", "k", stored(4444), "PX", (30 * time.Minute).Milliseconds())
+					var loads atomic.Int64
+					for range 5 {
+						asks(4444, func(context.Context) (int, error) { loads.Add(1); return 0, systest.ErrDatabase })
+						redistest.Eventually(t, func() bool { return loads.Load() == 1 && s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0) },
+							"once until the back-off is over")
+					}
+					v.SetBackoff(0)
+					v = newView[int](t, c, scrambler{t}, p)
+					got, err := v.GetOrLoad(t.Context(), "k", returns(5555))
+					require.NoError(t, err)
+					require.Contains(t, []int{4444, 5555}, got)
+					holds(5555)
+				}
+				many, err := v.GetOrLoadMany(t.Context(), []string{"k", "l"}, func(_ context.Context, keys []string) (map[string]int, error) {
+					return map[string]int{"k": 6666, "l": 6666}, nil
+				})
+				require.NoError(t, err)
+				require.Len(t, many, 2)
+				require.Zero(t, c.Stats().Refused)
+			})
+		}
+	})
+}
+
+// A load in the background has no caller that could panic. Its panic must not end the process.
+func TestAPanicOfALoadInTheBackgroundIsAnEvent(t *testing.T) {
+	eachStale(t, func(t *testing.T, s *redistest.Server, _ *rediscache.Cache, p rediscache.Policy) {
+		var failed atomic.Int64
+		var where atomic.Value // which part of a load panics
+		where.Store("")
+		explode := func(part string) {
+			if where.Load() == part {
+				where.Store("")
+				panic("of the " + part)
+			}
+		}
+		c := newCache(t, newPool(t, s.URL()), rediscache.WithObserver(rediscache.ObserverFunc(func(_ context.Context, e rediscache.Event) {
+			if e.Op == "load" {
+				if e.Err != nil && strings.Contains(e.Err.Error(), "panicked or ended its goroutine") {
+					failed.Add(1)
+				}
+				explode("observer")
+			}
+		})))
+		for i, part := range []string{"load", "exit", "codec", "observer"} {
+			v := newView[int](t, c, exploding{rediscache.JSON[int](), explode}, p)
+			where.Store(part)
+			got, err := v.GetOrLoad(t.Context(), "k", func(context.Context) (int, error) {
+				explode("load")
+				if part == "exit" {
+					where.Store("")
+					runtime.Goexit()
+				}
+				return 2, nil
+			})
+			require.NoError(t, err)
+			require.Equal(t, 1, got)
+			redistest.Eventually(t, func() bool { return c.Stats().Loads == int64(i+1) && where.Load() == "" }, "the %s panics", part)
+			redistest.Eventually(t, func() bool { return s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0) }, "its lease is ended")
+		}
+		require.EqualValues(t, 2, failed.Load(), "an observer is given the panic and the exit of the load")
+		require.Equal(t, []byte("1"), s.Do("GET", "k"))
+		v := newView(t, c, rediscache.JSON[int](), p)
+		_, err := v.GetOrLoad(t.Context(), "k", returns(2))
+		require.NoError(t, err)
+		redistest.Eventually(t, func() bool { return string(s.Do("GET", "k").([]byte)) == "2" }, "the next load is stored")
+	})
+}
+
+// exploding panics in Encode.
+type exploding struct {
+	rediscache.Codec[int]
+	explode func(part string)
+}
+
+func (e exploding) Encode(value int) ([]byte, error) {
+	e.explode("codec")
+	return e.Codec.Encode(value)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 func TestShutdownWaitsForBorrowersWhoseConnectionsGoOnWorking(t *testing.T) {
@@ -32,7 +33,7 @@ func TestShutdownWaitsForBorrowersWhoseConnectionsGoOnWorking(t *testing.T) {
 	require.ErrorIs(t, err, rediscache.ErrClosed)
 	require.ErrorIs(t, p.Ready(context.Background()), rediscache.ErrClosed)
 	for i, conn := range conns {
-		require.NoError(t, do(conn, "SET", "k", "v"))
+		require.NoError(t, systest.Second(conn.Do("SET", "k", "v")))
 		giveBack(t, conn)
 		eventuallyClients(t, s, len(conns)-1-i)
 		if i < len(conns)-1 {
@@ -116,7 +117,7 @@ func TestCloseEndsADialThatHangs(t *testing.T) {
 	for _, url := range []string{"rediss://", "redis://:secret@", "redis://"} {
 		t.Run(url, func(t *testing.T) {
 			redistest.NoLeaks(t)
-			addr, accepted := silentListener(t)
+			addr, accepted := redistest.SilentListener(t)
 			p, err := rediscache.NewPool(url+addr, sizes(1, 2, rediscache.WithDialTimeout(15*time.Second))...)
 			require.NoError(t, err)
 			<-accepted
@@ -132,7 +133,7 @@ func TestADialThatHangsEndsAtTheDialTimeout(t *testing.T) {
 	for _, url := range []string{"rediss://", "redis://:secret@", "redis://"} {
 		t.Run(url, func(t *testing.T) {
 			redistest.NoLeaks(t)
-			addr, _ := silentListener(t)
+			addr, _ := redistest.SilentListener(t)
 			p, err := rediscache.NewPool(url+addr, sizes(0, 2, rediscache.WithDialTimeout(100*time.Millisecond))...)
 			require.NoError(t, err)
 			defer p.Close()
@@ -153,7 +154,7 @@ func TestReadyEndsWithItsContextWhileADialHangs(t *testing.T) {
 	for _, url := range []string{"rediss://", "redis://:secret@", "redis://"} {
 		t.Run(url, func(t *testing.T) {
 			redistest.NoLeaks(t)
-			addr, accepted := silentListener(t)
+			addr, accepted := redistest.SilentListener(t)
 			p, err := rediscache.NewPool(url+addr, sizes(1, 2, rediscache.WithDialTimeout(15*time.Second))...)
 			require.NoError(t, err)
 			defer p.Close()
@@ -185,30 +186,6 @@ func TestAFailedDialLeavesNoSocket(t *testing.T) {
 	_, err = io.Copy(io.Discard, conn)
 	require.NoError(t, err)
 	redistest.Eventually(t, func() bool { _, err := conn.Write([]byte("x")); return err != nil }, "a reset")
-}
-
-// silentListener accepts connections, reports each, and never answers.
-func silentListener(t *testing.T) (addr string, accepted <-chan struct{}) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	report := make(chan struct{}, 100)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			defer func() { _ = c.Close() }()
-			report <- struct{}{}
-		}
-	})
-	t.Cleanup(func() {
-		_ = ln.Close()
-		wg.Wait()
-	})
-	return ln.Addr().String(), report
 }
 
 func TestAllEndsAtOnceLeaveNothing(t *testing.T) {

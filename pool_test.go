@@ -13,116 +13,24 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
-// poolServer starts a redis-server for a test that ends with no goroutine left.
-func poolServer(t testing.TB, args ...string) *redistest.Server {
-	t.Helper()
-	redistest.NoLeaks(t)
-	return redistest.Start(t, args...)
-}
-
-// startPool starts a pool whose connections have the name of the test. When the test is over the
-// pool has none open, and the server none of that name.
-func startPool(t testing.TB, s *redistest.Server, opts ...rediscache.PoolOption) *rediscache.WarmPool {
-	t.Helper()
-	return startPoolAt(t, s, s.URL(), opts...)
-}
-
-func startPoolAt(t testing.TB, s *redistest.Server, url string, opts ...rediscache.PoolOption) *rediscache.WarmPool {
-	t.Helper()
-	p, err := rediscache.NewPool(url, append([]rediscache.PoolOption{rediscache.WithClientName(t.Name())}, opts...)...)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, p.Close())
-		require.Zero(t, p.Stats().Open)
-		eventuallyClients(t, s, 0)
-	})
-	return p
-}
-
-// sizes are the options that most tests set.
-func sizes(minIdle, maxActive int, more ...rediscache.PoolOption) []rediscache.PoolOption {
-	return append(more, rediscache.WithMinIdle(minIdle), rediscache.WithMaxActive(maxActive))
-}
-
-// eventuallyClients waits until the server counts n connections that have the name of the test.
-func eventuallyClients(t testing.TB, s *redistest.Server, n int) {
-	t.Helper()
-	redistest.Eventually(t, func() bool { return len(s.Clients(t.Name())) == n }, "%d clients", n)
-}
-
-// clientIDs returns the server's names for the connections of the test, in order.
-func clientIDs(t testing.TB, s *redistest.Server) (ids []int64) {
-	t.Helper()
-	for _, c := range s.Clients(t.Name()) {
-		ids = append(ids, c.ID)
-	}
-	slices.Sort(ids)
-	return ids
-}
-
-func requireReady(t testing.TB, p *rediscache.WarmPool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	require.NoError(t, p.Ready(ctx))
-}
-
-// borrowOne fails the test if there is no connection within twenty seconds.
-func borrowOne(t testing.TB, p *rediscache.WarmPool) redis.Conn {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	conn, err := p.GetContext(ctx)
-	require.NoError(t, err)
-	return conn
-}
-
-func borrowMany(t testing.TB, p *rediscache.WarmPool, n int) []redis.Conn {
-	t.Helper()
-	conns := make([]redis.Conn, n)
-	for i := range conns {
-		conns[i] = borrowOne(t, p)
-	}
-	return conns
-}
-
-func giveBack(t testing.TB, conns ...redis.Conn) {
-	t.Helper()
-	for _, conn := range conns {
-		require.NoError(t, conn.Close())
-	}
-}
-
-// requireSimultaneous borrows n connections at once and uses each: no slot was lost.
-func requireSimultaneous(t testing.TB, p *rediscache.WarmPool, n int) {
-	t.Helper()
-	conns := borrowMany(t, p, n)
-	for _, conn := range conns {
-		_, err := conn.Do("PING")
-		require.NoError(t, err)
-	}
-	giveBack(t, conns...)
-}
-
-// letRest waits until the connections that were handed back are looked at again before they are lent,
-// which they are not within a millisecond of the last look.
-func letRest(t testing.TB) {
-	t.Helper()
-	since := time.Now()
-	redistest.Eventually(t, func() bool { return time.Since(since) > 2*time.Millisecond }, "two milliseconds")
-}
-
-// ping borrows a connection, uses it and gives it back.
-func ping(ctx context.Context, p *rediscache.WarmPool) error {
-	conn, err := p.GetContext(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = redis.DoContext(conn, ctx, "PING")
-	return errors.Join(err, conn.Close())
-}
+var (
+	poolServer          = systest.PoolServer
+	startPool           = systest.StartPool
+	startPoolAt         = systest.StartPoolAt
+	sizes               = systest.Sizes
+	eventuallyClients   = systest.EventuallyClients
+	clientIDs           = systest.ClientIDs
+	requireReady        = systest.RequireReady
+	borrowOne           = systest.BorrowOne
+	borrowMany          = systest.BorrowMany
+	giveBack            = systest.GiveBack
+	requireSimultaneous = systest.RequireSimultaneous
+	letRest             = systest.LetRest
+	ping                = systest.Ping
+)
 
 func TestAPoolStartsWithExactlyItsFloor(t *testing.T) {
 	s := poolServer(t)
@@ -143,7 +51,7 @@ func TestReadyReturnsTheCauseWhileRedisIsDown(t *testing.T) {
 	defer cancel()
 	err := p.Ready(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	requireDown(t, err)
+	systest.RequireDown(t, err)
 
 	s.Restart()
 	requireReady(t, p)
@@ -172,6 +80,7 @@ func TestTheFloorComesBackAfterTheServerKilledIt(t *testing.T) {
 }
 
 func TestTheServersIdleTimeoutDoesNotReachTheFloor(t *testing.T) {
+	redistest.Long(t)
 	s := poolServer(t)
 	p := startPool(t, s, sizes(4, 20, rediscache.WithHealthCheckAfter(200*time.Millisecond))...)
 	requireReady(t, p)
@@ -292,4 +201,132 @@ func TestGetTellsItsErrorAtTheFirstUse(t *testing.T) {
 	require.NoError(t, p.Close())
 	_, err = p.Get().Do("GET", "k")
 	require.ErrorIs(t, err, rediscache.ErrClosed)
+}
+
+func TestAContextThatIsOverTouchesNothing(t *testing.T) {
+	s := poolServer(t)
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+
+	p := startPool(t, s, sizes(0, 5)...)
+	_, err := p.GetContext(over)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, p.Stats().Dials)
+
+	conn := borrowOne(t, p)
+	ids := clientIDs(t, s)
+	_, err = redis.DoContext(conn, over, "SET", "k", "v")
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = redis.ReceiveContext(conn, over)
+	require.ErrorIs(t, err, context.Canceled)
+	reply, err := conn.Do("EXISTS", "k")
+	require.NoError(t, err, "the connection lives on")
+	require.EqualValues(t, 0, reply)
+	giveBack(t, conn)
+	require.NoError(t, ping(context.Background(), p))
+	require.Equal(t, ids, clientIDs(t, s))
+	require.EqualValues(t, 1, p.Stats().Dials)
+}
+
+// A stopped server keeps its sockets open, so nothing but the deadline ends a call. How far it is
+// overrun depends on who else uses the machine: the best of some attempts shows what the pool adds.
+func TestADeadlineIsNotOverrunBesideStaleConnections(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(8, 8, rediscache.WithHealthCheckAfter(time.Millisecond))...)
+	requireReady(t, p)
+	s.Stop()
+	defer s.Cont()
+	best := time.Hour
+	for range 5 {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		err := ping(ctx, p)
+		deadline, _ := ctx.Deadline()
+		overrun := time.Since(deadline)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Less(t, overrun, time.Second)
+		best = min(best, overrun)
+	}
+	t.Logf("overrun by %v", best)
+	require.Less(t, best, 50*time.Millisecond)
+}
+
+// What the command waits for: an answer, or room for its bytes.
+func TestACancelledCommandReturnsAtOnce(t *testing.T) {
+	for name, args := range map[string][]any{
+		"while it reads":  {"BLPOP", "nothing", 0},
+		"while it writes": {"SET", "k", make([]byte, 32<<20)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := poolServer(t)
+			p := startPool(t, s, sizes(0, 1,
+				rediscache.WithReadTimeout(15*time.Second), rediscache.WithWriteTimeout(15*time.Second))...)
+			conn := borrowOne(t, p)
+			s.Stop()
+			ctx, cancel := context.WithCancel(context.Background())
+			failed := make(chan error)
+			go func() {
+				_, err := redis.DoContext(conn, ctx, args[0].(string), args[1:]...)
+				failed <- err
+			}()
+			select {
+			case err := <-failed:
+				t.Fatalf("it did not block: %v", err)
+			case <-time.After(50 * time.Millisecond): // it is blocked by now, or will never be
+			}
+			start := time.Now()
+			cancel()
+			require.ErrorIs(t, <-failed, context.Canceled)
+			require.Less(t, time.Since(start), 10*time.Second)
+			s.Cont()
+			giveBack(t, conn)
+			require.NoError(t, ping(context.Background(), p))
+			require.EqualValues(t, 1, p.Stats().Closed.Broken)
+		})
+	}
+}
+
+// redigo's own DoContext leaves a goroutine behind that goes on reading the arguments: the race
+// detector would see it here.
+func TestTheCallersBytesAreFreeOnceACancelledCommandReturned(t *testing.T) {
+	s := poolServer(t)
+	p := startPool(t, s, sizes(0, 1)...)
+	conn := borrowOne(t, p)
+	s.Stop()
+	value := make([]byte, 32<<20) // more than the socket's buffers take
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err := redis.DoContext(conn, ctx, "SET", "k", value)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	clear(value)
+	s.Cont()
+	giveBack(t, conn)
+	require.NoError(t, ping(context.Background(), p))
+	require.EqualValues(t, 1, p.Stats().Closed.Broken)
+}
+
+func TestADialOutlivesTheRequestThatAskedForIt(t *testing.T) {
+	s := poolServer(t)
+	dialling, goOn := make(chan struct{}, 1), make(chan struct{})
+	p := startPool(t, s, sizes(0, 5, rediscache.WithCredentials(func(context.Context) (string, string, error) {
+		dialling <- struct{}{}
+		<-goOn
+		return "", "", nil
+	}))...)
+	ctx, cancel := context.WithCancel(context.Background())
+	failed := make(chan error)
+	go func() {
+		_, err := p.GetContext(ctx)
+		failed <- err
+	}()
+	<-dialling
+	cancel()
+	err := <-failed
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, rediscache.ErrPoolExhausted, "nothing is busy")
+	close(goOn)
+	redistest.Eventually(t, func() bool { return p.Stats().Idle == 1 }, "an idle connection")
+	eventuallyClients(t, s, 1)
+	require.NoError(t, ping(context.Background(), p))
+	require.EqualValues(t, 1, p.Stats().Dials)
 }

@@ -16,43 +16,32 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
+
+func newView[V any](
+	t testing.TB, c *rediscache.Cache, codec rediscache.Codec[V], p rediscache.Policy,
+) *rediscache.View[V] {
+	t.Helper()
+	return systest.NewView(t, c, codec, p)
+}
+
+func never[V any](t testing.TB) func(context.Context) (V, error) {
+	t.Helper()
+	return systest.Never[V](t)
+}
+
+func returns[V any](value V) func(context.Context) (V, error) { return systest.Returns(value) }
+
+func fails[V any](err error) func(context.Context) (V, error) { return systest.Fails[V](err) }
 
 type user struct {
 	Name string `json:"name"`
 	Age  int    `json:"age"`
 }
 
-func newView[V any](
-	t testing.TB, c *rediscache.Cache, codec rediscache.Codec[V], p rediscache.Policy,
-) *rediscache.View[V] {
-	t.Helper()
-	v, err := rediscache.Of(c, codec, p)
-	require.NoError(t, err)
-	return v
-}
-
-// never is a load that must not be called.
-func never[V any](t testing.TB) func(context.Context) (V, error) {
-	t.Helper()
-	return func(context.Context) (value V, err error) {
-		t.Error("it was loaded")
-		return value, err
-	}
-}
-
-// returns is a load that counts nothing and fails never.
-func returns[V any](value V) func(context.Context) (V, error) {
-	return func(context.Context) (V, error) { return value, nil }
-}
-
-// fails is a load that does.
-func fails[V any](err error) func(context.Context) (V, error) {
-	return func(context.Context) (value V, _ error) { return value, err }
-}
-
 func TestOfNamesEveryFault(t *testing.T) {
-	c := newCache(t, ownPool{"127.0.0.1:1"}, rediscache.WithTTL(time.Hour))
+	c := newCache(t, systest.OwnPool{Addr: "127.0.0.1:1"}, rediscache.WithTTL(time.Hour))
 	_, err := rediscache.Of[int](nil, nil, rediscache.Policy{
 		TTL: -5, Stale: -1, Negative: time.Microsecond, Soft: -1, Hard: 1, Lease: time.Millisecond - 1,
 		Jitter: 1, Early: math.NaN(),
@@ -80,7 +69,7 @@ func TestOfNamesEveryFault(t *testing.T) {
 		require.ErrorContains(t, err, fault)
 		require.Equal(t, 1, strings.Count(err.Error(), "rediscache: "), "one fault: %v", err)
 	}
-	_, err = rediscache.Of(newCache(t, ownPool{"127.0.0.1:1"}), rediscache.JSON[int](), rediscache.Policy{Stale: time.Hour})
+	_, err = rediscache.Of(newCache(t, systest.OwnPool{Addr: "127.0.0.1:1"}), rediscache.JSON[int](), rediscache.Policy{Stale: time.Hour})
 	require.ErrorContains(t, err, "nothing is ever stale", "the cache's own TTL is NoExpiry")
 	for _, p := range []rediscache.Policy{
 		{},

@@ -69,6 +69,7 @@ func deaf(t *testing.T) (addr string, hangUp func()) {
 
 // Whoever's goroutine writes, and whichever connection it writes to.
 func TestNoCallerWaitsForAServerThatDoesNotRead(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	addr, hangUp := deaf(t)
 	const patience = 20 * time.Second // of the connections

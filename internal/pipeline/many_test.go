@@ -181,6 +181,7 @@ func TestACallerThatLeavesInTheMiddleOfManyWritesCostsNoConnection(t *testing.T)
 
 // After a timeout nothing more is sent.
 func TestTheTimeoutOfManyWritesIsForEach512(t *testing.T) {
+	redistest.Long(t)
 	redistest.NoLeaks(t)
 	s := newTally(t, func(n int, c redistest.Call) (string, bool) {
 		switch {

@@ -8,11 +8,13 @@
 // Two environment variables choose the real server. REDISCACHE_SERVER is its program, a path or a
 // name on the PATH: a redis-server or valkey-server from version 6.2 on. The default is redis-server.
 // If there is no such program, the tests that need it are skipped, or fail if
-// REDISCACHE_REQUIRE_SERVER or REDISCACHE_SERVER is set.
+// REDISCACHE_REQUIRE_SERVER or REDISCACHE_SERVER is set. With either of them the tests that take long run
+// too (see [Long]).
 package redistest
 
 import (
 	"cmp"
+	"flag"
 	"os"
 	"os/exec"
 	"regexp"
@@ -56,6 +58,17 @@ func Allocated(f func()) uint64 {
 	f()
 	runtime.ReadMemStats(&after)
 	return after.TotalAlloc - before.TotalAlloc
+}
+
+// Long skips a test that takes seconds, so that a plain go test of the module ends within a minute. The test
+// runs if the environment chooses or requires a server, as .ci/run does, or if the flag -soak is given.
+func Long(tb testing.TB) {
+	tb.Helper()
+	soak := flag.Lookup("soak")
+	if soak != nil && soak.Value.String() != soak.DefValue || chosen() != "" || required() {
+		return
+	}
+	tb.Skip("a long test, which REDISCACHE_REQUIRE_SERVER=1 go test runs")
 }
 
 // Eventually fails the test unless cond holds within twenty seconds. A test that claims how soon cond
@@ -102,16 +115,20 @@ func Major(tb testing.TB) int {
 // if the environment requires a server.
 func binary(tb testing.TB) string {
 	tb.Helper()
-	chosen := os.Getenv("REDISCACHE_SERVER")
-	path, err := exec.LookPath(cmp.Or(chosen, "redis-server"))
+	path, err := exec.LookPath(cmp.Or(chosen(), "redis-server"))
 	switch {
 	case err == nil:
 		return path
-	case chosen != "":
+	case chosen() != "":
 		tb.Fatalf("REDISCACHE_SERVER: %v", err)
-	case os.Getenv("REDISCACHE_REQUIRE_SERVER") != "":
+	case required():
 		tb.Fatalf("REDISCACHE_REQUIRE_SERVER is set: %v", err)
 	}
 	tb.Skipf("no real server: %v", err)
 	return ""
 }
+
+// chosen returns the program that the environment chooses, or nothing.
+func chosen() string { return os.Getenv("REDISCACHE_SERVER") }
+
+func required() bool { return os.Getenv("REDISCACHE_REQUIRE_SERVER") != "" }
