@@ -131,7 +131,7 @@ func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
 // does not keep value: the caller may change it when Set has returned, with or
 // without an error.
 func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	ttl, err := c.lifetime(ttl)
+	ttl, err := c.lifetime("set", ttl)
 	if err != nil {
 		return err
 	}
@@ -143,6 +143,36 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	return nil
 }
 
+// Add stores value for ttl, as [Cache.Set] does, if the key does not exist, and reports
+// whether it stored value. If the key exists, its value and its TTL stay as they are. A
+// stale value of a [View] and a remembered [ErrNotFound] ([Policy.Negative]) exist too.
+// With [Policy.Lease], a load that began before does not overwrite what Add stored.
+//
+// After an error that matches [ErrOutcomeUnknown], value may be stored. The cache does
+// not retry such an Add, because a second Add cannot distinguish that value from the
+// value of another caller: it returns false for both.
+func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Duration) (bool, error) {
+	ttl, err := c.lifetime("add", ttl)
+	if err != nil {
+		return false, err
+	}
+	args := 5
+	if ttl == NoExpiry {
+		args = 3
+	}
+	begin := c.begin()
+	call := c.setArgs(pipeline.Write("SET", args, pipeline.Done), key, value, ttl).String("NX")
+	reply, err := c.pipe.Do(ctx, call)
+	if err != nil {
+		return false, c.fail(ctx, "add", key, begin, err)
+	}
+	if reply.Kind == resp.Nil {
+		return false, nil
+	}
+	c.counts.sets.Add(1)
+	return true, nil
+}
+
 // name returns the two parts of the name under which Redis holds key.
 func (c *Cache) name(key string) (prefix, stored string) {
 	return c.prefix, lease.Stored(c.prefix, key)
@@ -151,13 +181,13 @@ func (c *Cache) name(key string) (prefix, stored string) {
 // leaseName returns the name of the lease of key.
 func (c *Cache) leaseName(key string) string { return lease.Name(c.name(key)) }
 
-// lifetime replaces DefaultTTL and returns an error for a ttl that Redis does not accept.
-func (c *Cache) lifetime(ttl time.Duration) (time.Duration, error) {
+// lifetime replaces DefaultTTL and returns an error of op for a ttl that Redis does not accept.
+func (c *Cache) lifetime(op string, ttl time.Duration) (time.Duration, error) {
 	if ttl == DefaultTTL {
 		ttl = cmp.Or(c.ttl, NoExpiry)
 	}
 	if ttl != NoExpiry && ttl < time.Millisecond {
-		return 0, fmt.Errorf("rediscache: set: ttl %v is neither a millisecond or more nor NoExpiry", ttl)
+		return 0, fmt.Errorf("rediscache: %s: ttl %v is neither a millisecond or more nor NoExpiry", op, ttl)
 	}
 	return ttl, nil
 }
@@ -194,7 +224,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	// In the other order, an old load could store between the two commands. Both
 	// go in one DoRun: with two calls, Redis could refuse the first, and its
 	// retry would come after the second.
-	reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
+	_, reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
 	switch {
 	case isForGood(refused):
 		c.cannotLease(ctx, refused)
@@ -319,7 +349,7 @@ func refusal(r resp.Reply) error { return redis.Error(resp.Discreet(r.Text)) }
 // each 512 items and each large value; after the first timeout SetMany sends no
 // more. ctx bounds the whole call.
 func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.Duration) error {
-	ttl, err := c.lifetime(ttl)
+	ttl, err := c.lifetime("set", ttl)
 	if err != nil || len(items) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
@@ -374,6 +404,60 @@ func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
 		return NoExpiry, nil
 	}
 	return milliseconds(reply.Int), nil
+}
+
+// Touch sets the time to live of key to ttl: at least a millisecond, rounded down to
+// whole milliseconds, or [DefaultTTL], or [NoExpiry]. Any other ttl is an error. If the
+// key does not exist, the error is [ErrNotFound]. Touch does not read the value, so it
+// also works on a key that holds another type than a string.
+//
+// For a [View] with [Policy.Stale], the time to live includes the time that a value is
+// stale: a value that is stale becomes fresh if ttl is longer than Stale. With
+// [Policy.Lease], a load in flight stores nothing if Touch gave the key more time than it
+// had when the load began. Otherwise, and without a lease, the load stores its value with
+// its own TTL.
+//
+// After an error that matches [ErrOutcomeUnknown], the time may be set. The cache does
+// not retry such a Touch, because another caller may have set another time meanwhile. If
+// that does not matter, call Touch again.
+func (c *Cache) Touch(ctx context.Context, key string, ttl time.Duration) error {
+	ttl, err := c.lifetime("touch", ttl)
+	if err != nil {
+		return err
+	}
+	begin := c.begin()
+	existed, err := c.expire(ctx, key, ttl)
+	switch {
+	case err != nil:
+		return c.fail(ctx, "touch", key, begin, err)
+	case !existed:
+		return ErrNotFound
+	}
+	return nil
+}
+
+// expire sets the time to live of key, and reports whether the key existed.
+func (c *Cache) expire(ctx context.Context, key string, ttl time.Duration) (existed bool, err error) {
+	if ttl != NoExpiry {
+		reply, err := c.pipe.Do(ctx, pipeline.Write("PEXPIRE", 2, pipeline.Count).Key(c.name(key)).Int(ttl.Milliseconds()))
+		return reply.Int == 1, err
+	}
+	// PERSIST returns 0 for a missing key and for a key that never expires. PTTL, which
+	// comes first, distinguishes them whatever happens between the two commands:
+	//
+	// 1. PTTL returns -1: the key exists and never expires, so Touch has nothing to do.
+	// 2. PTTL returns -2: the key does not exist.
+	// 3. PTTL returns a time and PERSIST 0: the key expired or was deleted in between.
+	before, reply, refused, err := c.pipe.DoRun(ctx,
+		pipeline.Read("PTTL", 1, pipeline.Count).Key(c.name(key)),
+		pipeline.Write("PERSIST", 1, pipeline.Count).Key(c.name(key)))
+	switch {
+	case err != nil:
+		return false, err
+	case reply.Int == 1:
+		return true, nil
+	}
+	return before.Int == -1, refused
 }
 
 // milliseconds converts a PTTL reply, or returns forever for a time that a Duration cannot hold.

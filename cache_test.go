@@ -67,6 +67,8 @@ var contract = []struct {
 	{"delete counts what existed", testDelete},
 	{"a ttl is kept to the millisecond or refused", testTTL},
 	{"the cache's own ttl is used", testOwnTTL},
+	{"add stores only where there is nothing", testAdd},
+	{"touch sets the ttl of what exists", testTouch},
 	{"get many returns hits only", testGetMany},
 	{"set many stores all", testSetMany},
 	{"clear removes its own keys only", testClear},

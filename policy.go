@@ -47,8 +47,9 @@ type Policy struct {
 	// Lease lets one process at a time load a key. A load that began before a
 	// Delete, by a View, a Cache or a handler in any process, or before a
 	// [View.Set], stores nothing after it, and callers that come after the Delete do
-	// not get its value. A load that began before a [Cache.Set] does not overwrite
-	// the value of that Set.
+	// not get its value. A load that began before a [Cache.Set], or a [Cache.Add] that
+	// stored, does not overwrite that value. A [Cache.Touch] that gives the key more
+	// time counts as a Set of the same value.
 	//
 	// Lease is how long other processes wait for the load before they load the key
 	// themselves. It must be longer than a load takes: the value of a longer load is

@@ -7,18 +7,18 @@ import (
 )
 
 // DoRun sends first and c as one call, see [Call.After]. reply and err are those of Do for c. If c was
-// executed, refused is the error reply to first, or nil.
-func (p *Pipeline) DoRun(ctx context.Context, first, c *Call) (reply resp.Reply, refused, err error) {
+// executed, before is the reply to first, and refused is that reply as an error if it is one.
+func (p *Pipeline) DoRun(ctx context.Context, first, c *Call) (before, reply resp.Reply, refused, err error) {
 	write := c.write
 	both, err := p.Do(ctx, c.After(first))
 	if err != nil {
-		return resp.Reply{}, nil, err
+		return resp.Reply{}, resp.Reply{}, nil, err
 	}
-	reply = both.Elems[1]
+	before, reply = both.Elems[0], both.Elems[1]
 	if err = answerError(reply, write); err != nil {
-		return resp.Reply{}, nil, err
+		return resp.Reply{}, resp.Reply{}, nil, err
 	}
-	return reply, answerError(both.Elems[0], false), nil
+	return before, reply, answerError(before, false), nil
 }
 
 // Talk lends a connection to talk, for several round trips within the timeout of one call. ask sends

@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -33,7 +34,8 @@ func eachOfDo(t *testing.T, addr string, timeout time.Duration, f func(t *testin
 
 func run(ctx context.Context, p *pipeline.Pipeline, first string, n int) (reply resp.Reply, refused, err error) {
 	c := pipeline.Write("SET", 2, pipeline.Status).String("key").Value(make([]byte, n))
-	return p.DoRun(ctx, pipeline.Write("DEL", 1, pipeline.Count).String(first), c)
+	_, reply, refused, err = p.DoRun(ctx, pipeline.Write("DEL", 1, pipeline.Count).String(first), c)
+	return reply, refused, err
 }
 
 func TestTwoCommandsOfARunAreAnsweredTogether(t *testing.T) {
@@ -57,12 +59,17 @@ func TestTwoCommandsOfARunAreAnsweredTogether(t *testing.T) {
 				require.EqualValues(t, 0, s.Do("EXISTS", "first"))
 				require.Len(t, s.Do("GET", "key"), size)
 			}
-			reply, refused, err := p.DoRun(t.Context(), pipeline.Write("INCR", 1, pipeline.Count).String("key"),
+			_, reply, refused, err := p.DoRun(t.Context(), pipeline.Write("INCR", 1, pipeline.Count).String("key"),
 				pipeline.Write("DEL", 2, pipeline.Count).String("key").String("none"))
 			require.NoError(t, err)
 			require.ErrorContains(t, refused, "ERR value is not an integer")
 			require.EqualValues(t, 1, reply.Int)
-			_, refused, err = p.DoRun(t.Context(), pipeline.Write("DEL", 1, pipeline.Count).String("x"),
+			before, reply, refused, err := p.DoRun(t.Context(), pipeline.Read("PTTL", 1, pipeline.Count).String("first"),
+				pipeline.Write("PERSIST", 1, pipeline.Count).String("first"))
+			require.NoError(t, errors.Join(refused, err))
+			require.EqualValues(t, -2, before.Int)
+			require.EqualValues(t, 0, reply.Int)
+			_, _, refused, err = p.DoRun(t.Context(), pipeline.Write("DEL", 1, pipeline.Count).String("x"),
 				pipeline.Write("INCR", 2, pipeline.Count).String("x").String("too many"))
 			require.NoError(t, refused)
 			require.ErrorContains(t, err, "ERR wrong number of arguments")

@@ -38,6 +38,16 @@ var permissions = []struct {
 		return c.SetMany(ctx, map[string][]byte{"k": nil, "l": nil}, rediscache.NoExpiry)
 	}},
 	{"TTL", "pttl", func(ctx context.Context, c *rediscache.Cache) error { return systest.Second(c.TTL(ctx, "old")) }},
+	{"Add", "set", func(ctx context.Context, c *rediscache.Cache) error {
+		return systest.Second(c.Add(ctx, "k", nil, time.Minute))
+	}},
+	{"Touch", "pexpire", func(ctx context.Context, c *rediscache.Cache) error { return c.Touch(ctx, "old", time.Minute) }},
+	{"Touch for ever", "persist", func(ctx context.Context, c *rediscache.Cache) error {
+		return c.Touch(ctx, "old", rediscache.NoExpiry)
+	}},
+	{"Touch of what never expires", "persist pttl", func(ctx context.Context, c *rediscache.Cache) error {
+		return errors.Join(c.Touch(ctx, "old", rediscache.NoExpiry), c.Touch(ctx, "old", rediscache.NoExpiry))
+	}},
 	{"Clear", "scan unlink", func(ctx context.Context, c *rediscache.Cache) error { return systest.Second(c.Clear(ctx)) }},
 	{"Ping", "ping", func(ctx context.Context, c *rediscache.Cache) error { return c.Ping(ctx) }},
 	{"View.Get", "get", func(ctx context.Context, c *rediscache.Cache) error {
@@ -212,7 +222,7 @@ func TestEachVerbNeedsItsCommandsAndNoMore(t *testing.T) {
 		whole = append(whole, command)
 	}
 	slices.Sort(whole)
-	require.Equal(t, strings.Fields("del eval evalsha exec get mget multi ping pttl scan set unlink watch"), whole)
+	require.Equal(t, strings.Fields("del eval evalsha exec get mget multi persist pexpire ping pttl scan set unlink watch"), whole)
 	require.Zero(t, p.Stats().DialFailures)
 	const halfway = 2 * 4 // transactions without one of del, watch, multi and exec
 	require.LessOrEqual(t, p.Stats().Closed.Broken, int64(halfway), "another refusal costs no connection")
