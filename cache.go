@@ -16,37 +16,6 @@ import (
 	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
-	"github.com/rediscache/rediscache/internal/warm"
-)
-
-// The errors of this package. If the context of a call ended, its error matches
-// context.Canceled or context.DeadlineExceeded, and it may match one of these too.
-var (
-	// ErrNotFound is returned when the key does not exist. An empty value is a hit.
-	ErrNotFound = errors.New("rediscache: not found")
-
-	// ErrUnavailable means that Redis could not be reached, broke the
-	// connection, or refused to serve: it is loading, out of memory, a
-	// read-only replica and the like. A write was not applied, unless the error
-	// also matches ErrOutcomeUnknown: a proxy lost its server during the write.
-	ErrUnavailable = warm.ErrUnavailable
-
-	// ErrPoolExhausted means that all connections were in use until the context
-	// ended. A write was not applied.
-	ErrPoolExhausted = warm.ErrPoolExhausted
-
-	// ErrOutcomeUnknown means that a write was sent and its reply was lost: the
-	// write may have been applied. An error that does not match ErrOutcomeUnknown
-	// means that the write was not applied.
-	ErrOutcomeUnknown = pipeline.ErrOutcomeUnknown
-
-	// ErrWrongType means that the key holds something other than a string, such
-	// as a list that another program stored.
-	ErrWrongType = errors.New("rediscache: wrong type")
-
-	// ErrClosed means that the cache, or the [WarmPool] that it borrows from,
-	// was closed.
-	ErrClosed = warm.ErrClosed
 )
 
 // Special values of a TTL.
@@ -292,7 +261,7 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 			found++
 			c.observe(ctx, "get many", keys[i], OutcomeHit, begin, nil)
 		case resp.Error:
-			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, refusal(*e)))
+			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, e.Err()))
 		default:
 			c.missed(ctx, "get many", keys[i], begin, nil)
 		}
@@ -339,9 +308,6 @@ func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *res
 	}
 	return nil
 }
-
-// refusal returns the error reply r as an error, without keys or values.
-func refusal(r resp.Reply) error { return redis.Error(resp.Discreet(r.Text)) }
 
 // SetMany stores the items, each as Set does, in one pipeline. It is not a
 // transaction: after an error some items may be stored, and the error matches
@@ -548,61 +514,4 @@ func (c *Cache) Close() error {
 	c.loads.Close() // first, because a load in flight stores its value through the pipeline
 	c.pipe.Close()
 	return nil
-}
-
-// opError is the error of an operation. It matches its cause and the sentinel that
-// sentinel returned for the cause, if any.
-type opError struct {
-	op    string
-	is    error // may be nil
-	cause error
-}
-
-func (e *opError) Error() string {
-	text := "rediscache: " + e.op + ": "
-	if e.is != nil {
-		text += strings.TrimPrefix(e.is.Error(), "rediscache: ") + ": "
-	}
-	return text + strings.TrimPrefix(e.cause.Error(), "rediscache: ")
-}
-
-func (e *opError) Unwrap() []error {
-	if e.is == nil {
-		return []error{e.cause}
-	}
-	return []error{e.is, e.cause}
-}
-
-// sentinel returns the sentinel that stands for err, or nil if err matches one already or none fits. None
-// fits NOAUTH, NOPERM and a Redis error that [resp.MeaningOf] does not know.
-func sentinel(err error) error {
-	meaning, answered := meaningOf(err)
-	if meaning.Has(resp.Unavailable) {
-		return ErrUnavailable
-	}
-	for _, known := range []error{ErrUnavailable, ErrPoolExhausted, ErrOutcomeUnknown, ErrClosed} {
-		if errors.Is(err, known) {
-			return nil
-		}
-	}
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return nil
-	case errors.Is(err, redis.ErrPoolExhausted):
-		return ErrPoolExhausted
-	case !answered:
-		return ErrUnavailable
-	case meaning.Has(resp.WrongType):
-		return ErrWrongType
-	}
-	return nil
-}
-
-// meaningOf returns what the Redis error in err means, and whether err holds a Redis error.
-func meaningOf(err error) (meaning resp.Meaning, answered bool) {
-	var answer redis.Error
-	if !errors.As(err, &answer) {
-		return 0, false
-	}
-	return resp.MeaningOf(string(answer)), true
 }

@@ -331,7 +331,7 @@ func (h *handler) storeFailed(w http.ResponseWriter, r *http.Request, err error)
 //   - ErrPoolExhausted and Unavailable before a timeout, because they name the cause
 //     of the timeout.
 func storeProblem(err error) *problem {
-	meaning, _ := meaningOf(err)
+	meaning, _ := resp.MeaningOfError(err)
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
 	case meaning.Has(resp.Denied):

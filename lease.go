@@ -353,7 +353,7 @@ func (v *View[V]) runScript(ctx context.Context, jobs []*job[V], e ending[V]) (r
 		replies, errs := v.c.pipe.DoAll(ctx, calls...)
 		var unknown []*job[V]
 		for i, j := range jobs {
-			switch meaning, _ := meaningOf(errs[i]); {
+			switch meaning, _ := resp.MeaningOfError(errs[i]); {
 			case meaning.Has(resp.NoScript) && how.command == "EVALSHA":
 				unknown = append(unknown, j)
 			case isForGood(errs[i]):

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
-
 	"github.com/rediscache/rediscache/internal/flight"
 	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/pipeline"
@@ -103,7 +101,7 @@ func (c *Cache) cannotLease(ctx context.Context, err error) {
 // isForGood reports whether Redis would refuse the command again: the user may not run it, the server
 // does not know it, or the error is unknown to this package.
 func isForGood(err error) bool {
-	meaning, answered := meaningOf(err)
+	meaning, answered := resp.MeaningOfError(err)
 	return answered && (meaning == 0 || meaning.Has(resp.Denied|resp.UnknownCommand) && !meaning.Has(resp.Condemns))
 }
 
@@ -220,7 +218,7 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 		}
 		for i, r := range replies[:len(calls)] { // QUEUED or an error
 			if calls[i] == all[of[i]].store {
-				err = answerOf(r)
+				err = r.Err()
 			} else {
 				err = essential(r)
 			}
@@ -237,7 +235,7 @@ func (c *Cache) transactOnce(ctx context.Context, all []*transaction) (aborted b
 		}
 		aborted = exec.Kind == resp.Nil && len(calls) > 0
 		for i, r := range exec.Elems {
-			if err := answerOf(r); err != nil {
+			if err := r.Err(); err != nil {
 				outcomes[of[i]] = outcome{err: err}
 			}
 		}
@@ -282,7 +280,7 @@ func lookForTransactions(all []*transaction) []*pipeline.Call {
 // came between. seen has the lease and, unless t is a release, the value and its PTTL.
 func (t *transaction) judge(seen []resp.Reply) (holds, matches bool, err error) {
 	for _, r := range seen {
-		if err := answerOf(r); err != nil {
+		if err := r.Err(); err != nil {
 			return false, false, err
 		}
 	}
@@ -294,17 +292,9 @@ func (t *transaction) judge(seen []resp.Reply) (holds, matches bool, err error) 
 	return true, digestOf(held) == t.digest && (held == nil || left >= 0 && left <= millis(t.left) || left == -1 && t.left == forever), nil
 }
 
-// answerOf returns the error in a reply.
-func answerOf(r resp.Reply) error {
-	if r.Kind != resp.Error {
-		return nil
-	}
-	return redis.Error(resp.Discreet(r.Text))
-}
-
-// essential is answerOf for a command that every transaction needs.
+// essential returns the error in a reply to a command that every transaction needs.
 func essential(r resp.Reply) error {
-	err := answerOf(r)
+	err := r.Err()
 	if isForGood(err) {
 		return &refusedError{err}
 	}

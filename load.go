@@ -9,11 +9,6 @@ import (
 	"github.com/rediscache/rediscache/internal/flight"
 )
 
-// PanicError is the value with which GetOrLoad, GetOrLoadItem and GetOrLoadMany
-// panic when the load that they wait for panics. It holds the value and the stack
-// of the load, and unwraps to the value if that is an error.
-type PanicError = flight.PanicError
-
 // Item is a value with its TTL, returned by the load of [View.GetOrLoadItem].
 type Item[V any] struct {
 	Value V
@@ -195,7 +190,7 @@ func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], cam
 	if !ok {
 		return none, v.c.fail(ctx, opGetOrLoad, key, begin, ErrClosed)
 	}
-	r, err := tickets[0].Wait(ctx)
+	r, err := v.wait(ctx, tickets[0])
 	if err != nil {
 		return none, v.c.fail(ctx, opGetOrLoad, key, begin, err)
 	}
@@ -203,6 +198,17 @@ func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], cam
 		return v.getOrLoad(ctx, key, load, came)
 	}
 	return v.serve(ctx, opGetOrLoad, key, begin, tickets[0].Shared, r)
+}
+
+// wait waits for the result of a load. If the load panicked, wait panics with a
+// [*PanicError].
+func (v *View[V]) wait(ctx context.Context, ticket flight.Ticket[result[V]]) (result[V], error) {
+	r, err := ticket.Wait(ctx)
+	var panicked *flight.PanicError
+	if errors.As(err, &panicked) {
+		panic(&PanicError{Value: panicked.Value, Stack: panicked.Stack})
+	}
+	return r, err
 }
 
 // serve counts the result of a load and returns it to a caller.
@@ -240,7 +246,7 @@ func (v *View[V]) staleOrLoad(
 	}
 	soft, cancel := context.WithTimeout(ctx, v.policy.Soft)
 	defer cancel()
-	r, err := tickets[0].Wait(soft)
+	r, err := v.wait(soft, tickets[0])
 	shared := tickets[0].Shared && err == nil
 	if r = r.orStale(value, err, came); !r.stale {
 		v.c.missed(ctx, opGetOrLoad, key, begin, nil)

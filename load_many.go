@@ -177,7 +177,7 @@ func (m *many[V]) wait(ctx context.Context) (doubtful []string) {
 		if w.stale {
 			until = soft
 		}
-		r, err := w.ticket.Wait(until)
+		r, err := m.v.wait(until, w.ticket)
 		shared := w.ticket.Shared && err == nil
 		switch {
 		case w.stale:

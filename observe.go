@@ -94,7 +94,7 @@ func (c *Cache) observe(ctx context.Context, op, key string, o Outcome, begin ti
 // fail counts and observes an error, and returns it with its sentinel.
 func (c *Cache) fail(ctx context.Context, op, key string, begin time.Time, err error) error {
 	c.counts.errs.Add(1)
-	fault := &opError{op: op, is: sentinel(err), cause: err}
+	fault := newOpError(op, err)
 	c.observe(ctx, op, key, OutcomeError, begin, fault)
 	return fault
 }

@@ -54,11 +54,6 @@ var (
 	_ Pool = (*redis.Pool)(nil)
 )
 
-// DialError is the error of a dial of a [WarmPool]. It matches [ErrUnavailable] and
-// unwraps to the cause. Its text may hold the address of the server, but never a
-// password.
-type DialError = warm.DialError
-
 // WarmPool is a pool of connections to one Redis server. It keeps at least
 // [WithMinIdle] idle connections open, and never has more than [WithMaxActive] open.
 // If all connections are in use, borrowers wait in the order in which they came. All
@@ -146,7 +141,7 @@ func spare(p *redis.Pool) int {
 func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {
 	c, err := p.store.Acquire(ctx)
 	if err != nil {
-		return nil, err
+		return nil, exportDialError(err)
 	}
 	return c, nil
 }
@@ -208,7 +203,7 @@ func (p *WarmPool) acquireTested(ctx context.Context, r *redis.Pool) (redis.Conn
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, exportDialError(err)
 	}
 	return lent, nil
 }
@@ -217,7 +212,13 @@ func (p *WarmPool) acquireTested(ctx context.Context, r *redis.Pool) (redis.Conn
 // leaves beside those in use. Each has answered a PING. With a minimum of zero Ready
 // returns at once. If ctx ends first, the error matches the context's error, and wraps
 // the [*DialError] of the last dial if that failed.
-func (p *WarmPool) Ready(ctx context.Context) error { return p.store.Ready(ctx) }
+func (p *WarmPool) Ready(ctx context.Context) error {
+	err := p.store.Ready(ctx)
+	if dial := (*warm.DialError)(nil); errors.As(err, &dial) {
+		return fmt.Errorf("%w (%w)", exportDialError(dial), ctx.Err())
+	}
+	return err
+}
 
 // PoolStats are the counts of a [WarmPool]. The first four are current numbers, the
 // others count since the pool was made.

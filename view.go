@@ -196,13 +196,13 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 	some := false
 	read := func(i int, held *resp.Reply, left resp.Reply, err error) {
 		if held.Kind == resp.Error {
-			err = refusal(*held)
+			err = held.Err()
 		}
 		if err == nil {
 			entries[i], some = v.entry(*held, left, false), true
 			return
 		}
-		if _, answered := meaningOf(err); !answered {
+		if _, answered := resp.MeaningOfError(err); !answered {
 			unanswered = cmp.Or(unanswered, err)
 		}
 		entries[i], failed = entry[V]{state: unread, err: err}, cmp.Or(failed, err)

@@ -9,6 +9,8 @@ package resp
 import (
 	"strconv"
 	"strings"
+
+	"github.com/gomodule/redigo/redis"
 )
 
 // Kind says what a [Reply] is. Zero is no kind, so that a reply which was never read is not taken
@@ -62,6 +64,14 @@ func (r Reply) Word() string {
 		return strconv.FormatInt(r.Int, 10)
 	}
 	return ""
+}
+
+// Err returns the error of a reply of kind Error, without keys and values, and otherwise nil.
+func (r *Reply) Err() error {
+	if r.Kind != Error {
+		return nil
+	}
+	return redis.Error(Discreet(r.Text))
 }
 
 // Discreet is the text of an error without what servers repeat of a command that they do not know,

@@ -1,6 +1,11 @@
 package resp
 
-import "strings"
+import (
+	"errors"
+	"strings"
+
+	"github.com/gomodule/redigo/redis"
+)
 
 // Meaning is what the error of a server, or of a proxy in front of it, says. The zero Meaning is
 // that of an error that [MeaningOf] does not know: the command was refused for good, the connection
@@ -94,6 +99,15 @@ func MeaningOf(text string) Meaning {
 		}
 	}
 	return 0
+}
+
+// MeaningOfError returns what the error of a server in err means, and whether err holds one.
+func MeaningOfError(err error) (m Meaning, answered bool) {
+	var answer redis.Error
+	if !errors.As(err, &answer) {
+		return 0, false
+	}
+	return MeaningOf(string(answer)), true
 }
 
 // wordEnds reports whether begins ends where a word does: READONLYX is not READONLY. A phrase may
