@@ -12,8 +12,8 @@ import (
 
 	"github.com/gomodule/redigo/redis"
 
+	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/flight"
-	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -34,8 +34,8 @@ type Cache struct {
 	pipe     *pipeline.Pipeline
 	counts   *counts
 	loads    *flight.Owner // waits for the loads of all views
-	leases   *leases
-	observer Observer // may be nil
+	leases   *fill.Leases  // of the loads of all views
+	observer Observer      // may be nil
 	prefix   string
 	ttl      time.Duration // of WithTTL; DefaultTTL without that option
 }
@@ -75,7 +75,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
 		observer: cfg.observer, prefix: cfg.prefix, ttl: cfg.ttl,
 	}
-	c.leases = newLeases(c.pipe, c.loads)
+	c.leases = fill.New(fill.Config{Pipeline: c.pipe, Owner: c.loads, Refused: c.leasesRefused})
 	return c, nil
 }
 
@@ -125,13 +125,10 @@ func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err != nil {
 		return false, err
 	}
-	args := 5
-	if ttl == NoExpiry {
-		args = 3
-	}
 	begin := c.begin()
-	call := c.setArgs(pipeline.Write("SET", args, pipeline.Done), key, value, ttl).String("NX")
-	reply, err := c.pipe.Do(ctx, call)
+	prefix, stored := c.name(key)
+	call := pipeline.Write("SET", fill.SetArgs(ttl, "NX"), pipeline.Done)
+	reply, err := c.pipe.Do(ctx, fill.AppendSet(call, prefix, stored, value, ttl, "NX"))
 	if err != nil {
 		return false, c.fail(ctx, "add", key, begin, err)
 	}
@@ -144,11 +141,8 @@ func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 
 // name returns the two parts of the name under which Redis holds key.
 func (c *Cache) name(key string) (prefix, stored string) {
-	return c.prefix, lease.Stored(c.prefix, key)
+	return c.prefix, fill.StoredName(c.prefix, key)
 }
-
-// leaseName returns the name of the lease of key.
-func (c *Cache) leaseName(key string) string { return lease.Name(c.name(key)) }
 
 // lifetime replaces DefaultTTL and returns an error of op for a ttl that Redis does not accept.
 func (c *Cache) lifetime(op string, ttl time.Duration) (time.Duration, error) {
@@ -161,19 +155,11 @@ func (c *Cache) lifetime(op string, ttl time.Duration) (time.Duration, error) {
 	return ttl, nil
 }
 
+// set returns the SET of a value.
 func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call {
-	if ttl == NoExpiry {
-		return c.setArgs(pipeline.Write("SET", 2, pipeline.Status), key, value, ttl)
-	}
-	return c.setArgs(pipeline.Write("SET", 4, pipeline.Status), key, value, ttl)
-}
-
-// setArgs appends the arguments of a SET.
-func (c *Cache) setArgs(call *pipeline.Call, key string, value []byte, ttl time.Duration) *pipeline.Call {
-	if call.Key(c.name(key)).Value(value); ttl != NoExpiry {
-		call.String("PX").Int(ttl.Milliseconds())
-	}
-	return call
+	prefix, stored := c.name(key)
+	call := pipeline.Write("SET", fill.SetArgs(ttl), pipeline.Status)
+	return fill.AppendSet(call, prefix, stored, value, ttl)
 }
 
 // Delete removes the keys and returns how many of them existed. In the same round
@@ -195,8 +181,8 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	// retry would come after the second.
 	_, reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
 	switch {
-	case isForGood(refused):
-		c.cannotLease(ctx, refused)
+	case fill.RefusedForGood(refused):
+		c.leases.Refuse(ctx, refused)
 	case refused != nil:
 		err = fmt.Errorf("%w: the keys were deleted, their leases were not: %w", ErrOutcomeUnknown, refused)
 	}
@@ -207,15 +193,21 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	return int(reply.Int), nil
 }
 
+// leasesRefused observes that Redis refuses the commands of leases.
+func (c *Cache) leasesRefused(ctx context.Context, err error) {
+	_ = c.fail(ctx, opLease, "", c.begin(), fmt.Errorf(
+		"values are stored as without Policy.Lease, because Redis refuses the commands of leases: %w", err))
+}
+
 // endLeases returns the command that ends the leases of keys.
 func (c *Cache) endLeases(keys []string) *pipeline.Call {
 	call := pipeline.Write("DEL", len(keys), pipeline.Count)
 	if len(keys) > 1 {
-		call.Grow(c.sizeOf(keys) + len(keys)*lease.Len("", ""))
+		call.Grow(c.sizeOf(keys) + len(keys)*fill.LeaseLen("", ""))
 	}
 	for _, key := range keys {
 		prefix, stored := c.name(key)
-		call.Append(lease.Len(prefix, stored), func(b []byte) []byte { return lease.Append(b, prefix, stored) })
+		call.Append(fill.LeaseLen(prefix, stored), func(b []byte) []byte { return fill.AppendLease(b, prefix, stored) })
 	}
 	return call
 }
@@ -275,7 +267,7 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 
 // maxTogether is how many keys an MGET has at most, so that the server sends the first values while it looks
 // for the others, and serves others in between. It is also the COUNT of Clear's SCAN.
-const maxTogether = 512
+const maxTogether = pipeline.MaxTogether
 
 // mget calls each with the reply for each key, in their order. After an error it has not called each.
 func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *resp.Reply)) error {
@@ -324,12 +316,10 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	for key, value := range items {
 		list = append(list, item{key, value})
 	}
-	args := 4
-	if ttl == NoExpiry {
-		args = 2
-	}
+	args := fill.SetArgs(ttl)
 	errs := c.pipe.DoEach(ctx, len(list), pipeline.Status, func(call *pipeline.Call, i int) {
-		c.setArgs(call.Command("SET", args), list[i].key, list[i].value, ttl)
+		prefix, stored := c.name(list[i].key)
+		fill.AppendSet(call.Command("SET", args), prefix, stored, list[i].value, ttl)
 	})
 	if errs == nil {
 		c.counts.sets.Add(int64(len(list)))
@@ -465,7 +455,7 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 // isForeign reports whether a name is not a key of this cache, although it begins with the prefix. If
 // the prefix itself looks like a lease, then the prefix alone is the key of another cache, or a lease.
 func (c *Cache) isForeign(name resp.Reply) bool {
-	return len(name.Bytes) == len(c.prefix) && lease.Reserved(c.prefix, "")
+	return len(name.Bytes) == len(c.prefix) && fill.IsLease(c.prefix, "")
 }
 
 // unlink removes keys that SCAN returned, whose names include the prefix.

@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync/atomic"
 	"time"
 
+	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/flight"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
@@ -97,8 +97,8 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	if err := errs[len(errs)-1]; err != nil {
 		return v.c.fail(ctx, "set", key, begin, err)
 	}
-	if isForGood(errs[0]) {
-		v.c.cannotLease(ctx, errs[0])
+	if fill.RefusedForGood(errs[0]) {
+		v.c.leases.Refuse(ctx, errs[0])
 	} else if errs[0] != nil {
 		_ = v.c.fail(ctx, opLease, key, begin, errs[0]) // for the observer: the value is stored
 	}
@@ -167,7 +167,7 @@ const (
 )
 
 // forever is the longest Duration: no expiry.
-const forever = time.Duration(math.MaxInt64)
+const forever = fill.Forever
 
 // read reads a key and, if timed, its time to live. If another value is stored
 // between the two commands, the old value once gets the time of the new one.
@@ -256,7 +256,7 @@ func (v *View[V]) entry(held, left resp.Reply, leased bool) entry[V] {
 		e.state = early
 	}
 	if leased || v.policy.Lease > 0 && e.state != fresh {
-		e.digest = digest(held.Bytes)
+		e.digest = fill.Digest(held.Bytes)
 	}
 	if e.value, e.err = v.codec.Decode(held.Bytes); e.err != nil {
 		e.state = bad

@@ -2,59 +2,45 @@ package rediscache
 
 import (
 	"context"
-	"crypto/sha1" // names what a key held, and keeps no secret
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"math"
-	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/flight"
-	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/pipeline"
+	"github.com/rediscache/rediscache/internal/resp"
 )
 
 // job is one key of a load. One goroutine at a time uses it.
 type job[V any] struct {
-	key   string
-	from  entry[V]                // what the key held when the load began
-	seen  uint64                  // flights.Ended before from was read
-	call  *flight.Call[result[V]] // takes the result
-	lease string                  // the name of the lease; "": no lease is taken
-	token string                  // of the lease while this job holds it; "": it does not
-	wait  lease.Item              // while another process holds the lease
-	lost  bool                    // a read from Redis failed: nothing is stored
-	late  bool                    // the wait for the lease timed out: nothing is stored
+	fill.Job // its lease, and what it stores
 
-	result *result[V]    // nil: none yet
-	data   []byte        // to store
-	life   time.Duration // of data; 0: nothing is stored
+	key      string
+	from     entry[V]                // what the key held when the load began
+	seen     uint64                  // flights.Ended before from was read
+	call     *flight.Call[result[V]] // takes the result
+	lost     bool                    // a read from Redis failed: nothing is stored
+	timedOut bool                    // the wait for the lease timed out: nothing is stored
+
+	result *result[V] // nil: none yet
 }
-
-// remove, as a life, deletes the key.
-const remove time.Duration = -2
 
 func (v *View[V]) job(key string, e entry[V], seen uint64) *job[V] {
-	j := &job[V]{key: key, from: e, seen: seen, lost: e.state == unread}
-	if v.policy.Lease > 0 && v.c.leases.way() != noWay {
-		j.lease = v.c.leaseName(key)
+	prefix, stored := v.c.name(key)
+	return &job[V]{
+		Job: v.c.leases.Job(prefix, stored, v.policy.Lease > 0),
+		key: key, from: e, seen: seen, lost: e.state == unread,
 	}
-	return j
 }
 
-// digestOf returns the digest of data, or "" for nil.
-func digestOf(data []byte) string {
-	if data == nil {
-		return ""
+// fills returns the parts of jobs that package fill uses.
+func fills[V any](jobs []*job[V]) []*fill.Job {
+	list := make([]*fill.Job, len(jobs))
+	for i, j := range jobs {
+		list[i] = &j.Job
 	}
-	return digest(data)
-}
-
-func digest(data []byte) string {
-	sum := sha1.Sum(data)
-	return hex.EncodeToString(sum[:])
+	return list
 }
 
 // has reports whether there is an older value to fall back on.
@@ -109,7 +95,7 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 	open := deliver(jobs, turn)
 	var free, wanted []*job[V]
 	for _, j := range open {
-		if j.lease == "" || j.lost {
+		if !j.Leased() || j.lost {
 			free = append(free, j)
 		} else {
 			wanted = append(wanted, j)
@@ -149,6 +135,120 @@ func (v *View[V]) endOfWait(ctx context.Context, since time.Time) time.Time {
 	return end
 }
 
+// acquire tries to take the leases of the jobs, and then reads the keys, in one round
+// trip. A job whose key has a value now gets it as its result. held are the jobs to
+// load; another process loads the busy ones.
+func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*job[V]) {
+	if len(jobs) == 0 {
+		return nil, nil
+	}
+	begin := v.c.begin()
+	var surplus []*job[V]
+	for i, taken := range v.c.leases.Take(ctx, fills(jobs), v.policy.Lease) {
+		j := jobs[i]
+		var e entry[V]
+		if taken.Err == nil {
+			e = v.entry(taken.Value, taken.Left, true)
+		}
+		switch {
+		case !j.Leased(): // Redis refuses it
+			held = append(held, j)
+		case taken.Err != nil:
+			if ctx.Err() == nil {
+				_ = v.c.fail(ctx, opLease, j.key, begin, taken.Err) // for the observer: the load goes on
+			}
+			j.lost = true
+			held = append(held, j)
+		case v.found(j, e):
+			surplus = append(surplus, j)
+		case j.Holds():
+			j.from = e
+			held = append(held, j)
+		case j.has() && v.policy.Soft == 0:
+			j.fallBack(nil) // another process loads it, and nobody waits
+		default:
+			j.Park(e.digest)
+			busy = append(busy, j)
+		}
+	}
+	v.release(ctx, surplus)
+	return held, busy
+}
+
+// await waits for the leases that other processes hold. A job whose key has a value
+// now gets it as its result. The other jobs are returned: free ones are loaded without
+// a lease, the leases of wanted ones may be free now, and waiting ones wait on.
+//
+// When the wait reaches end, await returns all jobs as wanted once, because the lease
+// of a process that died has expired by then. The next call returns all as free. If no
+// caller waits any more, await also returns all as free, and load finds ctx done. When
+// the cache closes, all jobs fail with ErrClosed.
+func (v *View[V]) await(ctx context.Context, since, end time.Time, jobs []*job[V]) (free, wanted, waiting []*job[V]) {
+	if len(jobs) == 0 {
+		return nil, nil, nil
+	}
+	within, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	over := within.Err() != nil
+	changed := !over && v.c.leases.Wait(within, since, fills(jobs))
+	switch {
+	case isClosed(v.c.loads.Done()):
+		begin := v.c.begin()
+		for _, j := range jobs {
+			j.fallBack(v.c.fail(ctx, opLease, j.key, begin, ErrClosed))
+		}
+		return nil, nil, nil
+	case over || ctx.Err() != nil:
+		for _, j := range jobs {
+			j.timedOut = true
+		}
+		return jobs, nil, nil
+	case !changed:
+		return nil, jobs, nil
+	}
+	var stored []*job[V]
+	for _, j := range jobs {
+		switch j.Change {
+		case fill.Unchanged:
+			waiting = append(waiting, j)
+		case fill.Replaced:
+			stored = append(stored, j)
+		case fill.Freed:
+			wanted = append(wanted, j)
+		}
+	}
+	return nil, append(wanted, v.adopt(ctx, stored)...), waiting
+}
+
+// adopt gives each job the value that its key holds now as its result, and returns the
+// jobs for which found rejects that value.
+func (v *View[V]) adopt(ctx context.Context, jobs []*job[V]) (left []*job[V]) {
+	lives, errs := make([]resp.Reply, len(jobs)), make([]error, len(jobs))
+	if v.timed && len(jobs) > 0 {
+		calls := make([]*pipeline.Call, len(jobs))
+		for i, j := range jobs {
+			calls[i] = pipeline.Read("PTTL", 1, pipeline.Count).Key(j.Prefix, j.Key)
+		}
+		lives, errs = v.c.pipe.DoAll(ctx, calls...)
+	}
+	for i, j := range jobs {
+		value := resp.Reply{Kind: resp.Bulk, Bytes: j.Held}
+		if errs[i] != nil || !v.found(j, v.entry(value, lives[i], true)) {
+			left = append(left, j)
+		}
+	}
+	return left
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // lookAgain gives a result to the jobs that need no load any more: since the caller
 // read the key, another load of the key may have stored a value or failed. It does
 // not read keys with a lease, because acquire does.
@@ -160,7 +260,7 @@ func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
 		switch {
 		case j.has() && v.failed.hold(j.key):
 			j.fallBack(nil)
-		case j.lease == "" && !j.lost && j.seen != ended:
+		case !j.Leased() && !j.lost && j.seen != ended:
 			late, keys = append(late, j), append(keys, j.key)
 		}
 	}
@@ -193,7 +293,7 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 	}
 	items, err := v.ask(ctx, jobs, load)
 	for _, j := range jobs {
-		if j.token != "" {
+		if j.Holds() {
 			// No caller joins after Forget, so every caller joined before Redis
 			// checks the token. If Redis still finds the token, no Delete since the
 			// begin of the load had returned when these callers joined.
@@ -202,7 +302,7 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 		v.settle(ctx, j, items, err)
 		// If the reply to the SET of the lease was lost (j.lost), Redis may have set the
 		// lease after a Delete, so the lease proves nothing.
-		j.result.doubtful = v.policy.Lease > 0 && (j.token == "" || j.lost)
+		j.result.doubtful = v.policy.Lease > 0 && (!j.Holds() || j.lost)
 	}
 	v.store(ctx, jobs)
 }
@@ -266,10 +366,10 @@ func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V
 		return
 	default:
 		j.result = &result[V]{err: err}
-		if j.data = []byte{}; v.policy.Negative > 0 {
-			j.life = v.policy.Negative
+		if j.Data = []byte{}; v.policy.Negative > 0 {
+			j.Life = v.policy.Negative
 		} else if j.has() {
-			j.life = remove
+			j.Life = fill.Remove
 		}
 		return
 	}
@@ -281,12 +381,12 @@ func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V
 		return
 	}
 	begin := v.c.begin()
-	if j.data, err = v.encode(item.Value); err != nil {
+	if j.Data, err = v.encode(item.Value); err != nil {
 		v.c.counts.errs.Add(1)
 		v.c.observe(ctx, opFill, j.key, OutcomeError, begin, &opError{op: opFill, cause: err}) // callers still get the value
 		return
 	}
-	j.life = v.policy.life(ttl)
+	j.Life = v.policy.life(ttl)
 }
 
 // store stores the data of the jobs, as far as their leases allow.
@@ -297,50 +397,42 @@ func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
 	var plain, held []*job[V]
 	for _, j := range jobs {
 		switch {
-		case j.life == 0 || j.lost:
-		case j.token != "":
+		case j.Life == 0 || j.lost:
+		case j.Holds():
+			j.Before = fill.Value{Digest: j.from.digest, Left: j.from.left}
 			held = append(held, j)
-		case j.late:
+		case j.timedOut:
 			v.refused(ctx, j, v.c.begin())
 		default:
 			plain = append(plain, j)
 		}
 	}
-	v.writeAll(ctx, plain)
-	v.fill(ctx, held)
-}
-
-// write returns the command that stores the data of a job.
-func (v *View[V]) write(j *job[V]) *pipeline.Call {
-	if j.life == remove {
-		return pipeline.Write("DEL", 1, pipeline.Count).Key(v.c.name(j.key))
+	if len(plain) > 0 {
+		begin := v.c.begin()
+		v.c.leases.StoreUnchecked(ctx, fills(plain))
+		for _, j := range plain {
+			v.stored(ctx, j, begin)
+		}
 	}
-	return v.c.set(j.key, j.data, j.life)
-}
-
-// writeAll stores the data of jobs without a lease.
-func (v *View[V]) writeAll(ctx context.Context, jobs []*job[V]) {
-	if len(jobs) == 0 {
-		return
-	}
-	begin := v.c.begin()
-	calls := make([]*pipeline.Call, len(jobs))
-	for i, j := range jobs {
-		calls[i] = v.write(j)
-	}
-	_, errs := v.c.pipe.DoAll(ctx, calls...)
-	for i, j := range jobs {
-		v.stored(ctx, j, begin, errs[i])
+	if len(held) > 0 {
+		begin := v.c.begin()
+		v.c.leases.Store(ctx, fills(held))
+		for _, j := range held { // a Delete may have come between, unless the outcome is Done
+			j.result.doubtful = j.result.doubtful || j.Outcome != fill.Done
+			v.stored(ctx, j, begin)
+		}
 	}
 }
 
-// stored counts a write that succeeded. An error goes to the observer only, because
-// the caller still gets its value.
-func (v *View[V]) stored(ctx context.Context, j *job[V], begin time.Time, err error) {
+// stored counts and observes the outcome of a job. An error goes to the observer only,
+// because the caller still gets its value.
+func (v *View[V]) stored(ctx context.Context, j *job[V], begin time.Time) {
 	switch {
-	case err != nil:
-		_ = v.c.fail(ctx, opFill, j.key, begin, err)
-	case j.result.err == nil:
+	case j.Outcome == fill.Failed:
+		_ = v.c.fail(ctx, opFill, j.key, begin, j.Err)
+	case j.Outcome == fill.Lost:
+		v.refused(ctx, j, begin)
+	case j.result.err == nil: // not the memory of an ErrNotFound, and not a removal
 		v.c.counts.sets.Add(1)
 	}
 }
@@ -350,68 +442,26 @@ func (v *View[V]) refused(ctx context.Context, j *job[V], begin time.Time) {
 	v.c.observe(ctx, opFill, j.key, OutcomeRefused, begin, nil)
 }
 
-// average is a moving average of durations, in which a new one weighs a quarter. The
-// zero average is zero.
-type average struct{ bits atomic.Uint64 }
-
-func (a *average) get() time.Duration { return time.Duration(math.Float64frombits(a.bits.Load())) }
-
-func (a *average) add(d time.Duration) {
-	for {
-		bits := a.bits.Load()
-		next := float64(d)
-		if bits != 0 {
-			old := math.Float64frombits(bits)
-			next = old + (next-old)/4
-		}
-		if a.bits.CompareAndSwap(bits, math.Float64bits(next)) {
-			return
+// release ends the leases that jobs still hold, also if ctx is done. If a lease is
+// already gone, the result of its job is doubtful.
+func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
+	held := make([]*job[V], 0, len(jobs))
+	for _, j := range jobs {
+		if j.Holds() {
+			held = append(held, j)
 		}
 	}
-}
-
-// backoffs holds the keys that must not be loaded before a time.
-type backoffs struct {
-	wait time.Duration // immutable
-
-	mu    sync.Mutex // guards below
-	until map[string]time.Time
-	swept int // how many keys were left after add last removed the expired ones
-}
-
-// hold reports whether key must not be loaded now.
-func (b *backoffs) hold(key string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	until, ok := b.until[key]
-	return ok && time.Now().Before(until)
-}
-
-// add backs off for key. When the map has grown to twice its size after the last
-// sweep and a thousand more, add removes the expired keys. So the sweeps cost little
-// on average, and the map stays within about twice the keys that matter.
-func (b *backoffs) add(key string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.until == nil {
-		b.until = make(map[string]time.Time)
+	if len(held) == 0 {
+		return
 	}
-	now := time.Now()
-	if len(b.until) >= 2*b.swept+1000 {
-		for key, until := range b.until {
-			if !now.Before(until) {
-				delete(b.until, key)
-			}
+	begin := v.c.begin()
+	v.c.leases.Release(ctx, fills(held), v.policy.Lease)
+	for _, j := range held {
+		if j.Outcome == fill.Failed {
+			_ = v.c.fail(context.WithoutCancel(ctx), opLease, j.key, begin, j.Err) // for the observer: the lease expires
 		}
-		b.swept = len(b.until)
-	}
-	b.until[key] = now.Add(b.wait)
-}
-
-func (b *backoffs) forget(keys []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, key := range keys {
-		delete(b.until, key)
+		if j.result != nil && j.Outcome != fill.Done {
+			j.result.doubtful = true
+		}
 	}
 }
