@@ -82,16 +82,16 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 // Get returns the value of key, which the caller may keep and change. It
 // returns [ErrNotFound] on a miss.
 func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
-	begin := c.begin()
+	start := c.now()
 	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key(c.name(key)))
 	if err != nil {
-		return nil, c.fail(ctx, "get", key, begin, err)
+		return nil, c.fail(ctx, "get", key, start, err)
 	}
 	if reply.Kind == resp.Nil {
-		c.missed(ctx, "get", key, begin, nil)
+		c.missed(ctx, "get", key, start, nil)
 		return nil, ErrNotFound
 	}
-	c.hit(ctx, "get", key, begin)
+	c.hit(ctx, "get", key, start)
 	return reply.Bytes, nil
 }
 
@@ -104,9 +104,9 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err != nil {
 		return err
 	}
-	begin := c.begin()
+	start := c.now()
 	if _, err := c.pipe.Do(ctx, c.set(key, value, ttl)); err != nil {
-		return c.fail(ctx, "set", key, begin, err)
+		return c.fail(ctx, "set", key, start, err)
 	}
 	c.counts.sets.Add(1)
 	return nil
@@ -125,12 +125,12 @@ func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err != nil {
 		return false, err
 	}
-	begin := c.begin()
+	start := c.now()
 	prefix, stored := c.name(key)
 	call := pipeline.Write("SET", fill.SetArgs(ttl, "NX"), pipeline.Done)
 	reply, err := c.pipe.Do(ctx, fill.AppendSet(call, prefix, stored, value, ttl, "NX"))
 	if err != nil {
-		return false, c.fail(ctx, "add", key, begin, err)
+		return false, c.fail(ctx, "add", key, start, err)
 	}
 	if reply.Kind == resp.Nil {
 		return false, nil
@@ -172,7 +172,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	if len(keys) == 0 {
 		return 0, ctx.Err()
 	}
-	begin := c.begin()
+	start := c.now()
 	// 1. Redis deletes the leases first. A load can store while it holds its
 	//    lease, and the second command deletes what it stored.
 	// 2. A load that gets a lease between the two commands began after Delete.
@@ -187,7 +187,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 		err = fmt.Errorf("%w: the keys were deleted, their leases were not: %w", ErrOutcomeUnknown, refused)
 	}
 	if err != nil {
-		return 0, c.fail(ctx, "delete", "", begin, err)
+		return 0, c.fail(ctx, "delete", "", start, err)
 	}
 	c.counts.deletes.Add(reply.Int)
 	return int(reply.Int), nil
@@ -195,7 +195,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 
 // leasesRefused observes that Redis refuses the commands of leases.
 func (c *Cache) leasesRefused(ctx context.Context, err error) {
-	_ = c.fail(ctx, opLease, "", c.begin(), fmt.Errorf(
+	_ = c.fail(ctx, opLease, "", c.now(), fmt.Errorf(
 		"values are stored as without Policy.Lease, because Redis refuses the commands of leases: %w", err))
 }
 
@@ -243,7 +243,7 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	if len(keys) == 0 {
 		return hits, ctx.Err()
 	}
-	begin := c.begin()
+	start := c.now()
 	var failed error // the first error of a key
 	found := int64(0)
 	err := c.mget(ctx, keys, func(i int, e *resp.Reply) {
@@ -251,16 +251,16 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 		case resp.Bulk:
 			hits[keys[i]] = e.Bytes
 			found++
-			c.observe(ctx, "get many", keys[i], OutcomeHit, begin, nil)
+			c.observe(ctx, "get many", keys[i], OutcomeHit, start, nil)
 		case resp.Error:
-			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, e.Err()))
+			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], start, e.Err()))
 		default:
-			c.missed(ctx, "get many", keys[i], begin, nil)
+			c.missed(ctx, "get many", keys[i], start, nil)
 		}
 	})
 	c.counts.hits.Add(found)
 	if err != nil {
-		return nil, c.fail(ctx, "get many", "", begin, err)
+		return nil, c.fail(ctx, "get many", "", start, err)
 	}
 	return hits, failed
 }
@@ -311,7 +311,7 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	if err != nil || len(items) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
-	begin := c.begin()
+	start := c.now()
 	list := make([]item, 0, len(items))
 	for key, value := range items {
 		list = append(list, item{key, value})
@@ -336,7 +336,7 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 			refused = cmp.Or(refused, err)
 		}
 	}
-	return c.fail(ctx, "set many", "", begin, errors.Join(unknown, refused))
+	return c.fail(ctx, "set many", "", start, errors.Join(unknown, refused))
 }
 
 // item is one of the items of SetMany.
@@ -349,11 +349,11 @@ type item struct {
 // longer time than a Duration can hold is returned as the longest Duration. If
 // the key does not exist, the error is [ErrNotFound].
 func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
-	begin := c.begin()
+	start := c.now()
 	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1, pipeline.Count).Key(c.name(key)))
 	switch {
 	case err != nil:
-		return 0, c.fail(ctx, "ttl", key, begin, err)
+		return 0, c.fail(ctx, "ttl", key, start, err)
 	case reply.Int == -2:
 		return 0, ErrNotFound
 	case reply.Int == -1:
@@ -381,11 +381,11 @@ func (c *Cache) Touch(ctx context.Context, key string, ttl time.Duration) error 
 	if err != nil {
 		return err
 	}
-	begin := c.begin()
+	start := c.now()
 	existed, err := c.expire(ctx, key, ttl)
 	switch {
 	case err != nil:
-		return c.fail(ctx, "touch", key, begin, err)
+		return c.fail(ctx, "touch", key, start, err)
 	case !existed:
 		return ErrNotFound
 	}
@@ -435,16 +435,16 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 	}
 	pattern := globEscaper.Replace(c.prefix) + "*"
 	removed := 0
-	begin := c.begin()
+	start := c.now()
 	for cursor := "0"; ; {
 		reply, err := c.pipe.Do(ctx, pipeline.Read("SCAN", 5, pipeline.Page).String(cursor).
 			String("MATCH").String(pattern).String("COUNT").Int(maxTogether))
 		if err != nil {
-			return removed, c.fail(ctx, "clear", "", begin, err)
+			return removed, c.fail(ctx, "clear", "", start, err)
 		}
 		n, err := c.unlink(ctx, slices.DeleteFunc(reply.Elems[1].Elems, c.isForeign))
 		if removed += n; err != nil {
-			return removed, c.fail(ctx, "clear", "", begin, err)
+			return removed, c.fail(ctx, "clear", "", start, err)
 		}
 		if cursor = reply.Elems[0].Word(); cursor == "0" {
 			return removed, nil
@@ -486,9 +486,9 @@ func (c *Cache) Sub(prefix string) *Cache {
 
 // Ping sends PING and returns nil if Redis answers it.
 func (c *Cache) Ping(ctx context.Context) error {
-	begin := c.begin()
+	start := c.now()
 	if _, err := c.pipe.Do(ctx, pipeline.Read("PING", 0, pipeline.Status)); err != nil {
-		return c.fail(ctx, "ping", "", begin, err)
+		return c.fail(ctx, "ping", "", start, err)
 	}
 	return nil
 }

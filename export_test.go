@@ -7,10 +7,10 @@ import (
 )
 
 // SetBackoff replaces LoadBackoff.
-func (v *View[V]) SetBackoff(d time.Duration) { v.failed.wait = d }
+func (v *View[V]) SetBackoff(d time.Duration) { v.backoffs.wait = d }
 
 // SetLoadTime acts as if loads took d.
-func (v *View[V]) SetLoadTime(d time.Duration) { v.took.add(d) }
+func (v *View[V]) SetLoadTime(d time.Duration) { v.loadTimes.add(d) }
 
 // LeaseKey returns the Redis key of the lease of a cache key.
 func LeaseKey(prefix, key string) string {

@@ -43,12 +43,12 @@ func fills[V any](jobs []*job[V]) []*fill.Job {
 	return list
 }
 
-// has reports whether there is an older value to fall back on.
-func (j *job[V]) has() bool { return j.from.state >= stale }
+// hasOld reports whether there is an older value to fall back on.
+func (j *job[V]) hasOld() bool { return j.from.state >= stale }
 
 // fallBack gives a job without a loaded value its result.
 func (j *job[V]) fallBack(err error) {
-	if j.has() {
+	if j.hasOld() {
 		j.result = &result[V]{value: j.from.value, stale: true, err: err}
 	} else {
 		j.result = &result[V]{err: err}
@@ -64,7 +64,7 @@ func (v *View[V]) found(j *job[V], e entry[V]) bool {
 		j.result = &result[V]{err: ErrNotFound, doubtful: true}
 	case e.state < stale:
 		return false
-	case j.has() && e.left <= j.from.left && (j.from.digest == "" || e.digest == j.from.digest):
+	case j.hasOld() && e.left <= j.from.left && (j.from.digest == "" || e.digest == j.from.digest):
 		return false
 	default:
 		j.result = &result[V]{value: e.value, doubtful: true}
@@ -112,7 +112,7 @@ func (v *View[V]) resolve(ctx context.Context, jobs []*job[V], load loader[V]) {
 		}
 		open = deliver(open, turn)
 		if held = append(free, held...); len(held) > 0 {
-			v.load(ctx, held, load)
+			v.runLoad(ctx, held, load)
 			open = deliver(open, turn)
 		}
 		turn = v.turns.Add(1)
@@ -142,7 +142,7 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 	if len(jobs) == 0 {
 		return nil, nil
 	}
-	begin := v.c.begin()
+	start := v.c.now()
 	var surplus []*job[V]
 	for i, taken := range v.c.leases.Take(ctx, fills(jobs), v.policy.Lease) {
 		j := jobs[i]
@@ -155,7 +155,7 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 			held = append(held, j)
 		case taken.Err != nil:
 			if ctx.Err() == nil {
-				_ = v.c.fail(ctx, opLease, j.key, begin, taken.Err) // for the observer: the load goes on
+				_ = v.c.fail(ctx, opLease, j.key, start, taken.Err) // for the observer: the load goes on
 			}
 			j.lost = true
 			held = append(held, j)
@@ -164,7 +164,7 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 		case j.Holds():
 			j.from = e
 			held = append(held, j)
-		case j.has() && v.policy.Soft == 0:
+		case j.hasOld() && v.policy.Soft == 0:
 			j.fallBack(nil) // another process loads it, and nobody waits
 		default:
 			j.Park(e.digest)
@@ -181,7 +181,7 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 //
 // When the wait reaches end, await returns all jobs as wanted once, because the lease
 // of a process that died has expired by then. The next call returns all as free. If no
-// caller waits any more, await also returns all as free, and load finds ctx done. When
+// caller waits any more, await also returns all as free, and runLoad finds ctx done. When
 // the cache closes, all jobs fail with ErrClosed.
 func (v *View[V]) await(ctx context.Context, since, end time.Time, jobs []*job[V]) (free, wanted, waiting []*job[V]) {
 	if len(jobs) == 0 {
@@ -193,9 +193,9 @@ func (v *View[V]) await(ctx context.Context, since, end time.Time, jobs []*job[V
 	changed := !over && v.c.leases.Wait(within, since, fills(jobs))
 	switch {
 	case isClosed(v.c.loads.Done()):
-		begin := v.c.begin()
+		start := v.c.now()
 		for _, j := range jobs {
-			j.fallBack(v.c.fail(ctx, opLease, j.key, begin, ErrClosed))
+			j.fallBack(v.c.fail(ctx, opLease, j.key, start, ErrClosed))
 		}
 		return nil, nil, nil
 	case over || ctx.Err() != nil:
@@ -253,26 +253,26 @@ func isClosed(c <-chan struct{}) bool {
 // read the key, another load of the key may have stored a value or failed. It does
 // not read keys with a lease, because acquire does.
 func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
-	var late []*job[V]
+	var unchecked []*job[V]
 	var keys []string
 	ended := v.flights.Ended()
 	for _, j := range jobs {
 		switch {
-		case j.has() && v.failed.hold(j.key):
+		case j.hasOld() && v.backoffs.holds(j.key):
 			j.fallBack(nil)
 		case !j.Leased() && !j.lost && j.seen != ended:
-			late, keys = append(late, j), append(keys, j.key)
+			unchecked, keys = append(unchecked, j), append(keys, j.key)
 		}
 	}
-	if len(late) == 0 {
+	if len(unchecked) == 0 {
 		return
 	}
-	begin := v.c.begin()
+	start := v.c.now()
 	entries, err := v.readMany(ctx, keys, v.timed)
 	if err != nil {
-		_ = v.c.fail(ctx, opLoad, "", begin, err) // for the observer: the load goes on
+		_ = v.c.fail(ctx, opLoad, "", start, err) // for the observer: the load goes on
 	}
-	for i, j := range late {
+	for i, j := range unchecked {
 		switch {
 		case err != nil || entries[i].state == unread:
 			j.lost = true
@@ -282,8 +282,8 @@ func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
 	}
 }
 
-// load calls load for the jobs, and stores the values.
-func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
+// runLoad calls load for the jobs, and stores the values.
+func (v *View[V]) runLoad(ctx context.Context, jobs []*job[V], load loader[V]) {
 	defer v.release(ctx, jobs)        // the leases left by a panic, an error or NoStore
 	if err := ctx.Err(); err != nil { // no caller waits any more, or Hard expired
 		for _, j := range jobs {
@@ -291,7 +291,7 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 		}
 		return
 	}
-	items, err := v.ask(ctx, jobs, load)
+	items, err := v.callLoad(ctx, jobs, load)
 	for _, j := range jobs {
 		if j.Holds() {
 			// No caller joins after Forget, so every caller joined before Redis
@@ -299,7 +299,7 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 			// begin of the load had returned when these callers joined.
 			j.call.Forget()
 		}
-		v.settle(ctx, j, items, err)
+		v.conclude(ctx, j, items, err)
 		// If the reply to the SET of the lease was lost (j.lost), Redis may have set the
 		// lease after a Delete, so the lease proves nothing.
 		j.result.doubtful = v.policy.Lease > 0 && (!j.Holds() || j.lost)
@@ -309,15 +309,15 @@ func (v *View[V]) load(ctx context.Context, jobs []*job[V], load loader[V]) {
 
 var errUnfinished = errors.New("rediscache: load: it panicked or ended its goroutine")
 
-// ask calls load and observes its outcome. It does not recover from a panic of load,
+// callLoad calls load and observes its outcome. It does not recover from a panic of load,
 // but observes it as an error.
-func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (items map[string]Item[V], err error) {
+func (v *View[V]) callLoad(ctx context.Context, jobs []*job[V], load loader[V]) (items map[string]Item[V], err error) {
 	keys := make([]string, len(jobs))
 	for i, j := range jobs {
 		keys[i] = j.key
 	}
 	v.c.counts.loads.Add(1)
-	begin := time.Now()
+	start := time.Now()
 	err = errUnfinished
 	// A load that ignores its context counts as failed when its time is over.
 	stop := context.AfterFunc(ctx, func() {
@@ -329,8 +329,8 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 		stop()
 		switch {
 		case err == nil:
-			v.took.add(time.Since(begin))
-			v.failed.forget(keys)
+			v.loadTimes.add(time.Since(start))
+			v.backoffs.forget(keys)
 		case !errors.Is(err, ErrNotFound) && (ctx.Err() == nil || flight.Expired(ctx)):
 			v.backOff(jobs) // but not if the load failed because its last caller cancelled
 		}
@@ -338,7 +338,7 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 		if len(keys) > 1 {
 			key = ""
 		}
-		v.c.observe(ctx, opLoad, key, OutcomeLoad, begin, err)
+		v.c.observe(ctx, opLoad, key, OutcomeLoad, start, err)
 	}()
 	return load.call(ctx, keys)
 }
@@ -346,14 +346,14 @@ func (v *View[V]) ask(ctx context.Context, jobs []*job[V], load loader[V]) (item
 // backOff keeps the keys that have a value from being loaded for LoadBackoff.
 func (v *View[V]) backOff(jobs []*job[V]) {
 	for _, j := range jobs {
-		if j.has() {
-			v.failed.add(j.key)
+		if j.hasOld() {
+			v.backoffs.add(j.key)
 		}
 	}
 }
 
-// settle gives a job its result, and the data to store.
-func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V], err error) {
+// conclude gives a job its result, and the data to store.
+func (v *View[V]) conclude(ctx context.Context, j *job[V], items map[string]Item[V], err error) {
 	item, ok := items[j.key]
 	if err == nil && !ok {
 		err = ErrNotFound
@@ -368,7 +368,7 @@ func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V
 		j.result = &result[V]{err: err}
 		if j.Data = []byte{}; v.policy.Negative > 0 {
 			j.Life = v.policy.Negative
-		} else if j.has() {
+		} else if j.hasOld() {
 			j.Life = fill.Remove
 		}
 		return
@@ -380,10 +380,10 @@ func (v *View[V]) settle(ctx context.Context, j *job[V], items map[string]Item[V
 	if item.NoStore {
 		return
 	}
-	begin := v.c.begin()
+	start := v.c.now()
 	if j.Data, err = v.encode(item.Value); err != nil {
 		v.c.counts.errs.Add(1)
-		v.c.observe(ctx, opFill, j.key, OutcomeError, begin, &opError{op: opFill, cause: err}) // callers still get the value
+		v.c.observe(ctx, opFill, j.key, OutcomeError, start, &opError{op: opFill, cause: err}) // callers still get the value
 		return
 	}
 	j.Life = v.policy.life(ttl)
@@ -402,44 +402,45 @@ func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
 			j.Before = fill.Value{Digest: j.from.digest, Left: j.from.left}
 			held = append(held, j)
 		case j.timedOut:
-			v.refused(ctx, j, v.c.begin())
+			v.countRefused(ctx, j, v.c.now())
 		default:
 			plain = append(plain, j)
 		}
 	}
 	if len(plain) > 0 {
-		begin := v.c.begin()
+		start := v.c.now()
 		v.c.leases.StoreUnchecked(ctx, fills(plain))
 		for _, j := range plain {
-			v.stored(ctx, j, begin)
+			v.countStored(ctx, j, start)
 		}
 	}
 	if len(held) > 0 {
-		begin := v.c.begin()
+		start := v.c.now()
 		v.c.leases.Store(ctx, fills(held))
 		for _, j := range held { // a Delete may have come between, unless the outcome is Done
 			j.result.doubtful = j.result.doubtful || j.Outcome != fill.Done
-			v.stored(ctx, j, begin)
+			v.countStored(ctx, j, start)
 		}
 	}
 }
 
-// stored counts and observes the outcome of a job. An error goes to the observer only,
+// countStored counts and observes the outcome of a job. An error goes to the observer only,
 // because the caller still gets its value.
-func (v *View[V]) stored(ctx context.Context, j *job[V], begin time.Time) {
+func (v *View[V]) countStored(ctx context.Context, j *job[V], start time.Time) {
 	switch {
 	case j.Outcome == fill.Failed:
-		_ = v.c.fail(ctx, opFill, j.key, begin, j.Err)
+		_ = v.c.fail(ctx, opFill, j.key, start, j.Err)
 	case j.Outcome == fill.Lost:
-		v.refused(ctx, j, begin)
+		v.countRefused(ctx, j, start)
 	case j.result.err == nil: // not the memory of an ErrNotFound, and not a removal
 		v.c.counts.sets.Add(1)
 	}
 }
 
-func (v *View[V]) refused(ctx context.Context, j *job[V], begin time.Time) {
+// countRefused counts and observes that the data of a job was not stored.
+func (v *View[V]) countRefused(ctx context.Context, j *job[V], start time.Time) {
 	v.c.counts.refused.Add(1)
-	v.c.observe(ctx, opFill, j.key, OutcomeRefused, begin, nil)
+	v.c.observe(ctx, opFill, j.key, OutcomeRefused, start, nil)
 }
 
 // release ends the leases that jobs still hold, also if ctx is done. If a lease is
@@ -454,11 +455,11 @@ func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
 	if len(held) == 0 {
 		return
 	}
-	begin := v.c.begin()
+	start := v.c.now()
 	v.c.leases.Release(ctx, fills(held), v.policy.Lease)
 	for _, j := range held {
 		if j.Outcome == fill.Failed {
-			_ = v.c.fail(context.WithoutCancel(ctx), opLease, j.key, begin, j.Err) // for the observer: the lease expires
+			_ = v.c.fail(context.WithoutCancel(ctx), opLease, j.key, start, j.Err) // for the observer: the lease expires
 		}
 		if j.result != nil && j.Outcome != fill.Done {
 			j.result.doubtful = true

@@ -77,45 +77,45 @@ func (c *Cache) Stats() Stats {
 	}
 }
 
-// begin returns when a call began, or the zero time without an observer.
-func (c *Cache) begin() time.Time {
+// now returns the time when a call begins, or the zero time without an observer.
+func (c *Cache) now() time.Time {
 	if c.observer == nil {
 		return time.Time{}
 	}
 	return time.Now()
 }
 
-func (c *Cache) observe(ctx context.Context, op, key string, o Outcome, begin time.Time, err error) {
+func (c *Cache) observe(ctx context.Context, op, key string, o Outcome, start time.Time, err error) {
 	if c.observer != nil {
-		c.observer.Observe(ctx, Event{Op: op, Key: key, Outcome: o, Took: time.Since(begin), Err: err})
+		c.observer.Observe(ctx, Event{Op: op, Key: key, Outcome: o, Took: time.Since(start), Err: err})
 	}
 }
 
 // fail counts and observes an error, and returns it with its sentinel.
-func (c *Cache) fail(ctx context.Context, op, key string, begin time.Time, err error) error {
+func (c *Cache) fail(ctx context.Context, op, key string, start time.Time, err error) error {
 	c.counts.errs.Add(1)
 	fault := newOpError(op, err)
-	c.observe(ctx, op, key, OutcomeError, begin, fault)
+	c.observe(ctx, op, key, OutcomeError, start, fault)
 	return fault
 }
 
-func (c *Cache) hit(ctx context.Context, op, key string, begin time.Time) {
+func (c *Cache) hit(ctx context.Context, op, key string, start time.Time) {
 	c.counts.hits.Add(1)
-	c.observe(ctx, op, key, OutcomeHit, begin, nil)
+	c.observe(ctx, op, key, OutcomeHit, start, nil)
 }
 
-func (c *Cache) missed(ctx context.Context, op, key string, begin time.Time, err error) {
+func (c *Cache) missed(ctx context.Context, op, key string, start time.Time, err error) {
 	c.counts.misses.Add(1)
-	c.observe(ctx, op, key, OutcomeMiss, begin, err)
+	c.observe(ctx, op, key, OutcomeMiss, start, err)
 }
 
-func (c *Cache) stale(ctx context.Context, op, key string, begin time.Time, err error) {
+func (c *Cache) stale(ctx context.Context, op, key string, start time.Time, err error) {
 	c.counts.hits.Add(1)
 	c.counts.stale.Add(1)
-	c.observe(ctx, op, key, OutcomeStale, begin, err)
+	c.observe(ctx, op, key, OutcomeStale, start, err)
 }
 
-func (c *Cache) negative(ctx context.Context, op, key string, begin time.Time) {
+func (c *Cache) negative(ctx context.Context, op, key string, start time.Time) {
 	c.counts.negatives.Add(1)
-	c.observe(ctx, op, key, OutcomeNegative, begin, nil)
+	c.observe(ctx, op, key, OutcomeNegative, start, nil)
 }

@@ -99,9 +99,9 @@ const (
 	LoadBackoff = time.Second
 )
 
-// validate reports all faults. own is the TTL of the cache, or DefaultTTL if the
-// cache has none.
-func (p *Policy) validate(f *faults, own time.Duration) {
+// validate reports all faults. cacheTTL is the TTL of the cache, or
+// DefaultTTL if the cache has none.
+func (p *Policy) validate(f *faults, cacheTTL time.Duration) {
 	for _, d := range []struct {
 		name string
 		time.Duration
@@ -111,7 +111,7 @@ func (p *Policy) validate(f *faults, own time.Duration) {
 		f.check(d.Duration == 0 || d.Duration >= time.Millisecond,
 			"Policy.%s: %v is neither zero nor a millisecond or more", d.name, d.Duration)
 	}
-	ttl := cmp.Or(p.TTL, own)
+	ttl := cmp.Or(p.TTL, cacheTTL)
 	f.check(ttl != DefaultTTL, "Policy.TTL: it is zero and the cache has no WithTTL:"+
 		" write a time in either, or NoExpiry for values that never expire")
 	f.check(ttl == DefaultTTL || ttl == NoExpiry || ttl >= time.Millisecond,
@@ -173,8 +173,8 @@ type backoffs struct {
 	swept int // how many keys were left after add last removed the expired ones
 }
 
-// hold reports whether key must not be loaded now.
-func (b *backoffs) hold(key string) bool {
+// holds reports whether key must not be loaded now.
+func (b *backoffs) holds(key string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	until, ok := b.until[key]
