@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -66,7 +67,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		p.Lease, p.Late, p.Spare = pool.acquire, pool.store.Late, pool.store.Spare
 		p.ReadTimeout, p.WriteTimeout = pool.readTimeout, pool.writeTimeout
 	case *redis.Pool:
-		p.Foreign, p.Spare, p.Refuses = true, func() int { return spare(pool) }, !pool.Wait
+		p.Foreign, p.Spare, p.Refuses = true, func() int { return spareConns(pool) }, !pool.Wait
 		p.Idle = func() bool { return pool.IdleCount() > 0 }
 	default:
 		p.Foreign, p.Refuses = true, true // an unknown pool may fail at once when it is exhausted
@@ -77,6 +78,15 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 	}
 	c.leases = fill.New(fill.Config{Pipeline: c.pipe, Owner: c.loads, Refused: c.leasesRefused})
 	return c, nil
+}
+
+// spareConns returns how many connections a redigo pool can lend without a wait.
+func spareConns(p *redis.Pool) int {
+	if p.MaxActive <= 0 {
+		return math.MaxInt
+	}
+	s := p.Stats()
+	return p.MaxActive - (s.ActiveCount - s.IdleCount)
 }
 
 // Get returns the value of key, which the caller may keep and change. It
