@@ -41,7 +41,7 @@ type Outcome string
 // The outcomes.
 const (
 	OutcomeHit      Outcome = "hit"      // the key had a value
-	OutcomeMiss     Outcome = "miss"     // the key had no value, one that the codec cannot decode, or a stale one that was replaced in time
+	OutcomeMiss     Outcome = "miss"     // the key had no value, a value that the codec cannot decode, or a stale value that was replaced in time
 	OutcomeStale    Outcome = "stale"    // the call returned a value past its TTL
 	OutcomeNegative Outcome = "negative" // the View remembers that there is no value
 	OutcomeLoad     Outcome = "load"     // a load ended
@@ -53,7 +53,7 @@ const (
 // Stats are the counts of a [Cache], its Subs and its views since the cache was made.
 type Stats struct {
 	Hits    int64 // keys whose value was returned, stale ones included
-	Misses  int64 // keys without a value, or with a stale one that was replaced within Soft
+	Misses  int64 // keys without a value, or with a stale value that was replaced within Soft
 	Sets    int64 // values stored
 	Deletes int64 // keys that Delete removed
 	Errors  int64 // failed calls; a miss is no error

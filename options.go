@@ -99,8 +99,7 @@ func (c *poolConfig) validate() error {
 	return f.join()
 }
 
-// validClientName says whether Redis takes name: printable ASCII without
-// spaces.
+// validClientName reports whether Redis accepts name: it must be printable ASCII without spaces.
 func validClientName(name string) bool {
 	for _, b := range []byte(name) {
 		if b < '!' || b > '~' {

@@ -34,8 +34,8 @@ import (
 // returns [ErrPoolExhausted]. The cache knows how many connections a *redis.Pool has
 // left; for any other pool it assumes none.
 //
-// Set MaxIdle of a *redis.Pool, or it dials a new connection for each one that is
-// returned. Set TestOnBorrow, or reads fail while it lends connections that the server
+// Set MaxIdle of a *redis.Pool, or it dials a new connection for each connection that
+// is returned. Set TestOnBorrow, or reads fail while it lends connections that the server
 // has closed.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)

@@ -108,7 +108,7 @@ type Ticket[R any] struct {
 // owner is closed.
 //
 // The context of the work ends with the limit, or when no caller waits for a key without
-// a result; [Expired] tells these apart. A caller never joins work whose context has
+// a result; [Expired] distinguishes these. A caller never joins work whose context has
 // ended. It begins new work, even if the old work still runs.
 func (g *Group[R]) Join(
 	ctx context.Context, keys []string, o Options, work func(ctx context.Context, calls []*Call[R]),

@@ -1,11 +1,13 @@
--- Stores what was loaded, or removes what is gone, unless something came between:
--- the lease was dropped or lost, or the key holds another value than the load began
--- from, or that value was stored again. Ends the lease either way. Returns 1 if done.
+-- Stores the data of a load, or deletes the key, unless something happened since the load
+-- began: the lease was deleted or has expired, the key holds another value, or the same
+-- value was stored again. In each case it ends the lease. Returns 1 if it stored or deleted.
 --
--- KEYS: the value's, the lease's
--- ARGV: the lease's token; the SHA-1 of what the load began from, '' for nothing, and
--- how long it had to live then, 2^53 for ever; the new value and how long it has to
--- live, -1 for ever, 0 to remove the key
+-- KEYS: the key, its lease
+-- ARGV: 1. the token of the lease
+--       2. the SHA-1 of what the key held when the load began, '' for nothing
+--       3. how long that value had to live then in milliseconds, 2^53 for no expiry
+--       4. the data
+--       5. how long the data lives in milliseconds, -1 for no expiry, 0 to delete the key
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
 local held = redis.call('GET', KEYS[1])
