@@ -28,8 +28,8 @@ const (
 	transactTries    = 3  // of an aborted transaction: the change that aborted it may not matter
 )
 
-// transaction returns the transaction of a job. It copies what it needs, because it may outlast the
-// use of the job: see try.
+// transaction returns the transaction of a job. It copies the fields of the
+// job, because the function that Talk calls in try may still read them when the job is used again.
 func (j *Job) transaction(how *ending) *transaction {
 	t := &transaction{lease: j.lease, token: j.token}
 	if how.stores {
@@ -94,99 +94,60 @@ func (e *refusedError) Unwrap() error { return e.cause }
 
 // try tries transactions as one. If it is aborted, nothing was done.
 func (l *Leases) try(ctx context.Context, all []*transaction) (aborted bool, err error) {
-	// The function below may outlast Talk, so it must write to these variables only.
-	type outcome struct {
-		done bool
-		err  error
-	}
-	outcomes := make([]outcome, len(all))
-	var neither error // set if Redis refuses both WATCH and MULTI
-	look := lookForTransactions(all)
+	a := &attempt{all: all, outcomes: make([]attempted, len(all))}
 	err = l.pipe.Talk(ctx, func(ask pipeline.Ask) error {
-		replies, err := ask(look...)
+		replies, err := ask(a.reads()...)
 		if err != nil {
 			return err
 		}
-		watch, multi := essential(replies[0]), essential(replies[len(replies)-1])
-		if watch != nil && multi != nil {
-			neither = watch
-			return nil // the connection has no state to undo
-		}
-		if err := cmp.Or(watch, multi); err != nil {
+		if err := a.prepare(replies); err != nil || a.refused != nil {
 			return err
 		}
-		replies = replies[1:]
-		var calls []*pipeline.Call
-		var of []int // of: the transaction of each call
-		for i, t := range all {
-			n := 1
-			if t.store != nil {
-				n = 3
-			}
-			holds, matches, err := t.check(replies[:n])
-			replies = replies[n:]
-			outcomes[i] = outcome{matches, err}
-			if holds && err == nil {
-				calls, of = append(calls, pipeline.Write("DEL", 1, pipeline.Queued).String(t.lease)), append(of, i)
-				if matches && t.store != nil {
-					calls, of = append(calls, t.store), append(of, i)
-				}
-			}
-		}
-		// Even without commands, EXEC ends the WATCH.
-		replies, err = ask(append(calls, pipeline.Write("EXEC", 0, pipeline.Results))...)
+		replies, err = ask(append(a.calls, pipeline.Write("EXEC", 0, pipeline.Results))...)
 		if err != nil {
 			return fmt.Errorf("%w: %w", pipeline.ErrOutcomeUnknown, err)
 		}
-		for i, r := range replies[:len(calls)] { // QUEUED or an error
-			if calls[i] == all[of[i]].store {
-				err = r.Err()
-			} else {
-				err = essential(r)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		exec := replies[len(calls)]
-		if err := essential(exec); err != nil {
-			return err
-		}
-		if exec.Kind == resp.Array && len(exec.Elems) != len(calls) {
-			return fmt.Errorf("%w: EXEC has %d replies to %d commands", pipeline.ErrOutcomeUnknown, len(exec.Elems), len(calls))
-		}
-		aborted = exec.Kind == resp.Nil && len(calls) > 0
-		for i, r := range exec.Elems {
-			if err := r.Err(); err != nil {
-				outcomes[of[i]] = outcome{err: err}
-			}
-		}
-		return nil
+		return a.finish(replies)
 	})
-	if err == nil { // after an error the function may still write to neither
-		err = neither
-	}
-	if err != nil {
+	if err != nil { // the function may still write to a
 		return false, err
 	}
 	for i, t := range all {
-		t.done, t.err = outcomes[i].done, outcomes[i].err
+		t.done, t.err = a.outcomes[i].done, a.outcomes[i].err
 	}
-	return aborted, nil
+	return a.aborted, a.refused
 }
 
-// lookForTransactions returns WATCH, the reads of the watched keys, and MULTI. The commands of the
-// transaction are sent after the reply to MULTI: if Redis refused MULTI, it would execute them at once.
-func lookForTransactions(all []*transaction) []*pipeline.Call {
-	names := len(all)
-	for _, t := range all {
+// attempt is the state of one try. The function that Talk calls may outlast Talk, so it writes to
+// nothing else.
+type attempt struct {
+	all      []*transaction // read only
+	outcomes []attempted    // of each transaction
+
+	calls   []*pipeline.Call // the commands between MULTI and EXEC
+	indexes []int            // the index in all of the transaction of each call
+	refused error            // set if Redis refuses both WATCH and MULTI for good
+	aborted bool             // EXEC executed nothing, because a watched key has changed
+}
+
+// attempted is the outcome of a transaction in one attempt.
+type attempted struct {
+	done bool
+	err  error
+}
+
+// reads returns WATCH, the reads of the watched keys, and MULTI. The commands of the transactions are
+// sent after the reply to MULTI: if Redis refused MULTI, it would execute them at once.
+func (a *attempt) reads() []*pipeline.Call {
+	names := len(a.all)
+	for _, t := range a.all {
 		if t.store != nil {
 			names++
 		}
 	}
 	watch := pipeline.Read("WATCH", names, pipeline.Status)
 	calls := []*pipeline.Call{watch}
-	for _, t := range all {
+	for _, t := range a.all {
 		watch.String(t.lease)
 		calls = append(calls, pipeline.Read("GET", 1, pipeline.Value).String(t.lease))
 		if t.store != nil {
@@ -198,20 +159,99 @@ func lookForTransactions(all []*transaction) []*pipeline.Call {
 	return append(calls, pipeline.Read("MULTI", 0, pipeline.Status))
 }
 
-// check reports whether the load still holds its lease, and whether it may store because no Delete and no Set
-// came between. seen has the lease and, unless t is a release, the value and its PTTL.
-func (t *transaction) check(seen []resp.Reply) (holds, matches bool, err error) {
-	for _, r := range seen {
+// prepare takes the replies to reads, and sets the commands of the transactions. There may be none; EXEC
+// then ends the WATCH. If Redis refuses both WATCH and MULTI, prepare sets a.refused instead of an error,
+// because the connection has no state that Talk must undo by closing it.
+func (a *attempt) prepare(replies []resp.Reply) error {
+	watch, multi := essential(replies[0]), essential(replies[len(replies)-1])
+	if watch != nil && multi != nil {
+		a.refused = watch
+		return nil
+	}
+	if err := cmp.Or(watch, multi); err != nil {
+		return err
+	}
+	replies = replies[1:]
+	for i, t := range a.all {
+		n := 1
+		if t.store != nil {
+			n = 3
+		}
+		holds, matches, err := t.check(replies[:n])
+		replies = replies[n:]
+		a.outcomes[i] = attempted{matches, err}
+		if !holds || err != nil {
+			continue
+		}
+		a.add(i, pipeline.Write("DEL", 1, pipeline.Queued).String(t.lease))
+		if matches && t.store != nil {
+			a.add(i, t.store)
+		}
+	}
+	return nil
+}
+
+// add adds a command of the transaction with that index.
+func (a *attempt) add(index int, call *pipeline.Call) {
+	a.calls, a.indexes = append(a.calls, call), append(a.indexes, index)
+}
+
+// finish takes the replies to the commands of the transactions, each QUEUED or an error, and to EXEC.
+func (a *attempt) finish(replies []resp.Reply) error {
+	for i, r := range replies[:len(a.calls)] {
+		err := essential(r)
+		if a.calls[i] == a.all[a.indexes[i]].store {
+			err = r.Err() // Redis may refuse SET or DEL of the key although transactions work
+		}
+		if err != nil {
+			return err
+		}
+	}
+	exec := replies[len(a.calls)]
+	if err := essential(exec); err != nil {
+		return err
+	}
+	if exec.Kind == resp.Array && len(exec.Elems) != len(a.calls) {
+		return fmt.Errorf("%w: EXEC has %d replies to %d commands",
+			pipeline.ErrOutcomeUnknown, len(exec.Elems), len(a.calls))
+	}
+	a.aborted = exec.Kind == resp.Nil && len(a.calls) > 0
+	for i, r := range exec.Elems {
+		if err := r.Err(); err != nil {
+			a.outcomes[a.indexes[i]] = attempted{err: err}
+		}
+	}
+	return nil
+}
+
+// check reports whether the load still holds its lease, and whether it may store because no Delete and
+// no Set came between. replies are to GET of the lease and, unless t is a release, to GET and PTTL of the
+// key.
+func (t *transaction) check(replies []resp.Reply) (holds, matches bool, err error) {
+	for _, r := range replies {
 		if err := r.Err(); err != nil {
 			return false, false, err
 		}
 	}
-	holds = string(seen[0].Bytes) == t.token
+	holds = string(replies[0].Bytes) == t.token
 	if t.store == nil || !holds {
 		return holds, holds, nil
 	}
-	held, left := seen[1].Bytes, seen[2].Int
-	return true, Digest(held) == t.before.Digest && (held == nil || left >= 0 && left <= millis(t.before.Left) || left == -1 && t.before.Left == Forever), nil
+	return true, t.before.matches(replies[1].Bytes, replies[2].Int), nil
+}
+
+// matches reports whether a key with the value held and the PTTL left holds the same value as before,
+// which was not stored again. fill.lua does the same.
+func (v Value) matches(held []byte, left int64) bool {
+	switch {
+	case Digest(held) != v.Digest:
+		return false
+	case held == nil:
+		return true
+	case left == -1: // it does not expire
+		return v.Left == Forever
+	}
+	return left >= 0 && left <= millis(v.Left)
 }
 
 // essential returns the error in a reply to a command that every transaction needs.
