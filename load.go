@@ -143,7 +143,7 @@ func (r result[V]) orStale(value V, err error, came uint64) result[V] {
 //     before the Delete stores nothing after it (see package fill), and the Delete has
 //     removed what the load stored before.
 //  2. A load that stored under its lease, or still held its lease at its end, knows
-//     that no Delete returned between its begin and the moment when it forgot its
+//     that no Delete returned between its start and the moment when it forgot its
 //     key. The caller joined before that moment. So the Delete returned before the
 //     load began, and the load read data from after the Delete.
 //  3. Any other result is doubtful: that of a load without a lease, that of a load

@@ -296,7 +296,7 @@ func (v *View[V]) runLoad(ctx context.Context, jobs []*job[V], load loader[V]) {
 		if j.Holds() {
 			// No caller joins after Forget, so every caller joined before Redis
 			// checks the token. If Redis still finds the token, no Delete since the
-			// begin of the load had returned when these callers joined.
+			// start of the load had returned when these callers joined.
 			j.call.Forget()
 		}
 		v.conclude(ctx, j, items, err)

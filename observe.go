@@ -46,7 +46,7 @@ const (
 	OutcomeNegative Outcome = "negative" // the View remembers that there is no value
 	OutcomeLoad     Outcome = "load"     // a load ended
 	OutcomeShared   Outcome = "shared"   // the call waited for a load that another call began
-	OutcomeRefused  Outcome = "refused"  // a loaded value was not stored, because a Delete or a Set came between or the lease was late
+	OutcomeRefused  Outcome = "refused"  // a loaded value was not stored, because a Delete or a Set came between, or the wait for the lease timed out
 	OutcomeError    Outcome = "error"    // a command or the codec failed
 )
 

@@ -10,7 +10,7 @@ import (
 //
 //		user:1  ->  user:1:klnhj:rediscache-lease
 //
-//	 1. Every key has a lease, and two keys have two: the name without its last 23 bytes is the key.
+//	 1. Every key has a lease of its own: the name without its last 23 bytes is the key.
 //	 2. A key and its lease are in the same slot of a cluster. If the key has a hash tag, so has the
 //	    name of the lease. Otherwise Redis hashes both names as a whole, because the letters and the
 //	    suffix have no brace, and the letters are chosen so that both have the same slot.
@@ -50,8 +50,8 @@ func IsLease(prefix, key string) bool {
 	return strings.HasSuffix(suffix, key) && strings.HasSuffix(prefix, suffix[:len(suffix)-len(key)])
 }
 
-// LeaseName returns the whole name of the lease of prefix + key, prefix included. key is a result of
-// [StoredName].
+// LeaseName returns the name of the lease of prefix + key, including the prefix. key must be a result
+// of [StoredName].
 func LeaseName(prefix, key string) string {
 	return string(AppendLease(make([]byte, 0, LeaseLen(prefix, key)), prefix, key))
 }
@@ -78,7 +78,7 @@ func AppendLease(b []byte, prefix, key string) []byte {
 	return append(b, suffix...)
 }
 
-// tail is update(sum, ":"+zero+suffix) by tables, because a CRC is linear.
+// tail returns update(sum, ":"+zero+suffix). It uses tables, which works because a CRC is linear.
 func tail(sum uint16) uint16 {
 	t := tables()
 	return t.high[sum>>8] ^ t.low[byte(sum)]
