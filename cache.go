@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -12,41 +13,10 @@ import (
 
 	"github.com/gomodule/redigo/redis"
 
+	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/flight"
-	"github.com/rediscache/rediscache/internal/lease"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
-	"github.com/rediscache/rediscache/internal/warm"
-)
-
-// The errors of this package. If the context of a call ended, its error matches
-// context.Canceled or context.DeadlineExceeded, and it may match one of these too.
-var (
-	// ErrNotFound is returned when the key does not exist. An empty value is a hit.
-	ErrNotFound = errors.New("rediscache: not found")
-
-	// ErrUnavailable means that Redis could not be reached, broke the
-	// connection, or refused to serve: it is loading, out of memory, a
-	// read-only replica and the like. A write was not applied, unless the error
-	// also matches ErrOutcomeUnknown: a proxy lost its server during the write.
-	ErrUnavailable = warm.ErrUnavailable
-
-	// ErrPoolExhausted means that all connections were in use until the context
-	// ended. A write was not applied.
-	ErrPoolExhausted = warm.ErrPoolExhausted
-
-	// ErrOutcomeUnknown means that a write was sent and its reply was lost: the
-	// write may have been applied. An error that does not match ErrOutcomeUnknown
-	// means that the write was not applied.
-	ErrOutcomeUnknown = pipeline.ErrOutcomeUnknown
-
-	// ErrWrongType means that the key holds something other than a string, such
-	// as a list that another program stored.
-	ErrWrongType = errors.New("rediscache: wrong type")
-
-	// ErrClosed means that the cache, or the [WarmPool] that it borrows from,
-	// was closed.
-	ErrClosed = warm.ErrClosed
 )
 
 // Special values of a TTL.
@@ -65,8 +35,8 @@ type Cache struct {
 	pipe     *pipeline.Pipeline
 	counts   *counts
 	loads    *flight.Owner // waits for the loads of all views
-	leases   *leases
-	observer Observer // may be nil
+	leases   *fill.Leases  // of the loads of all views
+	observer Observer      // may be nil
 	prefix   string
 	ttl      time.Duration // of WithTTL; DefaultTTL without that option
 }
@@ -97,7 +67,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		p.Lease, p.Late, p.Spare = pool.acquire, pool.store.Late, pool.store.Spare
 		p.ReadTimeout, p.WriteTimeout = pool.readTimeout, pool.writeTimeout
 	case *redis.Pool:
-		p.Foreign, p.Spare, p.Refuses = true, func() int { return spare(pool) }, !pool.Wait
+		p.Foreign, p.Spare, p.Refuses = true, func() int { return spareConns(pool) }, !pool.Wait
 		p.Idle = func() bool { return pool.IdleCount() > 0 }
 	default:
 		p.Foreign, p.Refuses = true, true // an unknown pool may fail at once when it is exhausted
@@ -106,23 +76,32 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
 		observer: cfg.observer, prefix: cfg.prefix, ttl: cfg.ttl,
 	}
-	c.leases = newLeases(c.pipe, c.loads)
+	c.leases = fill.New(fill.Config{Pipeline: c.pipe, Owner: c.loads, Refused: c.leasesRefused})
 	return c, nil
+}
+
+// spareConns returns how many connections a redigo pool can lend without a wait.
+func spareConns(p *redis.Pool) int {
+	if p.MaxActive <= 0 {
+		return math.MaxInt
+	}
+	s := p.Stats()
+	return p.MaxActive - (s.ActiveCount - s.IdleCount)
 }
 
 // Get returns the value of key, which the caller may keep and change. It
 // returns [ErrNotFound] on a miss.
 func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
-	begin := c.begin()
+	start := c.now()
 	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key(c.name(key)))
 	if err != nil {
-		return nil, c.fail(ctx, "get", key, begin, err)
+		return nil, c.fail(ctx, "get", key, start, err)
 	}
 	if reply.Kind == resp.Nil {
-		c.missed(ctx, "get", key, begin, nil)
+		c.missed(ctx, "get", key, start, nil)
 		return nil, ErrNotFound
 	}
-	c.hit(ctx, "get", key, begin)
+	c.hit(ctx, "get", key, start)
 	return reply.Bytes, nil
 }
 
@@ -135,9 +114,9 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err != nil {
 		return err
 	}
-	begin := c.begin()
+	start := c.now()
 	if _, err := c.pipe.Do(ctx, c.set(key, value, ttl)); err != nil {
-		return c.fail(ctx, "set", key, begin, err)
+		return c.fail(ctx, "set", key, start, err)
 	}
 	c.counts.sets.Add(1)
 	return nil
@@ -156,15 +135,12 @@ func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err != nil {
 		return false, err
 	}
-	args := 5
-	if ttl == NoExpiry {
-		args = 3
-	}
-	begin := c.begin()
-	call := c.setArgs(pipeline.Write("SET", args, pipeline.Done), key, value, ttl).String("NX")
-	reply, err := c.pipe.Do(ctx, call)
+	start := c.now()
+	prefix, stored := c.name(key)
+	call := pipeline.Write("SET", fill.SetArgs(ttl, "NX"), pipeline.Done)
+	reply, err := c.pipe.Do(ctx, fill.AppendSet(call, prefix, stored, value, ttl, "NX"))
 	if err != nil {
-		return false, c.fail(ctx, "add", key, begin, err)
+		return false, c.fail(ctx, "add", key, start, err)
 	}
 	if reply.Kind == resp.Nil {
 		return false, nil
@@ -175,11 +151,8 @@ func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 
 // name returns the two parts of the name under which Redis holds key.
 func (c *Cache) name(key string) (prefix, stored string) {
-	return c.prefix, lease.Stored(c.prefix, key)
+	return c.prefix, fill.StoredName(c.prefix, key)
 }
-
-// leaseName returns the name of the lease of key.
-func (c *Cache) leaseName(key string) string { return lease.Name(c.name(key)) }
 
 // lifetime replaces DefaultTTL and returns an error of op for a ttl that Redis does not accept.
 func (c *Cache) lifetime(op string, ttl time.Duration) (time.Duration, error) {
@@ -192,19 +165,11 @@ func (c *Cache) lifetime(op string, ttl time.Duration) (time.Duration, error) {
 	return ttl, nil
 }
 
+// set returns the SET of a value.
 func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call {
-	if ttl == NoExpiry {
-		return c.setArgs(pipeline.Write("SET", 2, pipeline.Status), key, value, ttl)
-	}
-	return c.setArgs(pipeline.Write("SET", 4, pipeline.Status), key, value, ttl)
-}
-
-// setArgs appends the arguments of a SET.
-func (c *Cache) setArgs(call *pipeline.Call, key string, value []byte, ttl time.Duration) *pipeline.Call {
-	if call.Key(c.name(key)).Value(value); ttl != NoExpiry {
-		call.String("PX").Int(ttl.Milliseconds())
-	}
-	return call
+	prefix, stored := c.name(key)
+	call := pipeline.Write("SET", fill.SetArgs(ttl), pipeline.Status)
+	return fill.AppendSet(call, prefix, stored, value, ttl)
 }
 
 // Delete removes the keys and returns how many of them existed. In the same round
@@ -217,7 +182,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	if len(keys) == 0 {
 		return 0, ctx.Err()
 	}
-	begin := c.begin()
+	start := c.now()
 	// 1. Redis deletes the leases first. A load can store while it holds its
 	//    lease, and the second command deletes what it stored.
 	// 2. A load that gets a lease between the two commands began after Delete.
@@ -226,27 +191,33 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	// retry would come after the second.
 	_, reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
 	switch {
-	case isForGood(refused):
-		c.cannotLease(ctx, refused)
+	case fill.RefusedForGood(refused):
+		c.leases.Refuse(ctx, refused)
 	case refused != nil:
 		err = fmt.Errorf("%w: the keys were deleted, their leases were not: %w", ErrOutcomeUnknown, refused)
 	}
 	if err != nil {
-		return 0, c.fail(ctx, "delete", "", begin, err)
+		return 0, c.fail(ctx, "delete", "", start, err)
 	}
 	c.counts.deletes.Add(reply.Int)
 	return int(reply.Int), nil
+}
+
+// leasesRefused observes that Redis refuses the commands of leases.
+func (c *Cache) leasesRefused(ctx context.Context, err error) {
+	_ = c.fail(ctx, opLease, "", c.now(), fmt.Errorf(
+		"values are stored as without Policy.Lease, because Redis refuses the commands of leases: %w", err))
 }
 
 // endLeases returns the command that ends the leases of keys.
 func (c *Cache) endLeases(keys []string) *pipeline.Call {
 	call := pipeline.Write("DEL", len(keys), pipeline.Count)
 	if len(keys) > 1 {
-		call.Grow(c.sizeOf(keys) + len(keys)*lease.Len("", ""))
+		call.Grow(c.sizeOf(keys) + len(keys)*fill.LeaseLen("", ""))
 	}
 	for _, key := range keys {
 		prefix, stored := c.name(key)
-		call.Append(lease.Len(prefix, stored), func(b []byte) []byte { return lease.Append(b, prefix, stored) })
+		call.Append(fill.LeaseLen(prefix, stored), func(b []byte) []byte { return fill.AppendLease(b, prefix, stored) })
 	}
 	return call
 }
@@ -282,7 +253,7 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	if len(keys) == 0 {
 		return hits, ctx.Err()
 	}
-	begin := c.begin()
+	start := c.now()
 	var failed error // the first error of a key
 	found := int64(0)
 	err := c.mget(ctx, keys, func(i int, e *resp.Reply) {
@@ -290,23 +261,23 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 		case resp.Bulk:
 			hits[keys[i]] = e.Bytes
 			found++
-			c.observe(ctx, "get many", keys[i], OutcomeHit, begin, nil)
+			c.observe(ctx, "get many", keys[i], OutcomeHit, start, nil)
 		case resp.Error:
-			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], begin, refusal(*e)))
+			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], start, e.Err()))
 		default:
-			c.missed(ctx, "get many", keys[i], begin, nil)
+			c.missed(ctx, "get many", keys[i], start, nil)
 		}
 	})
 	c.counts.hits.Add(found)
 	if err != nil {
-		return nil, c.fail(ctx, "get many", "", begin, err)
+		return nil, c.fail(ctx, "get many", "", start, err)
 	}
 	return hits, failed
 }
 
 // maxTogether is how many keys an MGET has at most, so that the server sends the first values while it looks
 // for the others, and serves others in between. It is also the COUNT of Clear's SCAN.
-const maxTogether = 512
+const maxTogether = pipeline.MaxTogether
 
 // mget calls each with the reply for each key, in their order. After an error it has not called each.
 func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *resp.Reply)) error {
@@ -340,9 +311,6 @@ func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *res
 	return nil
 }
 
-// refusal returns the error reply r as an error, without keys or values.
-func refusal(r resp.Reply) error { return redis.Error(resp.Discreet(r.Text)) }
-
 // SetMany stores the items, each as Set does, in one pipeline. It is not a
 // transaction: after an error some items may be stored, and the error matches
 // [ErrOutcomeUnknown] if the outcome of any item is unknown. [WithTimeout] bounds
@@ -353,17 +321,15 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	if err != nil || len(items) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
-	begin := c.begin()
+	start := c.now()
 	list := make([]item, 0, len(items))
 	for key, value := range items {
 		list = append(list, item{key, value})
 	}
-	args := 4
-	if ttl == NoExpiry {
-		args = 2
-	}
+	args := fill.SetArgs(ttl)
 	errs := c.pipe.DoEach(ctx, len(list), pipeline.Status, func(call *pipeline.Call, i int) {
-		c.setArgs(call.Command("SET", args), list[i].key, list[i].value, ttl)
+		prefix, stored := c.name(list[i].key)
+		fill.AppendSet(call.Command("SET", args), prefix, stored, list[i].value, ttl)
 	})
 	if errs == nil {
 		c.counts.sets.Add(int64(len(list)))
@@ -380,7 +346,7 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 			refused = cmp.Or(refused, err)
 		}
 	}
-	return c.fail(ctx, "set many", "", begin, errors.Join(unknown, refused))
+	return c.fail(ctx, "set many", "", start, errors.Join(unknown, refused))
 }
 
 // item is one of the items of SetMany.
@@ -393,11 +359,11 @@ type item struct {
 // longer time than a Duration can hold is returned as the longest Duration. If
 // the key does not exist, the error is [ErrNotFound].
 func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
-	begin := c.begin()
+	start := c.now()
 	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1, pipeline.Count).Key(c.name(key)))
 	switch {
 	case err != nil:
-		return 0, c.fail(ctx, "ttl", key, begin, err)
+		return 0, c.fail(ctx, "ttl", key, start, err)
 	case reply.Int == -2:
 		return 0, ErrNotFound
 	case reply.Int == -1:
@@ -425,11 +391,11 @@ func (c *Cache) Touch(ctx context.Context, key string, ttl time.Duration) error 
 	if err != nil {
 		return err
 	}
-	begin := c.begin()
+	start := c.now()
 	existed, err := c.expire(ctx, key, ttl)
 	switch {
 	case err != nil:
-		return c.fail(ctx, "touch", key, begin, err)
+		return c.fail(ctx, "touch", key, start, err)
 	case !existed:
 		return ErrNotFound
 	}
@@ -479,16 +445,16 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 	}
 	pattern := globEscaper.Replace(c.prefix) + "*"
 	removed := 0
-	begin := c.begin()
+	start := c.now()
 	for cursor := "0"; ; {
 		reply, err := c.pipe.Do(ctx, pipeline.Read("SCAN", 5, pipeline.Page).String(cursor).
 			String("MATCH").String(pattern).String("COUNT").Int(maxTogether))
 		if err != nil {
-			return removed, c.fail(ctx, "clear", "", begin, err)
+			return removed, c.fail(ctx, "clear", "", start, err)
 		}
 		n, err := c.unlink(ctx, slices.DeleteFunc(reply.Elems[1].Elems, c.isForeign))
 		if removed += n; err != nil {
-			return removed, c.fail(ctx, "clear", "", begin, err)
+			return removed, c.fail(ctx, "clear", "", start, err)
 		}
 		if cursor = reply.Elems[0].Word(); cursor == "0" {
 			return removed, nil
@@ -499,7 +465,7 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 // isForeign reports whether a name is not a key of this cache, although it begins with the prefix. If
 // the prefix itself looks like a lease, then the prefix alone is the key of another cache, or a lease.
 func (c *Cache) isForeign(name resp.Reply) bool {
-	return len(name.Bytes) == len(c.prefix) && lease.Reserved(c.prefix, "")
+	return len(name.Bytes) == len(c.prefix) && fill.IsLease(c.prefix, "")
 }
 
 // unlink removes keys that SCAN returned, whose names include the prefix.
@@ -530,9 +496,9 @@ func (c *Cache) Sub(prefix string) *Cache {
 
 // Ping sends PING and returns nil if Redis answers it.
 func (c *Cache) Ping(ctx context.Context) error {
-	begin := c.begin()
+	start := c.now()
 	if _, err := c.pipe.Do(ctx, pipeline.Read("PING", 0, pipeline.Status)); err != nil {
-		return c.fail(ctx, "ping", "", begin, err)
+		return c.fail(ctx, "ping", "", start, err)
 	}
 	return nil
 }
@@ -548,61 +514,4 @@ func (c *Cache) Close() error {
 	c.loads.Close() // first, because a load in flight stores its value through the pipeline
 	c.pipe.Close()
 	return nil
-}
-
-// opError is the error of an operation. It matches its cause and the sentinel that
-// sentinel returned for the cause, if any.
-type opError struct {
-	op    string
-	is    error // may be nil
-	cause error
-}
-
-func (e *opError) Error() string {
-	text := "rediscache: " + e.op + ": "
-	if e.is != nil {
-		text += strings.TrimPrefix(e.is.Error(), "rediscache: ") + ": "
-	}
-	return text + strings.TrimPrefix(e.cause.Error(), "rediscache: ")
-}
-
-func (e *opError) Unwrap() []error {
-	if e.is == nil {
-		return []error{e.cause}
-	}
-	return []error{e.is, e.cause}
-}
-
-// sentinel returns the sentinel that stands for err, or nil if err matches one already or none fits. None
-// fits NOAUTH, NOPERM and a Redis error that [resp.MeaningOf] does not know.
-func sentinel(err error) error {
-	meaning, answered := meaningOf(err)
-	if meaning.Has(resp.Unavailable) {
-		return ErrUnavailable
-	}
-	for _, known := range []error{ErrUnavailable, ErrPoolExhausted, ErrOutcomeUnknown, ErrClosed} {
-		if errors.Is(err, known) {
-			return nil
-		}
-	}
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return nil
-	case errors.Is(err, redis.ErrPoolExhausted):
-		return ErrPoolExhausted
-	case !answered:
-		return ErrUnavailable
-	case meaning.Has(resp.WrongType):
-		return ErrWrongType
-	}
-	return nil
-}
-
-// meaningOf returns what the Redis error in err means, and whether err holds a Redis error.
-func meaningOf(err error) (meaning resp.Meaning, answered bool) {
-	var answer redis.Error
-	if !errors.As(err, &answer) {
-		return 0, false
-	}
-	return resp.MeaningOf(string(answer)), true
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 func testAdd(t *testing.T, s *redistest.Server, open maker) {
@@ -193,7 +194,7 @@ func TestAnAddOrATouchWhoseReplyIsLostIsUnknownAndNotRetried(t *testing.T) {
 			}
 			return okTo(c), false
 		})
-		var heard errorsOf
+		var heard systest.ErrorsOf
 		c := newCache(t, newPool(t, s.URL(), rediscache.WithMinIdle(1)), conns, unhurried, rediscache.WithObserver(&heard))
 		require.NoError(t, v.call(t.Context(), c))
 		lose.Store(true)
@@ -203,7 +204,7 @@ func TestAnAddOrATouchWhoseReplyIsLostIsUnknownAndNotRetried(t *testing.T) {
 			require.ErrorIs(t, err, rediscache.ErrOutcomeUnknown)
 			require.NotErrorIs(t, err, rediscache.ErrNotFound)
 			require.Equal(t, sent+1, s.Count(v.command))
-			require.ErrorIs(t, heard.take(), rediscache.ErrOutcomeUnknown)
+			require.ErrorIs(t, heard.Take(), rediscache.ErrOutcomeUnknown)
 			require.EqualValues(t, n+1, c.Stats().Errors)
 		}
 	})
@@ -369,7 +370,7 @@ func TestWhatAnAddOrATouchDoesToALoadInFlight(t *testing.T) {
 				require.Equal(t, 2, got, "the caller gets what it loaded")
 				require.Equal(t, []byte(test.want), s.Do("GET", "k"))
 				require.Equal(t, test.want != "2", c.Stats().Refused == 1)
-				require.EqualValues(t, 0, s.Do("EXISTS", rediscache.LeaseKey("", "k")))
+				require.EqualValues(t, 0, s.Do("EXISTS", systest.LeaseKey("", "k")))
 			})
 		}
 	})

@@ -2,16 +2,19 @@ package rediscache_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
 	"github.com/rediscache/rediscache/internal/redistest"
+	"github.com/rediscache/rediscache/internal/systest"
 )
 
 // TestProxyErrorsAreUnavailable sends what proxies answer when they lose the server behind them.
@@ -74,5 +77,45 @@ func TestAnErrorWithinAScriptIsKnown(t *testing.T) {
 			require.ErrorIs(t, e.Err, rediscache.ErrUnavailable)
 			return
 		}
+	}
+}
+
+// TestADialErrorHasItsCauseOnEveryWay reads the error of a dial from the pool, from Ready, from the
+// redigo pool and from a cache.
+func TestADialErrorHasItsCauseOnEveryWay(t *testing.T) {
+	cause := errors.New("no route")
+	p, err := rediscache.NewPool("", rediscache.WithMinIdle(1), rediscache.WithDialFunc(
+		func(context.Context) (redis.Conn, error) { return nil, cause }))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = p.Close() })
+	c := newCache(t, p)
+	tested := p.Redigo()
+	tested.TestOnBorrow = func(redis.Conn, time.Time) error { return nil }
+	ctx, cancel := context.WithCancel(t.Context())
+	for name, do := range map[string]func() error{
+		"GetContext": func() error { return systest.Second(p.GetContext(ctx)) },
+		"Get":        func() error { return p.Get().Err() },
+		"Redigo":     func() error { return systest.Second(p.Redigo().GetContext(ctx)) },
+		"tested":     func() error { return systest.Second(tested.GetContext(ctx)) },
+		"Ready": func() error {
+			redistest.Eventually(t, func() bool { return p.Stats().DialFailures > 0 }, "a dial has failed")
+			cancel()
+			err := p.Ready(ctx)
+			require.ErrorIs(t, err, context.Canceled)
+			return err
+		},
+		"a cache": func() error { return systest.Second(c.Get(t.Context(), "k")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel = context.WithCancel(t.Context())
+			defer cancel()
+			err := do()
+			var dial *rediscache.DialError
+			require.ErrorAs(t, err, &dial)
+			require.Equal(t, cause, dial.Err)
+			require.Equal(t, "rediscache: dial: no route", dial.Error())
+			require.ErrorIs(t, err, rediscache.ErrUnavailable)
+			require.ErrorIs(t, err, cause)
+		})
 	}
 }

@@ -54,7 +54,7 @@ func (h *handler) read(w http.ResponseWriter, r *http.Request) (input, *problem)
 	}
 	if mediaType == formType && len(r.PostForm) > 0 { // a middleware has called ParseForm, which reads the body
 		f.addForm(r.PostForm)
-		return h.judge(f, false)
+		return h.check(f, false)
 	}
 	body, p := h.readBody(w, r, mediaType, limit)
 	if p != nil {
@@ -80,11 +80,11 @@ func (h *handler) read(w http.ResponseWriter, r *http.Request) (input, *problem)
 	if p != nil {
 		return input{}, p
 	}
-	return h.judge(f, raw)
+	return h.check(f, raw)
 }
 
-// judge returns the input in f, which must hold one value and at most one ttl.
-func (h *handler) judge(f fields, raw bool) (input, *problem) {
+// check returns the input in f, which must hold one value and at most one ttl.
+func (h *handler) check(f fields, raw bool) (input, *problem) {
 	switch {
 	case len(f.values) > 1:
 		return input{}, valueTwice
@@ -178,7 +178,7 @@ func listElements(lines []string) (list []string) {
 // splitUnquoted splits s at each separator that is not in a quoted string (RFC
 // 9110, 5.6.4).
 func splitUnquoted(s string, separator byte) (parts []string) {
-	begin, quoted := 0, false
+	start, quoted := 0, false
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
 		case c == '"':
@@ -186,11 +186,11 @@ func splitUnquoted(s string, separator byte) (parts []string) {
 		case c == '\\' && quoted:
 			i++ // an escaped quotation mark does not end the string
 		case c == separator && !quoted:
-			parts = append(parts, s[begin:i])
-			begin = i + 1
+			parts = append(parts, s[start:i])
+			start = i + 1
 		}
 	}
-	return append(parts, s[begin:])
+	return append(parts, s[start:])
 }
 
 // bodyLimit returns the most bytes that a body with a valid value can have. JSON may

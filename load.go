@@ -9,11 +9,6 @@ import (
 	"github.com/rediscache/rediscache/internal/flight"
 )
 
-// PanicError is the value with which GetOrLoad, GetOrLoadItem and GetOrLoadMany
-// panic when the load that they wait for panics. It holds the value and the stack
-// of the load, and unwraps to the value if that is an error.
-type PanicError = flight.PanicError
-
 // Item is a value with its TTL, returned by the load of [View.GetOrLoadItem].
 type Item[V any] struct {
 	Value V
@@ -145,10 +140,10 @@ func (r result[V]) orStale(value V, err error, came uint64) result[V] {
 // caller came:
 //
 //  1. A value that the caller itself reads from Redis is not older. A load that began
-//     before the Delete stores nothing after it (see lease.go), and the Delete has
+//     before the Delete stores nothing after it (see package fill), and the Delete has
 //     removed what the load stored before.
 //  2. A load that stored under its lease, or still held its lease at its end, knows
-//     that no Delete returned between its begin and the moment when it forgot its
+//     that no Delete returned between its start and the moment when it forgot its
 //     key. The caller joined before that moment. So the Delete returned before the
 //     load began, and the load read data from after the Delete.
 //  3. Any other result is doubtful: that of a load without a lease, that of a load
@@ -167,10 +162,10 @@ func (r result[V]) orStale(value V, err error, came uint64) result[V] {
 // the Delete, and there are only finitely many of these callers.
 func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], came uint64) (V, error) {
 	var none V
-	begin, seen := v.c.begin(), v.flights.Ended()
+	start, seen := v.c.now(), v.flights.Ended()
 	e, err := v.read(ctx, key, v.timed)
 	if err != nil {
-		err = v.c.fail(ctx, opGetOrLoad, key, begin, err)
+		err = v.c.fail(ctx, opGetOrLoad, key, start, err)
 		if errors.Is(err, ctx.Err()) || errors.Is(err, ErrClosed) {
 			return none, err
 		}
@@ -178,43 +173,54 @@ func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], cam
 	}
 	switch e.state {
 	case fresh, early:
-		v.c.hit(ctx, opGetOrLoad, key, begin)
-		if e.state == early && !v.failed.hold(key) {
+		v.c.hit(ctx, opGetOrLoad, key, start)
+		if e.state == early && !v.backoffs.holds(key) {
 			v.refresh(ctx, v.job(key, e, seen), load)
 		}
 		return e.value, nil
 	case stale:
-		return v.staleOrLoad(ctx, begin, v.job(key, e, seen), load, came)
+		return v.staleOrLoad(ctx, start, v.job(key, e, seen), load, came)
 	case negative:
-		v.c.negative(ctx, opGetOrLoad, key, begin)
+		v.c.negative(ctx, opGetOrLoad, key, start)
 		return none, ErrNotFound
 	case absent, bad:
-		v.c.missed(ctx, opGetOrLoad, key, begin, e.err)
+		v.c.missed(ctx, opGetOrLoad, key, start, e.err)
 	}
 	tickets, ok := v.join(ctx, []*job[V]{v.job(key, e, seen)}, load, false)
 	if !ok {
-		return none, v.c.fail(ctx, opGetOrLoad, key, begin, ErrClosed)
+		return none, v.c.fail(ctx, opGetOrLoad, key, start, ErrClosed)
 	}
-	r, err := tickets[0].Wait(ctx)
+	r, err := v.wait(ctx, tickets[0])
 	if err != nil {
-		return none, v.c.fail(ctx, opGetOrLoad, key, begin, err)
+		return none, v.c.fail(ctx, opGetOrLoad, key, start, err)
 	}
 	if tickets[0].Shared && r.stale || r.mayPrecede(came) {
 		return v.getOrLoad(ctx, key, load, came)
 	}
-	return v.serve(ctx, opGetOrLoad, key, begin, tickets[0].Shared, r)
+	return v.serve(ctx, opGetOrLoad, key, start, tickets[0].Shared, r)
+}
+
+// wait waits for the result of a load. If the load panicked, wait panics with a
+// [*PanicError].
+func (v *View[V]) wait(ctx context.Context, ticket flight.Ticket[result[V]]) (result[V], error) {
+	r, err := ticket.Wait(ctx)
+	var panicked *flight.PanicError
+	if errors.As(err, &panicked) {
+		panic(&PanicError{Value: panicked.Value, Stack: panicked.Stack})
+	}
+	return r, err
 }
 
 // serve counts the result of a load and returns it to a caller.
 func (v *View[V]) serve(
-	ctx context.Context, op, key string, begin time.Time, shared bool, r result[V],
+	ctx context.Context, op, key string, start time.Time, shared bool, r result[V],
 ) (V, error) {
 	if shared {
 		v.c.counts.shared.Add(1)
-		v.c.observe(ctx, op, key, OutcomeShared, begin, r.err)
+		v.c.observe(ctx, op, key, OutcomeShared, start, r.err)
 	}
 	if r.stale {
-		v.c.stale(ctx, op, key, begin, r.err)
+		v.c.stale(ctx, op, key, start, r.err)
 		return r.value, nil
 	}
 	return r.value, r.err
@@ -223,12 +229,12 @@ func (v *View[V]) serve(
 // staleOrLoad serves a caller that found a stale value. It returns that value if ctx
 // ends during the wait for a fresh one.
 func (v *View[V]) staleOrLoad(
-	ctx context.Context, begin time.Time, j *job[V], load loader[V], came uint64,
+	ctx context.Context, start time.Time, j *job[V], load loader[V], came uint64,
 ) (V, error) {
 	key, value := j.key, j.from.value // after join, j belongs to the load
-	if v.policy.Soft == 0 || v.failed.hold(key) {
-		v.c.stale(ctx, opGetOrLoad, key, begin, nil)
-		if !v.failed.hold(key) {
+	if v.policy.Soft == 0 || v.backoffs.holds(key) {
+		v.c.stale(ctx, opGetOrLoad, key, start, nil)
+		if !v.backoffs.holds(key) {
 			v.refresh(ctx, j, load)
 		}
 		return value, nil
@@ -236,16 +242,16 @@ func (v *View[V]) staleOrLoad(
 	tickets, ok := v.join(ctx, []*job[V]{j}, load, true)
 	if !ok {
 		var none V
-		return none, v.c.fail(ctx, opGetOrLoad, key, begin, ErrClosed)
+		return none, v.c.fail(ctx, opGetOrLoad, key, start, ErrClosed)
 	}
 	soft, cancel := context.WithTimeout(ctx, v.policy.Soft)
 	defer cancel()
-	r, err := tickets[0].Wait(soft)
+	r, err := v.wait(soft, tickets[0])
 	shared := tickets[0].Shared && err == nil
 	if r = r.orStale(value, err, came); !r.stale {
-		v.c.missed(ctx, opGetOrLoad, key, begin, nil)
+		v.c.missed(ctx, opGetOrLoad, key, start, nil)
 	}
-	return v.serve(ctx, opGetOrLoad, key, begin, shared, r)
+	return v.serve(ctx, opGetOrLoad, key, start, shared, r)
 }
 
 // refresh loads in the background, unless the cache is closed.
@@ -272,11 +278,11 @@ func (v *View[V]) join(
 	// The load keeps the values of ctx, in the background too. Otherwise a load that
 	// needs a value, such as a tenant or a trace, would fail only in the background,
 	// where no caller and few tests see it.
-	return v.flights.Join(ctx, keys, o, func(ctx context.Context, own []*flight.Call[result[V]]) {
-		mine := make([]*job[V], 0, len(own))
-		for _, j := range jobs { // own has the order of jobs
-			if len(mine) < len(own) && j.key == own[len(mine)].Key {
-				j.call = own[len(mine)]
+	return v.flights.Join(ctx, keys, o, func(ctx context.Context, begun []*flight.Call[result[V]]) {
+		mine := make([]*job[V], 0, len(begun))
+		for _, j := range jobs { // begun has the order of jobs
+			if len(mine) < len(begun) && j.key == begun[len(mine)].Key {
+				j.call = begun[len(mine)]
 				mine = append(mine, j)
 			}
 		}

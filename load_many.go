@@ -45,10 +45,10 @@ func (v *View[V]) GetOrLoadMany(
 func (v *View[V]) getOrLoadMany(
 	ctx context.Context, keys []string, load loader[V], values map[string]V, came uint64,
 ) error {
-	begin, seen := v.c.begin(), v.flights.Ended()
+	start, seen := v.c.now(), v.flights.Ended()
 	entries, err := v.readMany(ctx, keys, v.timed)
 	if err != nil {
-		err = v.c.fail(ctx, opGetOrLoadMany, "", begin, err)
+		err = v.c.fail(ctx, opGetOrLoadMany, "", start, err)
 		if errors.Is(err, ctx.Err()) || errors.Is(err, ErrClosed) {
 			return err
 		}
@@ -57,11 +57,11 @@ func (v *View[V]) getOrLoadMany(
 			entries[i].state = unread
 		}
 	}
-	misses, olds := v.sort(ctx, keys, begin, seen, entries, values)
-	m := many[V]{v: v, begin: begin, came: came, values: values}
+	misses, olds := v.classify(ctx, keys, start, seen, entries, values)
+	m := many[V]{v: v, start: start, came: came, values: values}
 	defer m.leave()
 	if !m.join(ctx, olds, load, true) || !m.join(ctx, misses, load, false) {
-		return v.c.fail(ctx, opGetOrLoadMany, "", begin, ErrClosed)
+		return v.c.fail(ctx, opGetOrLoadMany, "", start, ErrClosed)
 	}
 	if doubtful := m.wait(ctx); len(doubtful) > 0 {
 		if err := v.getOrLoadMany(ctx, doubtful, load, values, came); m.err == nil {
@@ -71,37 +71,37 @@ func (v *View[V]) getOrLoadMany(
 	return m.err
 }
 
-// sort puts the values that were found into values, and returns the keys to load:
+// classify puts the values that were found into values, and returns the keys to load:
 // misses without a value, and olds with a stale or an early value.
-func (v *View[V]) sort(
-	ctx context.Context, keys []string, begin time.Time, seen uint64, entries []entry[V], values map[string]V,
+func (v *View[V]) classify(
+	ctx context.Context, keys []string, start time.Time, seen uint64, entries []entry[V], values map[string]V,
 ) (misses, olds []*job[V]) {
 	for i, e := range entries {
 		key := keys[i]
 		switch e.state {
 		case fresh, early:
 			values[key] = e.value
-			v.c.hit(ctx, opGetOrLoadMany, key, begin)
-			if e.state == early && !v.failed.hold(key) {
+			v.c.hit(ctx, opGetOrLoadMany, key, start)
+			if e.state == early && !v.backoffs.holds(key) {
 				olds = append(olds, v.job(key, e, seen))
 			}
 		case stale:
-			held := v.failed.hold(key)
-			if held || v.policy.Soft == 0 {
+			backingOff := v.backoffs.holds(key)
+			if backingOff || v.policy.Soft == 0 {
 				values[key] = e.value
-				v.c.stale(ctx, opGetOrLoadMany, key, begin, nil)
+				v.c.stale(ctx, opGetOrLoadMany, key, start, nil)
 			}
-			if !held {
+			if !backingOff {
 				olds = append(olds, v.job(key, e, seen))
 			}
 		case negative:
-			v.c.negative(ctx, opGetOrLoadMany, key, begin)
+			v.c.negative(ctx, opGetOrLoadMany, key, start)
 		case absent, bad:
-			v.c.missed(ctx, opGetOrLoadMany, key, begin, e.err)
+			v.c.missed(ctx, opGetOrLoadMany, key, start, e.err)
 			misses = append(misses, v.job(key, e, seen))
 		case unread:
 			if e.err != nil { // the error of this key; an error of the whole call was observed already
-				_ = v.c.fail(ctx, opGetOrLoadMany, key, begin, e.err) // for the observer: the load goes on
+				_ = v.c.fail(ctx, opGetOrLoadMany, key, start, e.err) // for the observer: the load goes on
 			}
 			misses = append(misses, v.job(key, e, seen))
 		}
@@ -112,7 +112,7 @@ func (v *View[V]) sort(
 // many is one caller's wait for many keys.
 type many[V any] struct {
 	v      *View[V]
-	begin  time.Time
+	start  time.Time
 	came   uint64 // the turn in which the caller came
 	values map[string]V
 	waits  []wait[V]
@@ -165,7 +165,7 @@ func (m *many[V]) wait(ctx context.Context) (doubtful []string) {
 		soft, cancel = context.WithTimeout(ctx, m.v.policy.Soft)
 	}
 	defer cancel()
-	var late error
+	var ended error // of ctx
 	for i := range m.waits {
 		w := &m.waits[i]
 		w.over = true
@@ -177,15 +177,15 @@ func (m *many[V]) wait(ctx context.Context) (doubtful []string) {
 		if w.stale {
 			until = soft
 		}
-		r, err := w.ticket.Wait(until)
+		r, err := m.v.wait(until, w.ticket)
 		shared := w.ticket.Shared && err == nil
 		switch {
 		case w.stale:
 			if r = r.orStale(w.old, err, m.came); !r.stale {
-				m.v.c.missed(ctx, opGetOrLoadMany, w.key, m.begin, nil)
+				m.v.c.missed(ctx, opGetOrLoadMany, w.key, m.start, nil)
 			}
 		case err != nil:
-			late = err
+			ended = err
 			continue
 		case shared && r.stale || r.mayPrecede(m.came):
 			doubtful = append(doubtful, w.key)
@@ -193,14 +193,14 @@ func (m *many[V]) wait(ctx context.Context) (doubtful []string) {
 		}
 		m.take(ctx, w.key, shared, r)
 	}
-	if late != nil {
-		m.fail(m.v.c.fail(ctx, opGetOrLoadMany, "", m.begin, late))
+	if ended != nil {
+		m.fail(m.v.c.fail(ctx, opGetOrLoadMany, "", m.start, ended))
 	}
 	return doubtful
 }
 
 func (m *many[V]) take(ctx context.Context, key string, shared bool, r result[V]) {
-	value, err := m.v.serve(ctx, opGetOrLoadMany, key, m.begin, shared, r)
+	value, err := m.v.serve(ctx, opGetOrLoadMany, key, m.start, shared, r)
 	switch {
 	case err == nil:
 		m.values[key] = value

@@ -41,19 +41,19 @@ type Outcome string
 // The outcomes.
 const (
 	OutcomeHit      Outcome = "hit"      // the key had a value
-	OutcomeMiss     Outcome = "miss"     // the key had no value, one that the codec cannot decode, or a stale one that was replaced in time
+	OutcomeMiss     Outcome = "miss"     // the key had no value, a value that the codec cannot decode, or a stale value that was replaced in time
 	OutcomeStale    Outcome = "stale"    // the call returned a value past its TTL
 	OutcomeNegative Outcome = "negative" // the View remembers that there is no value
 	OutcomeLoad     Outcome = "load"     // a load ended
 	OutcomeShared   Outcome = "shared"   // the call waited for a load that another call began
-	OutcomeRefused  Outcome = "refused"  // a loaded value was not stored, because a Delete or a Set came between or the lease was late
+	OutcomeRefused  Outcome = "refused"  // a loaded value was not stored, because a Delete or a Set came between, or the wait for the lease timed out
 	OutcomeError    Outcome = "error"    // a command or the codec failed
 )
 
 // Stats are the counts of a [Cache], its Subs and its views since the cache was made.
 type Stats struct {
 	Hits    int64 // keys whose value was returned, stale ones included
-	Misses  int64 // keys without a value, or with a stale one that was replaced within Soft
+	Misses  int64 // keys without a value, or with a stale value that was replaced within Soft
 	Sets    int64 // values stored
 	Deletes int64 // keys that Delete removed
 	Errors  int64 // failed calls; a miss is no error
@@ -77,45 +77,45 @@ func (c *Cache) Stats() Stats {
 	}
 }
 
-// begin returns when a call began, or the zero time without an observer.
-func (c *Cache) begin() time.Time {
+// now returns the time when a call begins, or the zero time without an observer.
+func (c *Cache) now() time.Time {
 	if c.observer == nil {
 		return time.Time{}
 	}
 	return time.Now()
 }
 
-func (c *Cache) observe(ctx context.Context, op, key string, o Outcome, begin time.Time, err error) {
+func (c *Cache) observe(ctx context.Context, op, key string, o Outcome, start time.Time, err error) {
 	if c.observer != nil {
-		c.observer.Observe(ctx, Event{Op: op, Key: key, Outcome: o, Took: time.Since(begin), Err: err})
+		c.observer.Observe(ctx, Event{Op: op, Key: key, Outcome: o, Took: time.Since(start), Err: err})
 	}
 }
 
 // fail counts and observes an error, and returns it with its sentinel.
-func (c *Cache) fail(ctx context.Context, op, key string, begin time.Time, err error) error {
+func (c *Cache) fail(ctx context.Context, op, key string, start time.Time, err error) error {
 	c.counts.errs.Add(1)
-	fault := &opError{op: op, is: sentinel(err), cause: err}
-	c.observe(ctx, op, key, OutcomeError, begin, fault)
+	fault := newOpError(op, err)
+	c.observe(ctx, op, key, OutcomeError, start, fault)
 	return fault
 }
 
-func (c *Cache) hit(ctx context.Context, op, key string, begin time.Time) {
+func (c *Cache) hit(ctx context.Context, op, key string, start time.Time) {
 	c.counts.hits.Add(1)
-	c.observe(ctx, op, key, OutcomeHit, begin, nil)
+	c.observe(ctx, op, key, OutcomeHit, start, nil)
 }
 
-func (c *Cache) missed(ctx context.Context, op, key string, begin time.Time, err error) {
+func (c *Cache) missed(ctx context.Context, op, key string, start time.Time, err error) {
 	c.counts.misses.Add(1)
-	c.observe(ctx, op, key, OutcomeMiss, begin, err)
+	c.observe(ctx, op, key, OutcomeMiss, start, err)
 }
 
-func (c *Cache) stale(ctx context.Context, op, key string, begin time.Time, err error) {
+func (c *Cache) stale(ctx context.Context, op, key string, start time.Time, err error) {
 	c.counts.hits.Add(1)
 	c.counts.stale.Add(1)
-	c.observe(ctx, op, key, OutcomeStale, begin, err)
+	c.observe(ctx, op, key, OutcomeStale, start, err)
 }
 
-func (c *Cache) negative(ctx context.Context, op, key string, begin time.Time) {
+func (c *Cache) negative(ctx context.Context, op, key string, start time.Time) {
 	c.counts.negatives.Add(1)
-	c.observe(ctx, op, key, OutcomeNegative, begin, nil)
+	c.observe(ctx, op, key, OutcomeNegative, start, nil)
 }

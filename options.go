@@ -99,8 +99,7 @@ func (c *poolConfig) validate() error {
 	return f.join()
 }
 
-// validClientName says whether Redis takes name: printable ASCII without
-// spaces.
+// validClientName reports whether Redis accepts name: it must be printable ASCII without spaces.
 func validClientName(name string) bool {
 	for _, b := range []byte(name) {
 		if b < '!' || b > '~' {
@@ -192,8 +191,8 @@ const maxBusyPoll = time.Millisecond
 //
 // Polling costs processor time that would have been idle, which counts where it is billed or
 // limited: in a container with a CPU quota, or on a battery. Connections without a command
-// in flight do not poll. If replies take longer than d, reads soon stop polling, and try
-// again once in a thousand reads. If other programs want the processor, all connections of
+// in flight do not poll. If replies take longer than d, reads soon stop polling. Then one
+// read in a thousand polls, to notice faster replies. If other programs want the processor, all connections of
 // the pool stop polling for up to two seconds.
 //
 // It has no effect on Windows, with [WithDialFunc], or if a dial option hides the socket.

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -97,9 +99,9 @@ const (
 	LoadBackoff = time.Second
 )
 
-// validate reports all faults. own is the TTL of the cache, or DefaultTTL if the
-// cache has none.
-func (p *Policy) validate(f *faults, own time.Duration) {
+// validate reports all faults. cacheTTL is the TTL of the cache, or
+// DefaultTTL if the cache has none.
+func (p *Policy) validate(f *faults, cacheTTL time.Duration) {
 	for _, d := range []struct {
 		name string
 		time.Duration
@@ -109,7 +111,7 @@ func (p *Policy) validate(f *faults, own time.Duration) {
 		f.check(d.Duration == 0 || d.Duration >= time.Millisecond,
 			"Policy.%s: %v is neither zero nor a millisecond or more", d.name, d.Duration)
 	}
-	ttl := cmp.Or(p.TTL, own)
+	ttl := cmp.Or(p.TTL, cacheTTL)
 	f.check(ttl != DefaultTTL, "Policy.TTL: it is zero and the cache has no WithTTL:"+
 		" write a time in either, or NoExpiry for values that never expire")
 	f.check(ttl == DefaultTTL || ttl == NoExpiry || ttl >= time.Millisecond,
@@ -140,4 +142,70 @@ func (p *Policy) life(ttl time.Duration) time.Duration {
 // is the average time of a load.
 func (p *Policy) early(left, delta time.Duration) bool {
 	return p.Early > 0 && -p.Early*float64(delta)*math.Log(1-rand.Float64()) >= float64(left)
+}
+
+// average is a moving average of durations, in which a new one weighs a quarter. The
+// zero average is zero.
+type average struct{ bits atomic.Uint64 }
+
+func (a *average) get() time.Duration { return time.Duration(math.Float64frombits(a.bits.Load())) }
+
+func (a *average) add(d time.Duration) {
+	for {
+		bits := a.bits.Load()
+		next := float64(d)
+		if bits != 0 {
+			old := math.Float64frombits(bits)
+			next = old + (next-old)/4
+		}
+		if a.bits.CompareAndSwap(bits, math.Float64bits(next)) {
+			return
+		}
+	}
+}
+
+// backoffs holds the keys that must not be loaded before a time.
+type backoffs struct {
+	wait time.Duration // immutable
+
+	mu    sync.Mutex // guards below
+	until map[string]time.Time
+	swept int // how many keys were left after add last removed the expired ones
+}
+
+// holds reports whether key must not be loaded now.
+func (b *backoffs) holds(key string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	until, ok := b.until[key]
+	return ok && time.Now().Before(until)
+}
+
+// add backs off for key. When the map has grown to twice its size after the last
+// sweep and a thousand more, add removes the expired keys. So the sweeps cost little
+// on average, and the map stays within about twice the keys that matter.
+func (b *backoffs) add(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.until == nil {
+		b.until = make(map[string]time.Time)
+	}
+	now := time.Now()
+	if len(b.until) >= 2*b.swept+1000 {
+		for key, until := range b.until {
+			if !now.Before(until) {
+				delete(b.until, key)
+			}
+		}
+		b.swept = len(b.until)
+	}
+	b.until[key] = now.Add(b.wait)
+}
+
+func (b *backoffs) forget(keys []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, key := range keys {
+		delete(b.until, key)
+	}
 }

@@ -4,14 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"net"
-	"net/url"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/gomodule/redigo/redis"
 
@@ -41,8 +34,8 @@ import (
 // returns [ErrPoolExhausted]. The cache knows how many connections a *redis.Pool has
 // left; for any other pool it assumes none.
 //
-// Set MaxIdle of a *redis.Pool, or it dials a new connection for each one that is
-// returned. Set TestOnBorrow, or reads fail while it lends connections that the server
+// Set MaxIdle of a *redis.Pool, or it dials a new connection for each connection that
+// is returned. Set TestOnBorrow, or reads fail while it lends connections that the server
 // has closed.
 type Pool interface {
 	GetContext(ctx context.Context) (redis.Conn, error)
@@ -53,11 +46,6 @@ var (
 	_ Pool = (*WarmPool)(nil)
 	_ Pool = (*redis.Pool)(nil)
 )
-
-// DialError is the error of a dial of a [WarmPool]. It matches [ErrUnavailable] and
-// unwraps to the cause. Its text may hold the address of the server, but never a
-// password.
-type DialError = warm.DialError
 
 // WarmPool is a pool of connections to one Redis server. It keeps at least
 // [WithMinIdle] idle connections open, and never has more than [WithMaxActive] open.
@@ -81,7 +69,7 @@ type DialError = warm.DialError
 // connections until it has a new one.
 type WarmPool struct {
 	store                     *warm.Store
-	lease                     *redis.Pool // keeps no connection: each Close returns it to the store
+	redigo                    *redis.Pool // keeps no connection: each Close returns it to the store
 	readTimeout, writeTimeout time.Duration
 }
 
@@ -102,7 +90,7 @@ type WarmPool struct {
 // [Ready]: https://pkg.go.dev/github.com/rediscache/rediscache#WarmPool.Ready
 func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 	cfg, err := newPoolConfig(opts)
-	dial, transport, database, readTimeout := hidden(cfg.dial), warm.Unknown, unknownDatabase, cfg.readTimeout
+	dial, transport, database, readTimeout := dialHidden(cfg.dial), warm.Unknown, unknownDatabase, cfg.readTimeout
 	if cfg.dial == nil {
 		t, urlErr := parseURL(url, cfg.credentials != nil)
 		err = errors.Join(urlErr, t.refuse(&cfg), err)
@@ -130,23 +118,15 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 		Database:         database,
 		Dial:             dial,
 	})}
-	p.lease = &redis.Pool{DialContext: p.acquire}
+	p.redigo = &redis.Pool{DialContext: p.acquire}
 	return p, nil
 }
 
-// spare returns how many connections a pool can lend without a wait.
-func spare(p *redis.Pool) int {
-	if p.MaxActive <= 0 {
-		return math.MaxInt
-	}
-	s := p.Stats()
-	return p.MaxActive - (s.ActiveCount - s.IdleCount)
-}
-
+// acquire borrows a connection of the store.
 func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {
 	c, err := p.store.Acquire(ctx)
 	if err != nil {
-		return nil, err
+		return nil, exportDialError(err)
 	}
 	return c, nil
 }
@@ -159,12 +139,12 @@ func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {
 // once; after Shutdown or Close it returns [ErrClosed]. If ctx is already done,
 // GetContext returns its error and borrows nothing.
 func (p *WarmPool) GetContext(ctx context.Context) (redis.Conn, error) {
-	return p.lease.GetContext(ctx)
+	return p.redigo.GetContext(ctx)
 }
 
 // Get borrows a connection without a context, so it may wait forever. The connection
 // is never nil: after an error, its Err and its first command return that error.
-func (p *WarmPool) Get() redis.Conn { return p.lease.Get() }
+func (p *WarmPool) Get() redis.Conn { return p.redigo.Get() }
 
 // Redigo returns a new redigo pool that lends the connections of p, for a library that
 // needs a *redis.Pool. Its MaxActive and Wait bound what it lends; zero allows all
@@ -208,7 +188,7 @@ func (p *WarmPool) acquireTested(ctx context.Context, r *redis.Pool) (redis.Conn
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, exportDialError(err)
 	}
 	return lent, nil
 }
@@ -217,7 +197,13 @@ func (p *WarmPool) acquireTested(ctx context.Context, r *redis.Pool) (redis.Conn
 // leaves beside those in use. Each has answered a PING. With a minimum of zero Ready
 // returns at once. If ctx ends first, the error matches the context's error, and wraps
 // the [*DialError] of the last dial if that failed.
-func (p *WarmPool) Ready(ctx context.Context) error { return p.store.Ready(ctx) }
+func (p *WarmPool) Ready(ctx context.Context) error {
+	err := p.store.Ready(ctx)
+	if dial := (*warm.DialError)(nil); errors.As(err, &dial) {
+		return fmt.Errorf("%w (%w)", exportDialError(dial), ctx.Err())
+	}
+	return err
+}
 
 // PoolStats are the counts of a [WarmPool]. The first four are current numbers, the
 // others count since the pool was made.
@@ -266,191 +252,4 @@ func (p *WarmPool) Shutdown(ctx context.Context) error { return p.store.Shutdown
 func (p *WarmPool) Close() error {
 	p.store.Close()
 	return nil
-}
-
-// target is where a URL points.
-type target struct {
-	network, address string
-	tls              bool
-	user, password   string
-	db               int
-}
-
-// parseURL parses the URL of one server. Its error names a correction, and shows no
-// part of raw that may belong to a password. If a password has a slash that is not
-// escaped, url.Parse puts the rest of the password into the path. asked means that
-// WithCredentials is set.
-func parseURL(raw string, asked bool) (target, error) {
-	if fault := misspelt(raw); fault != "" {
-		return target{}, errors.New("rediscache: the URL cannot be parsed: " + fault)
-	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Opaque != "" || misplacedAt(u) {
-		return target{}, errors.New("rediscache: the URL cannot be parsed (it is not shown as it may hold a password," +
-			" whose special characters must be escaped: %25 for %, %40 for @, %2F for /, %3F for ?, %23 for #)")
-	}
-	var f faults
-	var t target
-	db, query := strings.TrimPrefix(u.Path, "/"), u.Query()
-	where := "the path, as in redis://localhost:6379/0"
-	switch u.Scheme {
-	case "rediss", "valkeys":
-		t.tls = true
-		fallthrough
-	case "redis", "valkey":
-		port := u.Port()
-		if port == "" {
-			port = "6379"
-		}
-		n, err := strconv.Atoi(port)
-		f.check(err == nil && n > 0 && n < 1<<16, "URL: the port is not between 1 and 65535")
-		host := u.Hostname()
-		if host == "" {
-			host = "localhost"
-		}
-		t.network, t.address = "tcp", net.JoinHostPort(host, port)
-	case "unix":
-		f.check(u.Host == "", "URL: unix:// is followed by an absolute path, as in unix:///run/redis.sock")
-		f.check(u.Path != "", "URL: the path of the socket is missing, as in unix:///run/redis.sock")
-		t.network, t.address = "unix", u.Path
-		db, where = query.Get("db"), "a parameter, as in unix:///run/redis.sock?db=0"
-		query.Del("db")
-	default:
-		f.check(false, "URL: scheme %q is none of redis, rediss, valkey, valkeys, unix%s", u.Scheme, insteadOfScheme(u.Scheme))
-		db = ""
-	}
-	if db != "" {
-		n, err := strconv.Atoi(db)
-		f.check(err == nil && n >= 0 && db[0] != '+', "URL: database %q is not a number: write one as %s", db, where)
-		t.db = n
-	}
-	for name := range query {
-		f.check(false, "URL: unknown parameter %q: %s", name, insteadOfParameter(name))
-	}
-	f.check(u.Fragment == "", "URL: it has a fragment: write %%23 for # in a password or a path")
-	t.user = u.User.Username()
-	password, ok := u.User.Password()
-	if t.password = password; !ok {
-		t.user, t.password = "", t.user
-	}
-	f.check(t.user == "" || t.password != "" || asked,
-		"URL: user without a password: write redis://user:password@host, or use WithCredentials")
-	return t, f.join()
-}
-
-// misspelt returns the mistake and its correction if raw is not a URL or names more
-// than one server, or "" if it knows no mistake. The text holds no part of raw.
-func misspelt(raw string) string {
-	scheme, rest, ok := strings.Cut(raw, "://")
-	scheme = strings.ToLower(scheme)
-	switch {
-	case strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
-		return "it has white space or a control character: remove it, or write %20 for a space in a password"
-	case strings.ContainsAny(raw[:min(1, len(raw))], `"'`):
-		return "it is in quotation marks: remove them"
-	case ok && slices.Contains(tcpSchemes, scheme):
-		return misspeltHost(rest)
-	case ok || raw == "" || strings.HasPrefix(raw, "//"):
-		return ""
-	}
-	scheme, rest, ok = strings.Cut(raw, ":")
-	scheme = strings.ToLower(scheme)
-	switch {
-	case scheme == "unix" && strings.HasPrefix(rest, "/"):
-		return ""
-	case ok && scheme == "unix", strings.HasPrefix(raw, "/"):
-		return "a socket is an absolute path after unix://, as in unix:///run/redis.sock"
-	case ok && slices.Contains(tcpSchemes, scheme):
-		return "two slashes follow the scheme, as in redis://localhost:6379"
-	}
-	return "it has no scheme: write redis://localhost:6379, or redis://user:password@localhost:6379"
-}
-
-var tcpSchemes = []string{"redis", "rediss", "valkey", "valkeys"}
-
-// misspeltHost is misspelt for the rest of a URL, after the scheme.
-func misspeltHost(rest string) string {
-	end := strings.IndexAny(rest+"/", "/?#")
-	if strings.Contains(rest[end:], "@") {
-		return "" // this may be a part of the password
-	}
-	host := rest[strings.LastIndexByte(rest[:end], '@')+1 : end]
-	user := rest[:end-len(host)]
-	address := host
-	bracket := strings.IndexByte(host, ']')
-	if bracket >= 0 {
-		address = host[bracket:]
-	}
-	_, port, _ := strings.Cut(address, ":")
-	switch {
-	case strings.ContainsAny(host, ",;"), strings.Count(user, "@") > 1 && strings.ContainsAny(user, ",;"):
-		return "it names more than one server, and a pool is for one: write one host, and make a pool for each server"
-	case strings.HasPrefix(host, "[") != (bracket >= 0), strings.Count(address, ":") > 1:
-		return "the host has too many colons: write one port, and an IPv6 address in brackets, as in redis://[::1]:6379"
-	case strings.Trim(port, "0123456789") != "":
-		return "the port is not a number: write redis://localhost:6379, with a password redis://:password@localhost:6379"
-	}
-	return ""
-}
-
-// insteadOfScheme returns the correction for a scheme of another program, or "" if the
-// list of schemes is enough.
-func insteadOfScheme(scheme string) string {
-	switch {
-	case scheme == "":
-		return ": write redis://localhost:6379"
-	case containsAny(scheme, "cluster", "sentinel"):
-		return ": a pool is for one server: write redis:// and its address"
-	case containsAny(scheme, "tls", "ssl"):
-		return ": write rediss:// for TLS"
-	case containsAny(scheme, "sock", "unix"):
-		return ": write unix:///run/redis.sock for a socket"
-	}
-	return ""
-}
-
-// insteadOfParameter returns the correction for a parameter of another program.
-func insteadOfParameter(name string) string {
-	switch name = strings.ToLower(name); {
-	case containsAny(name, "tls", "ssl"):
-		return "write rediss:// for TLS"
-	case containsAny(name, "user", "pass", "auth"):
-		return "write redis://user:password@host"
-	case name == "db", containsAny(name, "database"):
-		return "write the database as the path, as in redis://localhost:6379/0"
-	}
-	return "the options of NewPool set what the URL does not"
-}
-
-func containsAny(s string, parts ...string) bool {
-	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(s, part) })
-}
-
-// misplacedAt reports whether an @ appears after the host, so that a password may have
-// a special character that is not escaped.
-func misplacedAt(u *url.URL) bool {
-	rest := u.RawQuery + u.Fragment
-	if u.Scheme != "unix" { // whose path may have one
-		rest += u.Path
-	}
-	return strings.Contains(rest, "@") || strings.Contains(u.RawQuery, "%40")
-}
-
-// refuse returns the fault of an option that the URL makes useless.
-func (t target) refuse(cfg *poolConfig) error {
-	var f faults
-	f.check(!cfg.tlsGiven || t.tls || t.network == "",
-		"WithTLSConfig: the URL is without TLS: write rediss:// instead of redis://, and a host instead of a unix:// path")
-	return f.join()
-}
-
-// transport returns Unknown if a dial option may change the transport.
-func (t target) transport(cfg *poolConfig) warm.Transport {
-	switch {
-	case t.tls:
-		return warm.TLS
-	case t.network == "tcp" && len(cfg.dialOptions) == 0:
-		return warm.Plain
-	}
-	return warm.Unknown
 }

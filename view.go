@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync/atomic"
 	"time"
 
+	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/flight"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
@@ -26,10 +26,10 @@ type View[V any] struct {
 	policy Policy // immutable; its TTL is not DefaultTTL
 	timed  bool   // immutable; whether reads need the time to live of a value
 
-	flights *flight.Group[result[V]]
-	turns   atomic.Uint64 // raised before a load reads Redis or loads, to order loads and callers in time
-	took    average       // the time that loads take
-	failed  backoffs      // keys whose load failed while there was a value
+	flights   *flight.Group[result[V]]
+	turns     atomic.Uint64 // raised before a load reads Redis or loads, to order loads and callers in time
+	loadTimes average       // the time that loads take
+	backoffs  backoffs      // keys whose load failed while there was a value
 }
 
 // Of makes a View of a cache, under its prefix. The error names every fault of the
@@ -41,21 +41,21 @@ func Of[V any](c *Cache, codec Codec[V], p Policy) (*View[V], error) {
 	var f faults
 	f.check(c != nil, "the cache is nil")
 	f.check(codec != nil, "the codec is nil")
-	own := NoExpiry
+	cacheTTL := NoExpiry
 	if c != nil {
-		own = c.ttl
+		cacheTTL = c.ttl
 	}
-	p.validate(&f, own)
+	p.validate(&f, cacheTTL)
 	if p.Negative > 0 && codec != nil {
 		f.check(!emptiesZero(codec), "Policy.Negative: the codec encodes values to the empty string, which stands for none")
 	}
 	if err := f.join(); err != nil {
 		return nil, err
 	}
-	p.TTL = cmp.Or(p.TTL, own)
+	p.TTL = cmp.Or(p.TTL, cacheTTL)
 	return &View[V]{
 		c: c, codec: codec, policy: p, timed: p.Stale > 0 || p.Early > 0,
-		flights: flight.NewGroup[result[V]](c.loads), failed: backoffs{wait: LoadBackoff},
+		flights: flight.NewGroup[result[V]](c.loads), backoffs: backoffs{wait: LoadBackoff},
 	}, nil
 }
 
@@ -63,19 +63,19 @@ func Of[V any](c *Cache, codec Codec[V], p Policy) (*View[V], error) {
 // the View remembers that there is no value, the error is [ErrNotFound].
 func (v *View[V]) Get(ctx context.Context, key string) (V, error) {
 	var none V
-	begin := v.c.begin()
+	start := v.c.now()
 	e, err := v.read(ctx, key, false)
 	if err != nil {
-		return none, v.c.fail(ctx, "get", key, begin, err)
+		return none, v.c.fail(ctx, "get", key, start, err)
 	}
 	switch e.state {
 	case fresh:
-		v.c.hit(ctx, "get", key, begin)
+		v.c.hit(ctx, "get", key, start)
 		return e.value, nil
 	case negative:
-		v.c.negative(ctx, "get", key, begin)
+		v.c.negative(ctx, "get", key, start)
 	default:
-		v.c.missed(ctx, "get", key, begin, e.err)
+		v.c.missed(ctx, "get", key, start, e.err)
 	}
 	return none, ErrNotFound
 }
@@ -88,19 +88,19 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 		return &opError{op: "set", cause: err}
 	}
 	v.flights.Forget(key)
-	begin := v.c.begin()
+	start := v.c.now()
 	var calls []*pipeline.Call
 	if v.policy.Lease > 0 { // otherwise an older load could store after this value has expired
 		calls = append(calls, v.c.endLeases([]string{key}))
 	}
 	_, errs := v.c.pipe.DoAll(ctx, append(calls, v.c.set(key, data, v.policy.life(v.policy.TTL)))...)
 	if err := errs[len(errs)-1]; err != nil {
-		return v.c.fail(ctx, "set", key, begin, err)
+		return v.c.fail(ctx, "set", key, start, err)
 	}
-	if isForGood(errs[0]) {
-		v.c.cannotLease(ctx, errs[0])
+	if fill.RefusedForGood(errs[0]) {
+		v.c.leases.Refuse(ctx, errs[0])
 	} else if errs[0] != nil {
-		_ = v.c.fail(ctx, opLease, key, begin, errs[0]) // for the observer: the value is stored
+		_ = v.c.fail(ctx, opLease, key, start, errs[0]) // for the observer: the value is stored
 	}
 	v.c.counts.sets.Add(1)
 	return nil
@@ -123,23 +123,23 @@ func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, er
 	if len(keys) == 0 {
 		return values, ctx.Err()
 	}
-	begin := v.c.begin()
+	start := v.c.now()
 	entries, err := v.readMany(ctx, keys, false)
 	if err != nil {
-		return nil, v.c.fail(ctx, "get many", "", begin, err)
+		return nil, v.c.fail(ctx, "get many", "", start, err)
 	}
 	var failed error // the first error of a key
 	for i, e := range entries {
 		switch e.state {
 		case fresh:
 			values[keys[i]] = e.value
-			v.c.hit(ctx, "get many", keys[i], begin)
+			v.c.hit(ctx, "get many", keys[i], start)
 		case negative:
-			v.c.negative(ctx, "get many", keys[i], begin)
+			v.c.negative(ctx, "get many", keys[i], start)
 		case unread:
-			failed = cmp.Or(failed, v.c.fail(ctx, "get many", keys[i], begin, e.err))
+			failed = cmp.Or(failed, v.c.fail(ctx, "get many", keys[i], start, e.err))
 		default:
-			v.c.missed(ctx, "get many", keys[i], begin, e.err)
+			v.c.missed(ctx, "get many", keys[i], start, e.err)
 		}
 	}
 	return values, failed
@@ -167,7 +167,7 @@ const (
 )
 
 // forever is the longest Duration: no expiry.
-const forever = time.Duration(math.MaxInt64)
+const forever = fill.Forever
 
 // read reads a key and, if timed, its time to live. If another value is stored
 // between the two commands, the old value once gets the time of the new one.
@@ -192,23 +192,24 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 // the first error is that of the whole call too.
 func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
 	entries := make([]entry[V], len(keys))
-	var failed, unanswered error // the first error of a key, and one that is no answer of Redis
-	some := false
-	read := func(i int, held *resp.Reply, left resp.Reply, err error) {
+	var failed error     // the first error of a key
+	var unanswered error // the first error that is not an error reply of Redis
+	anyRead := false     // whether any key was read
+	readKey := func(i int, held *resp.Reply, left resp.Reply, err error) {
 		if held.Kind == resp.Error {
-			err = refusal(*held)
+			err = held.Err()
 		}
 		if err == nil {
-			entries[i], some = v.entry(*held, left, false), true
+			entries[i], anyRead = v.entry(*held, left, false), true
 			return
 		}
-		if _, answered := meaningOf(err); !answered {
+		if _, answered := resp.MeaningOfError(err); !answered {
 			unanswered = cmp.Or(unanswered, err)
 		}
 		entries[i], failed = entry[V]{state: unread, err: err}, cmp.Or(failed, err)
 	}
 	if !timed {
-		err := v.c.mget(ctx, keys, func(i int, held *resp.Reply) { read(i, held, resp.Reply{}, nil) })
+		err := v.c.mget(ctx, keys, func(i int, held *resp.Reply) { readKey(i, held, resp.Reply{}, nil) })
 		if err != nil {
 			return nil, err
 		}
@@ -222,13 +223,13 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 			return nil, errs[0]
 		}
 		for i := range keys {
-			read(i, &replies[0].Elems[i], replies[1+i], errs[1+i])
+			readKey(i, &replies[0].Elems[i], replies[1+i], errs[1+i])
 		}
 	}
 	switch {
 	case unanswered != nil:
 		return nil, unanswered
-	case !some:
+	case !anyRead:
 		return nil, failed
 	}
 	return entries, nil
@@ -252,11 +253,11 @@ func (v *View[V]) entry(held, left resp.Reply, leased bool) entry[V] {
 		return e
 	case e.left <= v.policy.Stale:
 		e.state = stale
-	case e.left != forever && v.policy.early(e.left-v.policy.Stale, v.took.get()):
+	case e.left != forever && v.policy.early(e.left-v.policy.Stale, v.loadTimes.get()):
 		e.state = early
 	}
 	if leased || v.policy.Lease > 0 && e.state != fresh {
-		e.digest = digest(held.Bytes)
+		e.digest = fill.Digest(held.Bytes)
 	}
 	if e.value, e.err = v.codec.Decode(held.Bytes); e.err != nil {
 		e.state = bad

@@ -4,8 +4,9 @@
 // The work runs in a goroutine of its own. Its context has the values of the first
 // caller's context, but not its deadline and cancellation. The context is cancelled
 // when the last caller has stopped waiting. Work for several keys delivers each result
-// as soon as it is ready. If the work panics or calls runtime.Goexit, every caller that
-// still waits does the same.
+// as soon as it is ready. If the work panics, every caller that still waits gets a
+// [PanicError]. If the work calls runtime.Goexit, every caller that still waits does the
+// same.
 package flight
 
 import (
@@ -20,19 +21,13 @@ import (
 	"time"
 )
 
-// PanicError is the value with which each waiting caller panics when the work panics.
+// PanicError is the error of each waiting caller when the work panics.
 type PanicError struct {
 	Value any    // the value of the panic
 	Stack []byte // the stack of the goroutine that panicked
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("%v\n\n%s", e.Value, e.Stack) }
-
-// Unwrap returns the value if it is an error.
-func (e *PanicError) Unwrap() error {
-	err, _ := e.Value.(error)
-	return err
-}
+func (e *PanicError) Error() string { return fmt.Sprintf("the work panicked: %v", e.Value) }
 
 // errExpired is the cause of a context that ended because Limit or Keep was over. It
 // is private, so no caller's context can have the same cause.
@@ -113,7 +108,7 @@ type Ticket[R any] struct {
 // owner is closed.
 //
 // The context of the work ends with the limit, or when no caller waits for a key without
-// a result; [Expired] tells these apart. A caller never joins work whose context has
+// a result; [Expired] distinguishes these. A caller never joins work whose context has
 // ended. It begins new work, even if the old work still runs.
 func (g *Group[R]) Join(
 	ctx context.Context, keys []string, o Options, work func(ctx context.Context, calls []*Call[R]),
@@ -280,8 +275,8 @@ func (c *Call[R]) forgetLocked() {
 
 // Wait returns the result, even if ctx has ended by then. If there is no result when ctx
 // or the context of the work ends, Wait returns the error of that context, or of ctx if
-// both ended. Wait panics with a [*PanicError] if the work panicked, and calls
-// runtime.Goexit if the work did.
+// both ended. If the work panicked, Wait returns a [*PanicError]; the caller should panic
+// too. If the work called runtime.Goexit, Wait does the same.
 func (t Ticket[R]) Wait(ctx context.Context) (R, error) {
 	c := t.c
 	defer t.Leave()
@@ -295,7 +290,8 @@ func (t Ticket[R]) Wait(ctx context.Context) (R, error) {
 		var none R
 		return none, cmp.Or(ctx.Err(), c.run.ctx.Err())
 	case c.panicked != nil:
-		panic(c.panicked)
+		var none R
+		return none, c.panicked
 	case c.exited:
 		runtime.Goexit()
 	}

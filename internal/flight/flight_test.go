@@ -166,29 +166,27 @@ func TestALimitFreesCallersOfWorkThatDoesNotHeedIt(t *testing.T) {
 	})
 }
 
-func TestAPanicComesUpInEveryCaller(t *testing.T) {
+func TestEveryCallerGetsAPanicOfTheWork(t *testing.T) {
 	cause := errors.New("boom")
 	bubble(t, func(t *testing.T, g *group, _ *flight.Owner) {
 		var wg sync.WaitGroup
 		var raised atomic.Int64
 		for range 10 {
 			wg.Go(func() {
-				defer func() {
-					p, ok := recover().(*flight.PanicError)
-					if !ok || !errors.Is(p, cause) {
-						t.Errorf("%v", p)
-						return
-					}
-					if s := string(p.Stack); !strings.Contains(s, "explode") || !strings.Contains(p.Error(), "explode") || !strings.Contains(p.Error(), "boom") {
-						t.Errorf("no stack of the work: %s", s)
-					}
-					raised.Add(1)
-				}()
-				_, _ = join(t.Context(), g, "k", flight.Options{}, func(context.Context) string {
+				_, err := join(t.Context(), g, "k", flight.Options{}, func(context.Context) string {
 					time.Sleep(time.Second)
 					explode(cause)
 					return ""
 				}).Wait(t.Context())
+				var p *flight.PanicError
+				if !errors.As(err, &p) || p.Value != cause || !strings.Contains(p.Error(), "boom") {
+					t.Errorf("%v", err)
+					return
+				}
+				if !strings.Contains(string(p.Stack), "explode") {
+					t.Errorf("no stack of the work: %s", p.Stack)
+				}
+				raised.Add(1)
 			})
 		}
 		wg.Wait()
@@ -432,13 +430,11 @@ func TestNoCallerGetsCancelledWork(t *testing.T) {
 }
 
 // result returns the outcome of Wait as text.
-func result(ctx context.Context, ticket flight.Ticket[string]) (got string) {
-	defer func() {
-		if p, ok := recover().(*flight.PanicError); ok {
-			got = fmt.Sprint("panic: ", p.Value)
-		}
-	}()
+func result(ctx context.Context, ticket flight.Ticket[string]) string {
 	got, err := ticket.Wait(ctx)
+	if p := (*flight.PanicError)(nil); errors.As(err, &p) {
+		return fmt.Sprint("panic: ", p.Value)
+	}
 	return fmt.Sprint(got, err)
 }
 

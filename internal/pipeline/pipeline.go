@@ -36,6 +36,9 @@ const (
 	maxStep = 5 // ticks that one turn of the clock may count
 )
 
+// MaxTogether is how many calls of one caller are sent together at most.
+const MaxTogether = maxTogether
+
 // Config configures a pipeline.
 type Config struct {
 	// Lease borrows a connection.

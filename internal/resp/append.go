@@ -2,13 +2,13 @@ package resp
 
 import "strconv"
 
-// AppendArray appends the head of a command of n arguments, its name included. The caller appends
-// exactly n arguments after it.
+// AppendArray appends the head of a command of n arguments, including its name. The caller appends
+// these n arguments after it.
 func AppendArray(b []byte, n int) []byte {
 	return appendHead(b, '*', n)
 }
 
-// AppendBulk appends one argument. It copies s and keeps no reference to it.
+// AppendBulk appends one argument. It copies s.
 func AppendBulk[T ~string | ~[]byte](b []byte, s T) []byte {
 	b = appendHead(b, '$', len(s))
 	b = append(b, s...)
@@ -20,11 +20,12 @@ func AppendLength(b []byte, n int) []byte { return appendHead(b, '$', n) }
 
 // AppendInt appends one argument, n in decimal.
 func AppendInt(b []byte, n int64) []byte {
-	var digits [20]byte // of the smallest int64, sign included
+	var digits [20]byte // enough for the smallest int64 and its sign
 	return AppendBulk(b, strconv.AppendInt(digits[:0], n, 10))
 }
 
-// appendHead writes short lengths itself: nearly all names, keys and counts are below 100.
+// appendHead appends the type and the length of an array or a bulk string. Lengths below 100, which
+// nearly all names, keys and counts have, take a faster path.
 func appendHead(b []byte, kind byte, n int) []byte {
 	switch {
 	case 0 <= n && n < 10:
@@ -37,7 +38,7 @@ func appendHead(b []byte, kind byte, n int) []byte {
 	return append(b, '\r', '\n')
 }
 
-// AppendJoined appends one argument that is made of two parts.
+// AppendJoined appends one argument, which is head and tail joined.
 func AppendJoined(b []byte, head, tail string) []byte {
 	b = appendHead(b, '$', len(head)+len(tail))
 	b = append(b, head...)

@@ -2,7 +2,7 @@ package resp
 
 import "math"
 
-// text makes a string of a line without an allocation where it is a frequent one.
+// text returns a line as a string. It does not allocate for frequent lines.
 func text(line []byte) string {
 	switch string(line) {
 	case "OK":
@@ -15,18 +15,17 @@ func text(line []byte) string {
 	return string(line)
 }
 
-// parseInt reads the whole range of int64. Like redigo's it takes leading zeros and "-0".
+// parseInt parses any int64. It accepts leading zeros and "-0", as redigo does.
 func parseInt(line []byte) (int64, error) {
 	if len(line) == 0 || line[0] != '-' {
 		n, err := parseDigits(line, math.MaxInt64, errIntRange)
 		return int64(n), err
 	}
 	n, err := parseDigits(line[1:], -math.MinInt64, errIntRange)
-	return -int64(n), err // int64 of 1<<63 is the smallest one, and so is its negation
+	return -int64(n), err // int64(1<<63) is math.MinInt64, and so is its negation
 }
 
-// parseDigits reads decimal digits, of which there must be one. A number above limit is the error
-// beyond.
+// parseDigits parses one or more decimal digits. For a number above limit it returns the error beyond.
 func parseDigits(line []byte, limit uint64, beyond error) (uint64, error) {
 	if len(line) == 0 {
 		return 0, errNumber
@@ -37,7 +36,7 @@ func parseDigits(line []byte, limit uint64, beyond error) (uint64, error) {
 		if d > 9 {
 			return 0, errNumber
 		}
-		// limit is at most 1<<63, so the product of what passes and the digit fit in 64 bits.
+		// limit is at most 1<<63, so n*10 + d does not overflow after this check.
 		if n > limit/10 {
 			return 0, beyond
 		}

@@ -9,42 +9,44 @@ import (
 
 // The defaults of [Limits].
 const (
-	// DefaultMaxBulk is Redis' own proto-max-bulk-len: it stores no longer string.
+	// DefaultMaxBulk is the default of proto-max-bulk-len, the longest string that Redis stores.
 	DefaultMaxBulk = 512 << 20
-	// DefaultMaxArray is what Redis allowed as the arguments of one command until 7.0 raised it. A
-	// reply of so many elements takes 80 MiB besides their values.
+	// DefaultMaxArray is the number of arguments that a command could have before Redis 7.0. A
+	// reply of so many elements takes 80 MiB, in addition to their values.
 	DefaultMaxArray = 1 << 20
-	// DefaultMaxDepth takes what data commands reply. Of Redis 7.0, XREAD nests 5 arrays, 6 in an
-	// EXEC, XINFO STREAM FULL 7 and COMMAND 8; only COMMAND DOCS, 12, and scripts go beyond.
+	// DefaultMaxDepth is enough for all data commands. In Redis 7.0, XREAD nests 5 arrays, XREAD in
+	// an EXEC 6, XINFO STREAM FULL 7 and COMMAND 8. Only COMMAND DOCS, with 12, and scripts nest more.
 	DefaultMaxDepth = 8
-	// DefaultMaxLine is Redis' own bound on an inline command. Lengths take a few bytes and errors
+	// DefaultMaxLine is the bound of Redis on an inline command. A length has a few bytes, an error
 	// a few hundred.
 	DefaultMaxLine = 64 << 10
 )
 
 const (
-	// bufferSize holds the replies to some 600 GETs of 100 bytes: one read of the socket for all
-	// that a full house of callers has in flight.
+	// bufferSize is enough for the replies to about 600 GETs of 100 bytes. So one read of the socket
+	// gets the replies to all calls of 512 callers.
 	bufferSize = 64 << 10
-	// firstBytes and firstElems are the most that is allocated on a peer's word alone, for a bulk
-	// string and for one array. Up to here a value costs one exact allocation.
+	// firstBytes and firstElems bound the first allocation for a bulk string and for an array,
+	// because the peer may claim a length that it never sends. A value of up to firstBytes costs
+	// one allocation of its exact size.
 	firstBytes = 1 << 20
 	firstElems = 1 << 10
-	// growth bounds what is allocated beyond that: at most this many times what really came.
+	// growth bounds each further allocation: at most this many times the bytes that have arrived.
 	growth = 4
-	// maxEmptyReads is bufio's: a source that returns nothing so often is taken to be broken.
+	// maxEmptyReads is the limit of bufio: a source that so often returns neither bytes nor an error
+	// is broken.
 	maxEmptyReads = 100
 )
 
-// Limits bounds one reply. Zero means the default; a negative limit makes [NewReader] panic.
+// Limits bounds one reply. A zero limit is the default; for a negative limit [NewReader] panics.
 type Limits struct {
 	// MaxBulk bounds the length of a bulk string.
 	MaxBulk int
-	// MaxArray bounds the elements of a whole reply, nested arrays included: they do not multiply.
+	// MaxArray bounds the sum of the elements of all arrays in a reply.
 	MaxArray int
 	// MaxDepth bounds nesting: 1 allows an array, 2 an array in an array.
 	MaxDepth int
-	// MaxLine bounds the line of a status, an error, an integer or a length, type and CRLF included.
+	// MaxLine bounds the line of a status, an error, an integer or a length, including the type and CRLF.
 	MaxLine int
 }
 
@@ -66,8 +68,8 @@ func (l Limits) withDefaults() Limits {
 
 // Reader reads replies through a buffer of its own. It is not safe for concurrent use.
 //
-// What it allocates is bounded by a constant and by a multiple of the bytes that really came,
-// whatever lengths the peer claims.
+// A Reader allocates at most a constant and a multiple of the bytes that have arrived, whatever
+// lengths the peer claims.
 type Reader struct {
 	src io.Reader
 	lim Limits // immutable
@@ -75,28 +77,27 @@ type Reader struct {
 	buf        []byte // never shorter than MaxLine, so that a line always fits
 	start, end int    // buf[start:end] is read and not yet parsed
 
-	// The reply being read, of which a Read that timed out may have read a part.
-	left   int     // elements that the reply may still have
-	arrays []array // the arrays that the next element lies in, the outermost first
-	bulk   []byte  // the bulk string that has begun, as far as it has come; nil: none
-	size   int     // of bulk when it is complete
+	// The reply that Read reads. If Read timed out, it has read a part of the reply.
+	left   int     // how many more elements the reply may have
+	arrays []array // the incomplete arrays around the next element, the outermost first
+	bulk   []byte  // the bytes of an incomplete bulk string that have arrived; nil: there is none
+	size   int     // the length of the complete bulk string
 
-	srcErr error // came with the last bytes of src; returned once they are used up
-	err    error // the first failure; the Reader is broken for good
+	srcErr error // the error that src returned with its last bytes; Read returns it after these bytes
+	err    error // the first error that broke the Reader
 }
 
-// array is an array whose elements have not all come.
+// array is an array some of whose elements have not arrived.
 type array struct {
 	elems []Reply
-	n     int // how many there will be
+	n     int // the number of all elements
 }
 
-// NewReader reads replies from src, at least 64 KiB at a time where they are there to be read.
+// NewReader returns a Reader of src, which it reads with a buffer of at least 64 KiB.
 //
-// src is asked only when what is buffered does not hold a whole reply. So a caller that wants a
-// deadline passes a src of its own whose Read arms it: once for a read of the socket, not once for
-// a reply. If src times out (os.ErrDeadlineExceeded), the next Read goes on where that one stopped. Any
-// other error breaks the Reader.
+// The Reader calls src.Read only while its buffer does not hold a whole reply. So src.Read can set a
+// deadline: it does so once for each read of the socket, not once for each reply. If src times out
+// (os.ErrDeadlineExceeded), the next Read continues the same reply. Any other error breaks the Reader.
 func NewReader(src io.Reader, lim Limits) *Reader {
 	lim = lim.withDefaults()
 	return &Reader{src: src, lim: lim, buf: make([]byte, max(bufferSize, lim.MaxLine))}
@@ -104,15 +105,15 @@ func NewReader(src io.Reader, lim Limits) *Reader {
 
 // Reset makes r read from src, as a new Reader would. It drops all buffered bytes.
 func (r *Reader) Reset(src io.Reader) {
-	clear(r.arrays[:cap(r.arrays)]) // a Reader that is not in use holds no values
+	clear(r.arrays[:cap(r.arrays)]) // so that a Reader that is not in use keeps no values in memory
 	*r = Reader{src: src, lim: r.lim, buf: r.buf, arrays: r.arrays[:0]}
 }
 
-// Read returns the next reply and waits for it as long as the source does.
+// Read returns the next reply.
 //
-// An error is a [*ProtocolError]; [io.EOF] where the stream ended between two replies and
-// [io.ErrUnexpectedEOF] where it ended within one; or what the source returned. Unless the source timed
-// out, every later Read returns the same error.
+// The error is a [*ProtocolError], [io.EOF] if the stream ended between two replies,
+// [io.ErrUnexpectedEOF] if it ended within a reply, or another error of the source. Unless the source
+// timed out, every later Read returns the same error.
 func (r *Reader) Read() (Reply, error) {
 	if r.err != nil {
 		return Reply{}, r.err
@@ -133,11 +134,11 @@ func (r *Reader) Read() (Reply, error) {
 	return Reply{}, err
 }
 
-// begun reports whether a part of a reply was read that is not in the buffer any more.
+// begun reports whether Read has taken a part of a reply out of the buffer.
 func (r *Reader) begun() bool { return len(r.arrays) > 0 || r.bulk != nil }
 
-// Fill asks the source once if nothing is buffered. Unlike that of Read, its error leaves the Reader
-// as it was.
+// Fill reads from the source once if the buffer is empty. An error of Fill, unlike one of Read, does
+// not break the Reader.
 func (r *Reader) Fill() error {
 	if r.err != nil || r.Buffered() > 0 {
 		return r.err
@@ -145,8 +146,8 @@ func (r *Reader) Fill() error {
 	return r.fill()
 }
 
-// Whole reports whether the buffer holds that many replies, so that Read returns them without a
-// read of the source. It returns false for an array, whose end Whole does not look for.
+// Whole reports whether the buffer holds that many whole replies, so that Read returns them without a
+// read of the source. For an array it returns false, because it does not search for its end.
 func (r *Reader) Whole(replies int) bool {
 	b := r.buf[r.start:r.end]
 	for range replies {
@@ -160,7 +161,7 @@ func (r *Reader) Whole(replies int) bool {
 		}
 		n, err := parseDigits(line[1:], uint64(r.lim.MaxBulk), errBulkLimit)
 		switch {
-		case err != nil: // a nil reply or a broken length, which Read returns at once
+		case err != nil: // the length of nil, or a malformed one: Read needs no more bytes
 		case len(b) < int(n)+len("\r\n"):
 			return false
 		default:
@@ -170,13 +171,13 @@ func (r *Reader) Whole(replies int) bool {
 	return true
 }
 
-// Buffered returns how many bytes came from the source and are not yet part of a returned reply.
-// When no reply is expected they are an intruder's: the peer sent more than it was asked for.
+// Buffered returns the number of bytes in the buffer. If the caller expects no reply, the peer must not
+// have sent these bytes.
 func (r *Reader) Buffered() int {
 	return r.end - r.start
 }
 
-// read reads a reply, or the rest of one. An error leaves the Reader where the next read goes on.
+// read reads a reply, or the rest of a reply. After an error the next read continues the same reply.
 func (r *Reader) read() (reply Reply, err error) {
 	for {
 		dst := &reply
@@ -207,7 +208,7 @@ func (r *Reader) read() (reply Reply, err error) {
 	}
 }
 
-// next returns the place of the next element.
+// next returns a pointer to the next element, which the caller sets.
 func (a *array) next() *Reply {
 	n := len(a.elems)
 	if n == cap(a.elems) {
@@ -216,7 +217,8 @@ func (a *array) next() *Reply {
 	return &a.elems[:n+1][n]
 }
 
-// readOne reads a reply, or the beginning of an array with elements, which it adds to arrays.
+// readOne reads a reply, or the head of an array that is not empty. It adds such an array to r.arrays
+// and reports that it begins.
 func (r *Reader) readOne(dst *Reply) (begins bool, err error) {
 	if r.bulk != nil {
 		return false, r.readBulk(dst)
@@ -255,7 +257,7 @@ func (r *Reader) readOne(dst *Reply) (begins bool, err error) {
 			dst.Kind = Nil
 			return false, nil
 		case n+len("\r\n") <= r.Buffered():
-			p := make([]byte, n) // with the copy right behind it, it is not zeroed
+			p := make([]byte, n) // the compiler does not zero it, because copy follows
 			copy(p, r.buf[r.start:r.end])
 			dst.Kind, dst.Bytes = Bulk, p
 			r.start += n
@@ -269,7 +271,7 @@ func (r *Reader) readOne(dst *Reply) (begins bool, err error) {
 	return false, err
 }
 
-// readBulk reads the rest of a bulk string that is not buffered as a whole.
+// readBulk reads the rest of a bulk string that is longer than the buffered bytes.
 func (r *Reader) readBulk(dst *Reply) error {
 	for len(r.bulk) < r.size {
 		p := r.bulk
@@ -290,7 +292,8 @@ func (r *Reader) readBulk(dst *Reply) error {
 	return nil
 }
 
-// readArray reads the head of an array.
+// readArray parses the head of an array. It sets dst if the array is nil or empty, and otherwise adds
+// the array to r.arrays and reports that it begins.
 func (r *Reader) readArray(dst *Reply, line []byte) (begins bool, err error) {
 	n, err := length(line, r.left, errArrayLimit)
 	switch {
@@ -312,8 +315,8 @@ func (r *Reader) readArray(dst *Reply, line []byte) (begins bool, err error) {
 	return true, nil
 }
 
-// readInto reads at least one byte into p: past the buffer where p could take a whole one, else
-// through it, so that what follows p comes with the same read.
+// readInto reads at least one byte into p. It reads from the source into p itself if p is as large as
+// the buffer. Otherwise it fills the buffer, so that the same read also gets the bytes that follow p.
 func (r *Reader) readInto(p []byte) (int, error) {
 	if r.start == r.end {
 		if len(p) >= len(r.buf) {
@@ -337,8 +340,8 @@ func length(line []byte, limit int, beyond error) (int, error) {
 	return int(n), err
 }
 
-// readLine reads a line and returns it without its type and CRLF. The line lies in the buffer and
-// stands until the next fill. A caller has seen that its first byte is there.
+// readLine reads a line and returns it without its type and CRLF. The line is a part of the buffer, and
+// is valid until the next fill. The buffer must not be empty.
 func (r *Reader) readLine() ([]byte, error) {
 	scanned := 0
 	for {
@@ -355,13 +358,13 @@ func (r *Reader) readLine() ([]byte, error) {
 	}
 }
 
-// takeLine takes the line whose '\n' is its byte i.
+// takeLine returns the line whose '\n' is byte i of the buffered bytes.
 func (r *Reader) takeLine(i int) ([]byte, error) {
 	if i >= r.lim.MaxLine {
 		return nil, errLineLimit
 	}
 	line := r.buf[r.start : r.start+i]
-	if i < 2 || line[i-1] != '\r' { // byte 0 is the type
+	if i < 2 || line[i-1] != '\r' { // line[0] is the type
 		return nil, errTerminator
 	}
 	r.start += i + 1
@@ -382,8 +385,8 @@ func (r *Reader) readTerminator() error {
 	return nil
 }
 
-// fill reads at least one byte more into the buffer. What is moved to its front is at most a part
-// of a line: bulk strings leave the buffer as they come.
+// fill reads at least one more byte into the buffer. The bytes that it moves to the front are at most a
+// part of a line, because readBulk takes the bytes of a bulk string out of the buffer.
 func (r *Reader) fill() error {
 	r.end = copy(r.buf, r.buf[r.start:r.end])
 	r.start = 0
@@ -392,7 +395,7 @@ func (r *Reader) fill() error {
 	return err
 }
 
-// readSource reads at least one byte or fails.
+// readSource reads at least one byte, or returns an error.
 func (r *Reader) readSource(p []byte) (int, error) {
 	if r.srcErr != nil {
 		return 0, r.srcErr
@@ -410,7 +413,7 @@ func (r *Reader) readSource(p []byte) (int, error) {
 	return 0, io.ErrNoProgress
 }
 
-// grow returns the capacity after have, on the way to want. The last step is want itself.
+// grow returns the next capacity of a slice that has the capacity have and will need want.
 func grow(have, want int) int {
 	if have >= want/growth {
 		return want

@@ -1,18 +1,20 @@
-// Package resp speaks RESP2, the protocol of Redis: it appends commands to a byte slice and reads
-// replies that are bounded in every direction.
+// Package resp implements RESP2, the protocol of Redis: it appends commands to a byte slice, reads
+// replies within limits, and classifies error replies.
 //
-// It is made for a pipeline: a writer appends many commands into one reused slice and writes them
-// at once, a reader takes the replies from the same socket in order. A GET costs one allocation,
-// its value; +OK, integers and nil cost none.
+// It is made for a pipeline. A writer appends many commands to one reused slice and writes them
+// together, and a reader reads the replies from the same socket in order. The reply to a GET costs one
+// allocation, that of the value; OK, integers and nil cost none.
 package resp
 
 import (
 	"strconv"
 	"strings"
+
+	"github.com/gomodule/redigo/redis"
 )
 
-// Kind says what a [Reply] is. Zero is no kind, so that a reply which was never read is not taken
-// for a nil one.
+// Kind is the type of a [Reply]. The zero Kind is invalid, so that a Reply that was never set differs
+// from a nil reply.
 type Kind uint8
 
 // The kinds of RESP2. Nil stands for both the nil bulk string and the nil array.
@@ -25,21 +27,21 @@ const (
 	Array
 )
 
-// Reply is one reply of the server. Only the field that its Kind names is set. The caller owns all
-// of it: nothing in it is shared with the [Reader] or with another reply.
+// Reply is one reply of the server. Its Kind decides which of the other fields is set. The caller owns
+// the reply: it shares no memory with the [Reader] or with another reply.
 type Reply struct {
 	Kind Kind
 	// Int is set for Int.
 	Int int64
-	// Text is set for Status and Error, without the leading sign.
+	// Text is set for Status and Error, without the + or - at its start.
 	Text string
-	// Bytes is set for Bulk: not nil even when empty, and its capacity is its length.
+	// Bytes is set for Bulk. It is not nil, and its capacity is its length.
 	Bytes []byte
-	// Elems is set for Array: not nil even when empty. An element may itself be an Error.
+	// Elems is set for Array. It is not nil. An element may be an Error.
 	Elems []Reply
 }
 
-// Size returns about how many bytes the reply has on the wire, its elements included.
+// Size returns about how many bytes the reply has on the wire, including its elements.
 func (r Reply) Size() int {
 	n := framing + len(r.Text) + len(r.Bytes)
 	for i := range r.Elems {
@@ -48,7 +50,7 @@ func (r Reply) Size() int {
 	return n
 }
 
-// framing is what RESP adds to a short value: its type, its length and two CRLFs.
+// framing is the number of bytes that RESP adds to a short value: its type, its length and two CRLFs.
 const framing = 8
 
 // Word returns the text of a status or a bulk string, or an integer in decimal.
@@ -64,26 +66,34 @@ func (r Reply) Word() string {
 	return ""
 }
 
-// Discreet is the text of an error without what servers repeat of a command that they do not know,
-// such as one that was renamed: its keys and values, or a password.
-func Discreet(text string) string {
-	said, _, _ := strings.Cut(text, ", with args beginning with")
-	return said
+// Err returns the error of a reply of kind Error, without keys and values, and otherwise nil.
+func (r *Reply) Err() error {
+	if r.Kind != Error {
+		return nil
+	}
+	return redis.Error(Discreet(r.Text))
 }
 
-// ProtocolError means that the peer sent something that is not RESP2 or that is beyond a limit. The
-// stream cannot be trusted after it: close the connection. A server's "-ERR" is no such error but a
-// [Reply] of Kind [Error].
+// Discreet returns the text of an error without the arguments of a command that the server does not
+// know, for example because it was renamed. These may be keys, values or a password.
+func Discreet(text string) string {
+	discreet, _, _ := strings.Cut(text, ", with args beginning with")
+	return discreet
+}
+
+// ProtocolError means that the peer sent bytes that are not RESP2, or that exceed a limit. The caller
+// must close the connection, because the next bytes may belong to any reply. An error reply of the
+// server is not a ProtocolError, but a [Reply] of kind [Error].
 type ProtocolError struct {
 	text string
 }
 
-// Error never holds a byte of what was received, which may be users' data.
+// Error returns a text without received bytes, because these may be the data of users.
 func (e *ProtocolError) Error() string {
 	return "rediscache: bad reply: " + e.text
 }
 
-// Reasons for a ProtocolError.
+// The protocol errors.
 var (
 	errType       = &ProtocolError{"unknown type"}
 	errRESP3      = &ProtocolError{"a type of RESP3 on a RESP2 connection"}

@@ -1,10 +1,15 @@
 package resp
 
-import "strings"
+import (
+	"errors"
+	"strings"
 
-// Meaning is what the error of a server, or of a proxy in front of it, says. The zero Meaning is
-// that of an error that [MeaningOf] does not know: the command was refused for good, the connection
-// is sound, and a retry would return the same error.
+	"github.com/gomodule/redigo/redis"
+)
+
+// Meaning is what the error of a server, or of a proxy in front of it, means for the caller. The zero
+// Meaning is that of an error that [MeaningOf] does not know: the command was refused for good, the
+// connection can be used, and a retry would return the same error.
 type Meaning uint16
 
 // The parts of a Meaning.
@@ -36,10 +41,10 @@ const (
 // Has reports whether m has any of the parts.
 func (m Meaning) Has(parts Meaning) bool { return m&parts != 0 }
 
-// words is the one table of the errors that mean something to this module, by how they begin.
+// words is the only table of the errors that this module distinguishes, by how their texts begin.
 //
 // The upper-case words are those of Redis 6.2 to 8 and Valkey 7.2 to 9. The lower part of the table
-// is what proxies answer when they lose the server behind them: Envoy without a prefix, twemproxy
+// has the answers of proxies that lost the server behind them: Envoy without a prefix, twemproxy
 // with the text of an errno, predixy, and Upstash.
 var words = []struct {
 	begins string
@@ -96,6 +101,15 @@ func MeaningOf(text string) Meaning {
 	return 0
 }
 
+// MeaningOfError returns what the error of a server in err means, and whether err holds one.
+func MeaningOfError(err error) (m Meaning, answered bool) {
+	var answer redis.Error
+	if !errors.As(err, &answer) {
+		return 0, false
+	}
+	return MeaningOf(string(answer)), true
+}
+
 // wordEnds reports whether begins ends where a word does: READONLYX is not READONLY. A phrase may
 // go on in the middle of a word.
 func wordEnds(begins, rest string) bool {
@@ -117,7 +131,7 @@ func inScript(text string) string {
 	if i < 0 {
 		return text
 	}
-	said := strings.TrimLeft(text[i+len(place):], " 0123456789")
-	said = strings.TrimPrefix(said, ": ")
-	return strings.TrimPrefix(said, "-")
+	inner := strings.TrimLeft(text[i+len(place):], " 0123456789")
+	inner = strings.TrimPrefix(inner, ": ")
+	return strings.TrimPrefix(inner, "-")
 }

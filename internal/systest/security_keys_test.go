@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
-	"github.com/rediscache/rediscache/internal/lease"
+	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/redistest"
 	"github.com/rediscache/rediscache/internal/systest"
 )
@@ -47,7 +47,7 @@ type world struct {
 func (w *world) stored() map[string]string {
 	all := make(map[string]string, len(w.held))
 	for key, value := range w.held {
-		all[lease.Stored("", key)] = value
+		all[fill.StoredName("", key)] = value
 	}
 	return all
 }

@@ -26,7 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rediscache/rediscache"
-	"github.com/rediscache/rediscache/internal/lease"
+	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
@@ -36,7 +36,7 @@ var Soak time.Duration
 func init() { flag.DurationVar(&Soak, "soak", 0, "how long the tests under load last") }
 
 // LeaseKey returns the Redis key of the lease of a cache key.
-func LeaseKey(prefix, key string) string { return lease.Name(prefix, lease.Stored(prefix, key)) }
+func LeaseKey(prefix, key string) string { return fill.LeaseName(prefix, fill.StoredName(prefix, key)) }
 
 // OwnPool is a pool as a user might write it: a connection for each borrower.
 type OwnPool struct{ Addr string }

@@ -1,4 +1,4 @@
-package lease
+package fill
 
 import (
 	"slices"
@@ -12,6 +12,9 @@ import (
 
 // pieces are the parts of the keys in the tests below.
 var pieces = []string{"", "{", "}", "a", "+", suffix, suffix[:6], suffix[6:], "e", ":hhhhh"}
+
+// slot returns the slot of a key in a Redis Cluster.
+func slot(key string) uint16 { return crc(hashed([]byte(key))) % slots }
 
 // words returns every concatenation of up to n pieces, each once.
 func words(n int) []string {
@@ -38,18 +41,18 @@ func eachSplit(full string, f func(prefix, key string)) {
 func TestEveryKeyHasANameAndALeaseOfItsOwn(t *testing.T) {
 	names := make(map[string]string)
 	for _, full := range words(4) {
-		stored := Stored("", full)
+		stored := StoredName("", full)
 		eachSplit(full, func(prefix, key string) {
-			if prefix+Stored(prefix, key) != stored {
-				t.Errorf("%q and %q: %q", prefix, key, Stored(prefix, key))
+			if prefix+StoredName(prefix, key) != stored {
+				t.Errorf("%q and %q: %q", prefix, key, StoredName(prefix, key))
 			}
 		})
-		lease := Name("", stored)
+		lease := LeaseName("", stored)
 		for _, name := range []string{stored, lease} {
 			require.Empty(t, names[name], "%q is also that of %q", name, full)
 			names[name] = "the key " + full
 		}
-		require.Equal(t, Slot(stored), Slot(lease), "%q", full)
+		require.Equal(t, slot(stored), slot(lease), "%q", full)
 		require.True(t, strings.HasPrefix(lease, full))
 	}
 	t.Log(len(names), "names")
@@ -58,14 +61,14 @@ func TestEveryKeyHasANameAndALeaseOfItsOwn(t *testing.T) {
 func TestAKeyIsStoredUnderItsOwnNameUnlessThatLooksLikeALease(t *testing.T) {
 	for key, want := range map[string]string{
 		"": "", "a": "a", "e": "e", "lease": "lease", "a+": "a+", suffix + "a": suffix + "a",
-		suffix: suffix + "+", "x" + suffix + "++": "x" + suffix + "+++", Name("", "k"): Name("", "k") + "+",
+		suffix: suffix + "+", "x" + suffix + "++": "x" + suffix + "+++", LeaseName("", "k"): LeaseName("", "k") + "+",
 	} {
-		require.Equal(t, want, Stored("", key))
+		require.Equal(t, want, StoredName("", key))
 	}
-	require.Equal(t, "+", Stored("p"+suffix, ""))
+	require.Equal(t, "+", StoredName("p"+suffix, ""))
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		for _, key := range []string{"user:1", "name", "a+", "lease", ""} {
-			if Stored("p:", key) != key {
+			if StoredName("p:", key) != key {
 				t.Error(key)
 			}
 		}
@@ -73,8 +76,8 @@ func TestAKeyIsStoredUnderItsOwnNameUnlessThatLooksLikeALease(t *testing.T) {
 }
 
 func TestALeaseNameIsReadable(t *testing.T) {
-	require.Regexp(t, `^p:user:1:[h-o]{5}:rediscache-lease$`, Name("p:", "user:1"))
-	require.Equal(t, "p:{user}:1:hhhhh:rediscache-lease", Name("p:", "{user}:1"))
+	require.Regexp(t, `^p:user:1:[h-o]{5}:rediscache-lease$`, LeaseName("p:", "user:1"))
+	require.Equal(t, "p:{user}:1:hhhhh:rediscache-lease", LeaseName("p:", "{user}:1"))
 }
 
 func TestLettersMakeEveryDifferenceOfTwoSlots(t *testing.T) {
@@ -88,39 +91,39 @@ func TestLettersMakeEveryDifferenceOfTwoSlots(t *testing.T) {
 func TestALeaseHasTheSlotOfItsKey(t *testing.T) {
 	s := redistest.Start(t, "--cluster-enabled", "yes")
 	for _, full := range append(words(2), "123456789", "\x00\xff\r\n", "{}a", "a{b}{c}", "{{a}}", strings.Repeat("long", 5000)) {
-		slot := s.Do("CLUSTER", "KEYSLOT", full)
-		require.EqualValues(t, Slot(full), slot, "%q", full)
-		require.Equal(t, slot, s.Do("CLUSTER", "KEYSLOT", Name("", full)), "%q", full)
+		want := s.Do("CLUSTER", "KEYSLOT", full)
+		require.EqualValues(t, slot(full), want, "%q", full)
+		require.Equal(t, want, s.Do("CLUSTER", "KEYSLOT", LeaseName("", full)), "%q", full)
 	}
 }
 
 func FuzzName(f *testing.F) {
 	f.Add("a{b", "c}d")
 	f.Add(suffix, suffix+"+")
-	f.Add("k", Name("", "k"))
+	f.Add("k", LeaseName("", "k"))
 	f.Fuzz(func(t *testing.T, a, b string) {
 		for _, full := range []string{a, b, a + b} {
-			stored := Stored("", full)
-			eachSplit(full, func(prefix, key string) { require.Equal(t, stored, prefix+Stored(prefix, key)) })
-			lease := Name("", stored)
-			require.Equal(t, Slot(stored), Slot(lease))
+			stored := StoredName("", full)
+			eachSplit(full, func(prefix, key string) { require.Equal(t, stored, prefix+StoredName(prefix, key)) })
+			lease := LeaseName("", stored)
+			require.Equal(t, slot(stored), slot(lease))
 			require.Equal(t, stored, lease[:len(lease)-1-letters-len(suffix)])
 			require.True(t, strings.HasSuffix(lease, suffix))
 			require.False(t, strings.HasSuffix(stored, suffix))
 		}
-		require.Equal(t, a == b, Stored("", a) == Stored("", b))
-		require.Equal(t, a == b, Name("", Stored("", a)) == Name("", Stored("", b)))
+		require.Equal(t, a == b, StoredName("", a) == StoredName("", b))
+		require.Equal(t, a == b, LeaseName("", StoredName("", a)) == LeaseName("", StoredName("", b)))
 	})
 }
 
 func BenchmarkStored(b *testing.B) {
 	for b.Loop() {
-		Stored("p:", "user:12345")
+		StoredName("p:", "user:12345")
 	}
 }
 
 func BenchmarkName(b *testing.B) {
 	for b.Loop() {
-		Name("p:", "user:12345")
+		LeaseName("p:", "user:12345")
 	}
 }

@@ -1,4 +1,4 @@
-package lease
+package fill
 
 import (
 	"context"
@@ -9,10 +9,10 @@ import (
 )
 
 // How often a process reads the leases that other loads hold. All waiting loads of a cache share one
-// [Watch], so these are the bounds of a cache for any number of loads and keys.
+// [watch], so these are the bounds of a cache for any number of loads and keys.
 const (
 	// A round reads the leases that are due, with one command. So there are at most 200 rounds a second,
-	// and the first round for a single key comes 5 ms after its wait began. In addition each Wait reads
+	// and the first round for a single key comes 5 ms after its wait began. In addition each wait reads
 	// its own items when it begins and when a holder has moved, as rarely as rounds read one holder.
 	betweenRounds = 5 * time.Millisecond
 
@@ -25,98 +25,87 @@ const (
 	// shows when to read the others, because a load of 5,000 keys ends its leases together.
 	perRound = 64
 
-	// When a holder has moved, Wait reads all its keys, at most this many with one command.
+	// When a holder has moved, wait reads all its keys, at most this many with one command.
 	perLook = 512
 )
 
-// Item is a key whose lease another load holds.
-type Item struct {
-	Name   string // of the lease
-	Prefix string // of the key
-	Key    string
-	Before string // the digest of what the key held when the load began
-	Token  string // the token in the lease; "": unknown before Wait, free after Wait
+// item is a key whose lease another load holds.
+type item struct {
+	name   string // of the lease
+	prefix string // of the key
+	key    string
+	before string // the digest of what the key held when the wait began
+	token  string // the token in the lease; "": unknown before wait, free after wait
 
-	Held []byte // set by Wait if the key holds another value than before
+	held []byte // set by wait if the key holds another value than before
 }
 
-// Seen is the result of a look at an item.
-type Seen struct {
-	Token string // "": the lease is free
-	Held  []byte // the value of the key; nil: none
+// seen is the result of a look at an item.
+type seen struct {
+	token string // "": the lease is free
+	held  []byte // the value of the key; nil: none
 }
 
-// Config configures a [Watch].
-type Config struct {
-	// Look reads the leases and the keys of items.
-	Look func(ctx context.Context, items []*Item) ([]Seen, error)
-	// Digest returns a digest of value, which differs for different values and is "" for nil.
-	Digest func(value []byte) string
-	// Go runs a function in a goroutine whose owner waits for it. It reports false after Done is closed.
-	Go func(func(context.Context)) bool
-	// Done is closed to end all waits.
-	Done <-chan struct{}
-}
-
-// Watch waits for leases. Its methods are safe for concurrent use.
-type Watch struct {
-	cfg Config // immutable
+// watch waits for leases. Its methods are safe for concurrent use.
+type watch struct {
+	look  func(ctx context.Context, items []*item) ([]seen, error) // immutable; reads the leases and the keys
+	owner Owner                                                    // immutable
 
 	mu      sync.Mutex // guards below
 	holders map[string]*holder
 	looking bool // the goroutine of rounds runs
 }
 
-// holder is a load in another process. All its leases hold one token, the key of Watch.holders.
+// holder is a load in another process. All its leases hold one token, the key of watch.holders.
 type holder struct {
 	since time.Time // when the first wait for it began
 	due   time.Time // when to read it next
-	waits []wait    // not empty
+	waits []waiting // not empty
 	next  int       // index in waits of the next item to read
 }
 
-// wait is the wait of a party for one item.
-type wait struct {
-	item  *Item
+// waiting is the wait of a party for one item.
+type waiting struct {
+	item  *item
 	party *party
 }
 
-// party is one call of Wait. A holder "moves" when its lease or its key changes.
+// party is one call of wait. A holder "moves" when its lease or its key changes.
 type party struct {
-	moved  map[string]bool // whether a holder has moved, by its token; guarded by Watch.mu
+	moved  map[string]bool // whether a holder has moved, by its token; guarded by watch.mu
 	signal chan struct{}   // holds one
 }
 
-// NewWatch makes a watch. It has a goroutine only while a call of Wait waits.
-func NewWatch(cfg Config) *Watch {
-	return &Watch{cfg: cfg, holders: make(map[string]*holder)}
+// newWatch makes a watch. It has a goroutine only while a call of wait waits.
+func newWatch(look func(context.Context, []*item) ([]seen, error), owner Owner) *watch {
+	return &watch{look: look, owner: owner, holders: make(map[string]*holder)}
 }
 
-// Wait waits until the lease of an item is free or its key holds another value than before, and
-// returns the items for which that is so. If Look returns an error, Wait returns all items after a
-// pause. It returns none if ctx ends or Done is closed. since is when the wait for these items began,
+// wait waits until the lease of an item is free or its key holds another value than before, and
+// returns the items for which that is so. If look returns an error, wait returns all items after a
+// pause. It returns none if ctx ends or the owner is done. since is when the wait for these items began,
 // perhaps in an earlier call.
 //
-// For an item without a Token the caller has just failed to take the lease. If Wait then finds the
+// For an item without a token the caller has just failed to take the lease. If wait then finds the
 // lease free or the value changed, it also pauses before it returns. Otherwise the caller could retry
 // all the time while it cannot take the lease: a proxy may read from a replica that is behind or return
 // an error for the key, or the key of the lease may hold another type than a string.
-func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (changed []*Item) {
-	var look []*Item
+func (w *watch) wait(ctx context.Context, since time.Time, items []*item) (changed []*item) {
+	var unread []*item
 	for _, it := range items {
-		if it.Token == "" {
-			look = append(look, it)
+		if it.token == "" {
+			unread = append(unread, it)
 		}
 	}
 	for first := true; ; first = false {
-		for part := range slices.Chunk(look, perLook) {
-			seen, err := w.cfg.Look(ctx, part)
+		for part := range slices.Chunk(unread, perLook) {
+			seen, err := w.look(ctx, part)
 			if err != nil {
 				w.pause(ctx, interval(time.Since(since)))
 				return items
 			}
 			for i, it := range part {
-				if it.Token = seen[i].Token; w.note(it, seen[i]) {
+				if it.token = seen[i].token; w.note(it, seen[i]) {
 					changed = append(changed, it)
 				}
 			}
@@ -127,36 +116,36 @@ func (w *Watch) Wait(ctx context.Context, since time.Time, items []*Item) (chang
 			}
 			return changed
 		}
-		if look = w.park(ctx, since, items); len(look) == 0 {
+		if unread = w.park(ctx, since, items); len(unread) == 0 {
 			return nil
 		}
 	}
 }
 
-// note reports whether Wait returns the item: its key holds another value, which note keeps, or its
+// note reports whether wait returns the item: its key holds another value, which note keeps, or its
 // lease is free.
-func (w *Watch) note(it *Item, seen Seen) bool {
-	if w.cfg.Digest(seen.Held) != it.Before {
-		it.Held = seen.Held
+func (w *watch) note(it *item, seen seen) bool {
+	if Digest(seen.held) != it.before {
+		it.held = seen.held
 		return true
 	}
-	return seen.Token == ""
+	return seen.token == ""
 }
 
-// pause waits for d, or until ctx ends or Done is closed.
-func (w *Watch) pause(ctx context.Context, d time.Duration) {
+// pause waits for d, or until ctx ends or the owner is done.
+func (w *watch) pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-	case <-w.cfg.Done:
+	case <-w.owner.Done():
 	}
 }
 
 // park waits until a holder of items has moved, and returns the items of the holders that have. It
-// returns none if ctx ends or Done is closed first.
-func (w *Watch) park(ctx context.Context, since time.Time, items []*Item) (moved []*Item) {
+// returns none if ctx ends or the owner is done first.
+func (w *watch) park(ctx context.Context, since time.Time, items []*item) (moved []*item) {
 	p := &party{moved: make(map[string]bool), signal: make(chan struct{}, 1)}
 	if !w.join(p, since, items) {
 		return nil
@@ -164,7 +153,7 @@ func (w *Watch) park(ctx context.Context, since time.Time, items []*Item) (moved
 	select {
 	case <-p.signal:
 	case <-ctx.Done():
-	case <-w.cfg.Done:
+	case <-w.owner.Done():
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -172,51 +161,51 @@ func (w *Watch) park(ctx context.Context, since time.Time, items []*Item) (moved
 		w.leaveLocked(p, token)
 	}
 	for _, it := range items {
-		if p.moved[it.Token] {
+		if p.moved[it.token] {
 			moved = append(moved, it)
 		}
 	}
 	return moved
 }
 
-// join adds the waits of a party, and starts rounds if it does not run. It reports false after Done.
-func (w *Watch) join(p *party, since time.Time, items []*Item) bool {
+// join adds the waits of a party, and starts rounds if it does not run. It reports false after the owner is done.
+func (w *watch) join(p *party, since time.Time, items []*item) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, it := range items {
-		h := w.holders[it.Token]
+		h := w.holders[it.token]
 		if h == nil {
 			h = &holder{since: since, due: time.Now().Add(betweenRounds)}
-			w.holders[it.Token] = h
+			w.holders[it.token] = h
 		}
-		h.waits = append(h.waits, wait{it, p})
-		p.moved[it.Token] = false
+		h.waits = append(h.waits, waiting{it, p})
+		p.moved[it.token] = false
 	}
-	w.looking = w.looking || w.cfg.Go(w.rounds)
+	w.looking = w.looking || w.owner.Go(w.rounds)
 	return w.looking
 }
 
 // leaveLocked removes the waits of a party for a holder.
-func (w *Watch) leaveLocked(p *party, token string) {
+func (w *watch) leaveLocked(p *party, token string) {
 	h := w.holders[token]
 	if h == nil {
 		return
 	}
-	h.waits = slices.DeleteFunc(h.waits, func(o wait) bool { return o.party == p })
+	h.waits = slices.DeleteFunc(h.waits, func(o waiting) bool { return o.party == p })
 	if len(h.waits) == 0 {
 		delete(w.holders, token)
 	}
 }
 
 // rounds is the goroutine of the watch. It reads what is due until no party waits. If code of a pool
-// calls runtime.Goexit in Look, another goroutine takes over.
-func (w *Watch) rounds(ctx context.Context) {
+// calls runtime.Goexit in look, another goroutine takes over.
+func (w *watch) rounds(ctx context.Context) {
 	done := false
 	defer func() {
 		if !done {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.looking = w.cfg.Go(w.rounds)
+			w.looking = w.owner.Go(w.rounds)
 		}
 	}()
 	t := time.NewTicker(betweenRounds)
@@ -233,18 +222,18 @@ func (w *Watch) rounds(ctx context.Context) {
 		if len(due) == 0 {
 			continue
 		}
-		items := make([]*Item, len(due))
+		items := make([]*item, len(due))
 		for i := range due {
 			items[i] = &due[i]
 		}
-		seen, err := w.cfg.Look(ctx, items)
-		w.tell(due, seen, err)
+		seen, err := w.look(ctx, items)
+		w.wake(due, seen, err)
 	}
 }
 
 // due returns copies of the items that a round reads. If no party waits it reports false, and rounds
 // must end.
-func (w *Watch) due(ctx context.Context, now time.Time) (items []Item, ok bool) {
+func (w *watch) due(ctx context.Context, now time.Time) (items []item, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.looking = len(w.holders) > 0 && ctx.Err() == nil; !w.looking {
@@ -277,21 +266,21 @@ func interval(waited time.Duration) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
-// tell wakes the parties that wait for a holder that has moved: its lease is free or has another
+// wake wakes the parties that wait for a holder that has moved: its lease is free or has another
 // token, its key holds another value, or the read failed.
-func (w *Watch) tell(items []Item, seen []Seen, err error) {
+func (w *watch) wake(items []item, seen []seen, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, it := range items {
-		if err == nil && seen[i].Token == it.Token && w.cfg.Digest(seen[i].Held) == it.Before {
+		if err == nil && seen[i].token == it.token && Digest(seen[i].held) == it.before {
 			continue
 		}
-		h := w.holders[it.Token]
+		h := w.holders[it.token]
 		if h == nil {
 			continue
 		}
 		for _, o := range h.waits {
-			o.party.moved[it.Token] = true
+			o.party.moved[it.token] = true
 			select {
 			case o.party.signal <- struct{}{}:
 			default:

@@ -1,7 +1,7 @@
-// Package lease has the names of the keys of leases, and the wait for a lease that another load holds.
-package lease
+package fill
 
 import (
+	"bytes"
 	"strings"
 	"sync"
 )
@@ -10,12 +10,12 @@ import (
 //
 //		user:1  ->  user:1:klnhj:rediscache-lease
 //
-//	 1. Every key has a lease, and two keys have two: the name without its last 23 bytes is the key.
+//	 1. Every key has a lease of its own: the name without its last 23 bytes is the key.
 //	 2. A key and its lease are in the same slot of a cluster. If the key has a hash tag, so has the
 //	    name of the lease. Otherwise Redis hashes both names as a whole, because the letters and the
 //	    suffix have no brace, and the letters are chosen so that both have the same slot.
 //	 3. The name begins with the key, so an ACL rule for a prefix covers both, and Clear removes both.
-//	 4. No key of a caller is stored under the name of a lease: see [Stored].
+//	 4. No key of a caller is stored under the name of a lease: see [StoredName].
 const (
 	suffix  = ":rediscache-lease"
 	letters = 5
@@ -23,24 +23,24 @@ const (
 	pad     = "+"
 )
 
-// Stored returns the name under which a cache stores key, without prefix. That is key, unless
-// prefix + key ends in the suffix of leases and any number of plus signs: then Stored appends one
+// StoredName returns the name under which a cache stores key, without prefix. That is key, unless
+// prefix + key ends in the suffix of leases and any number of plus signs: then StoredName appends one
 // more plus sign.
 //
-// So no stored name ends in the suffix itself. Two keys never share a name: Stored appends a plus
+// So no stored name ends in the suffix itself. Two keys never share a name: StoredName appends a plus
 // sign to every key that ends in the suffix and plus signs, so the number of plus signs still differs.
-func Stored(prefix, key string) string {
+func StoredName(prefix, key string) string {
 	if n := len(key); n > 0 && key[n-1] != suffix[len(suffix)-1] && key[n-1] != pad[0] {
 		return key // nearly all keys
 	}
-	if Reserved(prefix, key) {
+	if IsLease(prefix, key) {
 		return key + pad
 	}
 	return key
 }
 
-// Reserved reports whether prefix + key ends in the suffix of leases and any number of plus signs.
-func Reserved(prefix, key string) bool {
+// IsLease reports whether prefix + key ends in the suffix of leases and any number of plus signs.
+func IsLease(prefix, key string) bool {
 	if key = strings.TrimRight(key, pad); key == "" {
 		prefix = strings.TrimRight(prefix, pad)
 	}
@@ -50,17 +50,17 @@ func Reserved(prefix, key string) bool {
 	return strings.HasSuffix(suffix, key) && strings.HasSuffix(prefix, suffix[:len(suffix)-len(key)])
 }
 
-// Name returns the whole name of the lease of prefix + key, prefix included. key is a result of
-// [Stored].
-func Name(prefix, key string) string {
-	return string(Append(make([]byte, 0, Len(prefix, key)), prefix, key))
+// LeaseName returns the name of the lease of prefix + key, including the prefix. key must be a result
+// of [StoredName].
+func LeaseName(prefix, key string) string {
+	return string(AppendLease(make([]byte, 0, LeaseLen(prefix, key)), prefix, key))
 }
 
-// Len returns the length of Name.
-func Len(prefix, key string) int { return len(prefix) + len(key) + 1 + letters + len(suffix) }
+// LeaseLen returns the length of LeaseName.
+func LeaseLen(prefix, key string) int { return len(prefix) + len(key) + 1 + letters + len(suffix) }
 
-// Append appends Name to b.
-func Append(b []byte, prefix, key string) []byte {
+// AppendLease appends LeaseName to b.
+func AppendLease(b []byte, prefix, key string) []byte {
 	at := len(b)
 	b = append(append(b, prefix...), key...)
 	full := b[at:]
@@ -78,7 +78,7 @@ func Append(b []byte, prefix, key string) []byte {
 	return append(b, suffix...)
 }
 
-// tail is update(sum, ":"+zero+suffix) by tables, because a CRC is linear.
+// tail returns update(sum, ":"+zero+suffix). It uses tables, which works because a CRC is linear.
 func tail(sum uint16) uint16 {
 	t := tables()
 	return t.high[sum>>8] ^ t.low[byte(sum)]
@@ -89,24 +89,12 @@ const zero = "hhhhh" // the letters of code 0
 // slots is the number of slots of a Redis Cluster.
 const slots = 16384
 
-// Slot returns the slot of a key in a Redis Cluster.
-func Slot(key string) uint16 { return crc(hashed(key)) % slots }
-
 // hashed returns the part of a key that Redis hashes: the text between the first opening brace and
 // the next closing brace, or the whole key if that text is empty or a brace is missing.
-func hashed[T string | []byte](key T) T {
-	for i := range len(key) {
-		if key[i] != '{' {
-			continue
-		}
-		for n := range len(key) - i - 1 {
-			if key[i+1+n] == '}' && n > 0 {
-				return key[i+1 : i+1+n]
-			} else if key[i+1+n] == '}' {
-				break
-			}
-		}
-		break
+func hashed(key []byte) []byte {
+	_, rest, _ := bytes.Cut(key, []byte("{"))
+	if tag, _, ok := bytes.Cut(rest, []byte("}")); ok && len(tag) > 0 {
+		return tag
 	}
 	return key
 }
@@ -141,7 +129,7 @@ var tables = sync.OnceValue(func() *slotTables {
 	return t
 })
 
-func crc[T string | []byte](s T) uint16 { return update(0, s) }
+func crc(s []byte) uint16 { return update(0, s) }
 
 func update[T string | []byte](sum uint16, s T) uint16 {
 	for i := range len(s) {
