@@ -54,15 +54,25 @@ func TestAllocations(t *testing.T) {
 		require.NoError(t, c.Set(ctx, "k", value, 0))
 		_, err := c.Get(ctx, "k") // after which it is known that the value is large
 		require.NoError(t, err)
-		require.LessOrEqual(t, testing.AllocsPerRun(500, func() {
+		require.LessOrEqual(t, leastAllocs( func() {
 			if _, err := c.Get(ctx, "k"); err != nil {
 				t.Error(err)
 			}
 		}), test.get, "%s: get", test.name)
-		require.LessOrEqual(t, testing.AllocsPerRun(500, func() {
+		require.LessOrEqual(t, leastAllocs( func() {
 			if err := c.Set(ctx, "k", value, time.Minute); err != nil {
 				t.Error(err)
 			}
 		}), test.set, "%s: set", test.name)
 	}
+}
+
+// leastAllocs returns the allocations of a run of f: the least of three measurements, because a garbage
+// collection empties the pools of buffers, and a busy machine has more of them in one measurement.
+func leastAllocs(f func()) float64 {
+	least := testing.AllocsPerRun(200, f)
+	for range 2 {
+		least = min(least, testing.AllocsPerRun(200, f))
+	}
+	return least
 }

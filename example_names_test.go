@@ -62,7 +62,7 @@ func TestEveryExportedNameHasAnExample(t *testing.T) {
 			check(f.Name, f.Examples)
 		}
 		for _, m := range typ.Methods {
-			if m.Name != "Error" && m.Name != "Unwrap" {
+			if m.Name != "Error" && m.Name != "Unwrap" && m.Name != "Is" {
 				check(typ.Name+"_"+m.Name, m.Examples)
 			}
 		}

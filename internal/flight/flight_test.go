@@ -179,7 +179,7 @@ func TestEveryCallerGetsAPanicOfTheWork(t *testing.T) {
 					return ""
 				}).Wait(t.Context())
 				var p *flight.PanicError
-				if !errors.As(err, &p) || p.Value != cause || !strings.Contains(p.Error(), "boom") {
+				if !errors.As(err, &p) || p.Value != any(cause) || !strings.Contains(p.Error(), "boom") {
 					t.Errorf("%v", err)
 					return
 				}
