@@ -189,7 +189,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 	// In the other order, an old load could store between the two commands. Both
 	// go in one DoRun: with two calls, Redis could refuse the first, and its
 	// retry would come after the second.
-	_, reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.with(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
+	_, reply, refused, err := c.pipe.DoRun(ctx, c.endLeases(keys), c.withKeys(pipeline.Write("DEL", len(keys), pipeline.Count), keys))
 	switch {
 	case fill.RefusedForGood(refused):
 		c.leases.Refuse(ctx, refused)
@@ -230,8 +230,8 @@ func (c *Cache) sizeOf(keys []string) (n int) {
 	return n
 }
 
-// with appends keys to a call.
-func (c *Cache) with(call *pipeline.Call, keys []string) *pipeline.Call {
+// withKeys appends keys to a call.
+func (c *Cache) withKeys(call *pipeline.Call, keys []string) *pipeline.Call {
 	if len(keys) > 1 {
 		call.Grow(c.sizeOf(keys))
 	}
@@ -275,14 +275,16 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	return hits, failed
 }
 
-// maxTogether is how many keys an MGET has at most, so that the server sends the first values while it looks
-// for the others, and serves others in between. It is also the COUNT of Clear's SCAN.
+// maxTogether is how many keys an MGET has at most, so that the server sends the first
+// values while it looks for the others, and serves other clients in between. It is also the COUNT
+// of Clear's SCAN.
 const maxTogether = pipeline.MaxTogether
 
-// mget calls each with the reply for each key, in their order. After an error it has not called each.
+// mget calls the function each with the reply for each key, in their order. If mget returns
+// an error, it has not called each at all.
 func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *resp.Reply)) error {
 	if len(keys) <= maxTogether {
-		reply, err := c.pipe.Do(ctx, c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys))
+		reply, err := c.pipe.Do(ctx, c.withKeys(pipeline.Read("MGET", len(keys), pipeline.Values), keys))
 		if err != nil {
 			return err
 		}
@@ -293,7 +295,7 @@ func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *res
 	}
 	calls := make([]*pipeline.Call, 0, len(keys)/maxTogether+1)
 	for part := range slices.Chunk(keys, maxTogether) {
-		calls = append(calls, c.with(pipeline.Read("MGET", len(part), pipeline.Values), part))
+		calls = append(calls, c.withKeys(pipeline.Read("MGET", len(part), pipeline.Values), part))
 	}
 	replies, errs := c.pipe.DoAll(ctx, calls...)
 	for _, err := range errs {
@@ -462,8 +464,9 @@ func (c *Cache) Clear(ctx context.Context) (int, error) {
 	}
 }
 
-// isForeign reports whether a name is not a key of this cache, although it begins with the prefix. If
-// the prefix itself looks like a lease, then the prefix alone is the key of another cache, or a lease.
+// isForeign reports whether a name is not a key of this cache, although it begins with the
+// prefix. If the prefix itself looks like a lease, then the prefix alone is the key of
+// another cache, or a lease.
 func (c *Cache) isForeign(name resp.Reply) bool {
 	return len(name.Bytes) == len(c.prefix) && fill.IsLease(c.prefix, "")
 }

@@ -189,11 +189,11 @@ const maxBusyPoll = time.Millisecond
 // machine. The default is [DefaultBusyPoll]. Zero never polls. Negative, or more than a
 // millisecond, is an error.
 //
-// Polling costs processor time that would have been idle, which counts where it is billed or
-// limited: in a container with a CPU quota, or on a battery. Connections without a command
-// in flight do not poll. If replies take longer than d, reads soon stop polling. Then one
-// read in a thousand polls, to notice faster replies. If other programs want the processor, all connections of
-// the pool stop polling for up to two seconds.
+// Polling costs processor time that would have been idle, which counts where it is billed
+// or limited: in a container with a CPU quota, or on a battery. Connections without a
+// command in flight do not poll. If replies take longer than d, reads soon stop polling.
+// Then one read in a thousand polls, to notice faster replies. If other programs want the
+// processor, all connections of the pool stop polling for up to two seconds.
 //
 // It has no effect on Windows, with [WithDialFunc], or if a dial option hides the socket.
 func WithBusyPoll(d time.Duration) PoolOption {

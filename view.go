@@ -214,7 +214,7 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 			return nil, err
 		}
 	} else {
-		calls := []*pipeline.Call{v.c.with(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
+		calls := []*pipeline.Call{v.c.withKeys(pipeline.Read("MGET", len(keys), pipeline.Values), keys)}
 		for _, key := range keys {
 			calls = append(calls, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
 		}
