@@ -54,12 +54,12 @@ func TestAllocations(t *testing.T) {
 		require.NoError(t, c.Set(ctx, "k", value, 0))
 		_, err := c.Get(ctx, "k") // after which it is known that the value is large
 		require.NoError(t, err)
-		require.LessOrEqual(t, leastAllocs( func() {
+		require.LessOrEqual(t, leastAllocs(func() {
 			if _, err := c.Get(ctx, "k"); err != nil {
 				t.Error(err)
 			}
 		}), test.get, "%s: get", test.name)
-		require.LessOrEqual(t, leastAllocs( func() {
+		require.LessOrEqual(t, leastAllocs(func() {
 			if err := c.Set(ctx, "k", value, time.Minute); err != nil {
 				t.Error(err)
 			}

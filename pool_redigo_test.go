@@ -89,3 +89,9 @@ func TestARedigoPoolThatWaitsLeavesConnectionsToOthers(t *testing.T) {
 	giveBack(t, second, third, other)
 	require.Zero(t, p.Stats().InUse)
 }
+
+// do sends a command and drops its reply.
+func do(c redis.Conn, cmd string, args ...any) error {
+	_, err := c.Do(cmd, args...)
+	return err
+}
