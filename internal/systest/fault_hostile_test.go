@@ -186,7 +186,7 @@ func noise(n int) []byte {
 // live, say what happened, and work again.
 func TestFaultAHostileReplyCostsItsConnectionAndNoMemory(t *testing.T) {
 	redistest.Long(t)
-	const most = 8 << 20 // two tries, and what the test itself allocates meanwhile
+	const most = 4 << 20 // two tries
 	redistest.NoLeaks(t)
 	s := newLiar(t)
 	for name, way := range pools {
@@ -196,19 +196,22 @@ func TestFaultAHostileReplyCostsItsConnectionAndNoMemory(t *testing.T) {
 			if !own && !h.redigo {
 				continue
 			}
-			_, err := c.Get(t.Context(), "private")
-			require.ErrorIs(t, err, rediscache.ErrNotFound, "%s: before %s", name, what)
-			s.lie.Store(&lie{command: "GET", reply: h.reply, hangUp: true})
-			took := redistest.Allocated(func() { _, err = c.Get(t.Context(), "private") })
-			s.lie.Store(nil)
-			require.ErrorIs(t, err, rediscache.ErrUnavailable, "%s: %s", name, what)
-			requireClear(t, err)
+			took := uint64(most)
+			for try := 0; try < 3 && took >= most; try++ { // dials and the test's own servers allocate too
+				_, err := c.Get(t.Context(), "private")
+				require.ErrorIs(t, err, rediscache.ErrNotFound, "%s: before %s", name, what)
+				s.lie.Store(&lie{command: "GET", reply: h.reply, hangUp: true})
+				took = redistest.Allocated(func() { _, err = c.Get(t.Context(), "private") })
+				s.lie.Store(nil)
+				require.ErrorIs(t, err, rediscache.ErrUnavailable, "%s: %s", name, what)
+				requireClear(t, err)
+				_, err = c.Get(t.Context(), "private")
+				require.ErrorIs(t, err, rediscache.ErrNotFound, "%s: after %s", name, what)
+				require.Zero(t, s.trusted.Load(), "%s: %s: the connection is replaced", name, what)
+			}
 			if own {
 				require.Less(t, took, uint64(most), what)
 			}
-			_, err = c.Get(t.Context(), "private")
-			require.ErrorIs(t, err, rediscache.ErrNotFound, "%s: after %s", name, what)
-			require.Zero(t, s.trusted.Load(), "%s: %s: the connection is replaced", name, what)
 		}
 	}
 }
