@@ -430,7 +430,7 @@ func TestNoKeyWaitsForTheLeaseOfAnotherKey(t *testing.T) {
 		for _, keys := range [][]string{{"a", "b"}, {"b", "a"}} {
 			s.Flush()
 			v, c := systest.Process(t, s, rediscache.Policy{Lease: time.Hour})
-			s.Do("SET", rediscache.LeaseKey("", "b"), "of another process")
+			s.Do("SET", systest.LeaseKey("", "b"), "of another process")
 			begun, goOn := make(chan struct{}), make(chan struct{})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -457,7 +457,7 @@ func TestNoKeyWaitsForTheLeaseOfAnotherKey(t *testing.T) {
 			wg.Wait()
 			require.NoError(t, err)
 			require.Equal(t, 1, got)
-			require.NotNil(t, s.Do("GET", rediscache.LeaseKey("", "b")), "nobody has waited for it")
+			require.NotNil(t, s.Do("GET", systest.LeaseKey("", "b")), "nobody has waited for it")
 			require.NoError(t, c.Close())
 		}
 	})
@@ -563,7 +563,7 @@ func TestACodecMayDecodeInPlace(t *testing.T) {
 					t.Helper()
 					redistest.Eventually(t, func() bool {
 						held, _ := s.Do("GET", "k").([]byte)
-						return bytes.Equal(held, stored(n)) && s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0)
+						return bytes.Equal(held, stored(n)) && s.Do("EXISTS", systest.LeaseKey("", "k")) == int64(0)
 					}, "it is stored")
 				}
 				asks(1111, returns(1111))
@@ -580,7 +580,7 @@ func TestACodecMayDecodeInPlace(t *testing.T) {
 					var loads atomic.Int64
 					for range 5 {
 						asks(4444, func(context.Context) (int, error) { loads.Add(1); return 0, systest.ErrDatabase })
-						redistest.Eventually(t, func() bool { return loads.Load() == 1 && s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0) },
+						redistest.Eventually(t, func() bool { return loads.Load() == 1 && s.Do("EXISTS", systest.LeaseKey("", "k")) == int64(0) },
 							"once until the back-off is over")
 					}
 					v.SetBackoff(0)
@@ -635,7 +635,7 @@ func TestAPanicOfALoadInTheBackgroundIsAnEvent(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, 1, got)
 			redistest.Eventually(t, func() bool { return c.Stats().Loads == int64(i+1) && where.Load() == "" }, "the %s panics", part)
-			redistest.Eventually(t, func() bool { return s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0) }, "its lease is ended")
+			redistest.Eventually(t, func() bool { return s.Do("EXISTS", systest.LeaseKey("", "k")) == int64(0) }, "its lease is ended")
 		}
 		require.EqualValues(t, 2, failed.Load(), "an observer is given the panic and the exit of the load")
 		require.Equal(t, []byte("1"), s.Do("GET", "k"))

@@ -198,9 +198,9 @@ func (p *WarmPool) acquireTested(ctx context.Context, r *redis.Pool) (redis.Conn
 // returns at once. If ctx ends first, the error matches the context's error, and wraps
 // the [*DialError] of the last dial if that failed.
 func (p *WarmPool) Ready(ctx context.Context) error {
-	err := p.store.Ready(ctx)
-	if dial := (*warm.DialError)(nil); errors.As(err, &dial) {
-		return fmt.Errorf("%w (%w)", exportDialError(dial), ctx.Err())
+	failure, err := p.store.Ready(ctx)
+	if failure != nil {
+		return fmt.Errorf("%w (%w)", &DialError{Err: failure}, ctx.Err())
 	}
 	return err
 }

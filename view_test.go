@@ -239,14 +239,14 @@ func TestAViewGetsSetsAndDeletes(t *testing.T) {
 				left, err := c.TTL(ctx, "a")
 				require.NoError(t, err)
 				require.Greater(t, left, 119*time.Minute, "TTL and Stale")
-				s.Do("SET", rediscache.LeaseKey("", "a"), "token")
+				s.Do("SET", systest.LeaseKey("", "a"), "token")
 				got, err := v.GetMany(ctx, "a", "none", "b", "a")
 				require.NoError(t, err)
 				require.Equal(t, map[string]int{"a": 1, "b": 2}, got)
 				n, err := v.Delete(ctx, "a", "none", "b")
 				require.NoError(t, err)
 				require.Equal(t, 2, n, "leases do not count")
-				require.EqualValues(t, 0, s.Do("EXISTS", rediscache.LeaseKey("", "a")))
+				require.EqualValues(t, 0, s.Do("EXISTS", systest.LeaseKey("", "a")))
 				n, err = v.Delete(ctx)
 				require.NoError(t, err)
 				require.Zero(t, n)
@@ -349,7 +349,7 @@ func (l *eventLog) last(t *testing.T, o rediscache.Outcome) rediscache.Event {
 			return l.events[i]
 		}
 	}
-	t.Fatalf("nobody was told of a %s", o)
+	t.Fatalf("no event has the outcome %s", o)
 	return rediscache.Event{}
 }
 
@@ -427,7 +427,7 @@ func TestObserversHearOfEachOutcome(t *testing.T) {
 		got, err := v.GetOrLoad(ctx, "k", fails[int](failure))
 		require.NoError(t, err)
 		require.Equal(t, 1, got)
-		redistest.Eventually(t, func() bool { return c.Stats().Loads == 3 && s.Do("EXISTS", rediscache.LeaseKey("", "k")) == int64(0) }, "it is loaded in the background")
+		redistest.Eventually(t, func() bool { return c.Stats().Loads == 3 && s.Do("EXISTS", systest.LeaseKey("", "k")) == int64(0) }, "it is loaded in the background")
 		require.ErrorIs(t, log.last(t, rediscache.OutcomeLoad).Err, failure)
 		do("get or load k: stale", "load k: load")
 

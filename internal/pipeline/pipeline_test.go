@@ -72,7 +72,8 @@ func storeOf(t testing.TB, addr string, n, spare int, plain bool) func(context.C
 	})
 	t.Cleanup(store.Close)
 	if spare > 0 {
-		require.NoError(t, store.Ready(t.Context()))
+		_, err := store.Ready(t.Context())
+		require.NoError(t, err)
 	}
 	return func(ctx context.Context) (redis.Conn, error) {
 		c, err := store.Acquire(ctx)

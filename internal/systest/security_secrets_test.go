@@ -50,7 +50,7 @@ func failEveryVerb(t *testing.T, c *rediscache.Cache, heard *systest.ErrorsOf) s
 		fails(systest.Second(v.Get(ctx, secretKey)))
 		fails(v.Set(ctx, secretKey, secretValue))
 		fails(systest.Second(v.Delete(ctx, secretKey)))
-		got, err := v.GetOrLoad(ctx, secretKey, systest.Returns(secretValue)) // which heard is told of
+		got, err := v.GetOrLoad(ctx, secretKey, systest.Returns(secretValue)) // heard observes the error
 		require.NoError(t, err)
 		require.Equal(t, secretValue, got)
 	}

@@ -282,12 +282,12 @@ func Never[V any](t testing.TB) func(context.Context) (V, error) {
 	}
 }
 
-// Returns is a load that counts nothing and fails never.
+// Returns returns a load that returns value.
 func Returns[V any](value V) func(context.Context) (V, error) {
 	return func(context.Context) (V, error) { return value, nil }
 }
 
-// Fails is a load that does.
+// Fails returns a load that returns err.
 func Fails[V any](err error) func(context.Context) (V, error) {
 	return func(context.Context) (value V, _ error) { return value, err }
 }
@@ -314,7 +314,7 @@ func Process(t testing.TB, s *redistest.Server, p rediscache.Policy) (*rediscach
 	return NewView(t, c, rediscache.JSON[int](), p), c
 }
 
-// Second is the error of a call that returns something besides.
+// Second returns the error of a call that also returns a value.
 func Second[V any](_ V, err error) error { return err }
 
 // ErrorsOf is an observer that collects errors, because a load goes on without Redis.

@@ -401,7 +401,7 @@ func (m *model) calm() {
 	}
 	m.release()
 	m.check()
-	if err := m.store.Ready(m.t.Context()); err != nil {
+	if _, err := m.store.Ready(m.t.Context()); err != nil {
 		m.fatalf("not ready: %v", err)
 	}
 	time.Sleep(3 * time.Second) // expired ones, replaced one after another

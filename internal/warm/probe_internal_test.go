@@ -44,7 +44,7 @@ func TestAConnectionThatTheTimerOfItsProbeEndedIsNotLent(t *testing.T) {
 			},
 		})
 		defer s.Close()
-		require.NoError(t, s.Ready(t.Context()))
+		requireReady(t, s)
 		time.Sleep(2500 * time.Millisecond)
 		c, err := s.Acquire(t.Context())
 		require.NoError(t, err)

@@ -6,29 +6,26 @@ import (
 )
 
 // Ready waits until the floor stands: MinIdle spare connections have
-// answered, or as many as the maximum leaves. An error matches the context's
-// and, if a dial failed, wraps a *DialError.
-func (s *Store) Ready(ctx context.Context) error {
+// answered, or as many as the maximum leaves. err matches that of ctx if ctx ends
+// first; then failure is the cause of the last dial if that failed, and otherwise nil.
+func (s *Store) Ready(ctx context.Context) (failure, err error) {
 	for {
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
-			return ErrClosed
+			return nil, ErrClosed
 		}
 		spare := len(s.idle) + s.probing
 		ready := spare >= s.cfg.MinIdle || spare+s.inUse == s.cfg.MaxActive
 		failure, changed := s.failure, s.changedLocked()
 		s.mu.Unlock()
 		if ready {
-			return nil
+			return nil, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			if failure != nil {
-				return fmt.Errorf("%w (%w)", &DialError{failure}, ctx.Err())
-			}
-			return fmt.Errorf("rediscache: pool not ready: %w", ctx.Err())
+			return failure, fmt.Errorf("rediscache: pool not ready: %w", ctx.Err())
 		}
 	}
 }

@@ -147,7 +147,7 @@ func TestConnectionsThatWereDialledTogetherDoNotEndTogether(t *testing.T) {
 			DialTimeout: time.Second, ReadTimeout: time.Second, Dial: newFake(1, prompt).dial,
 		})
 		defer s.Close()
-		require.NoError(t, s.Ready(t.Context()))
+		requireReady(t, s)
 		start, ends := time.Now(), make([]time.Duration, 0, n)
 		for len(ends) < n && time.Since(start) < 2*life {
 			time.Sleep(sweepEvery)
@@ -220,7 +220,7 @@ func TestABrokenConnectionPutsTheIdleOnesInDoubt(t *testing.T) {
 				DialTimeout: time.Second, ReadTimeout: time.Millisecond, Dial: f.dial,
 			})
 			defer s.Close()
-			require.NoError(t, s.Ready(t.Context()))
+			requireReady(t, s)
 			c := take(t, s)
 			synctest.Wait() // for the dial of a spare one in its stead
 			f.set(test.mood)
@@ -265,4 +265,10 @@ func TestAConnectionWithHalfACommandIsNotLentAgain(t *testing.T) {
 	_ = c.Close()
 	take(t, s)
 	require.EqualValues(t, 1, s.Stats().Closed.Broken)
+}
+
+func requireReady(t *testing.T, s *Store) {
+	t.Helper()
+	_, err := s.Ready(t.Context())
+	require.NoError(t, err)
 }

@@ -20,7 +20,7 @@ func newPrompt(t *testing.T, minIdle, maxActive int) (*Store, *fakeServer) {
 		MinIdle: minIdle, MaxActive: maxActive, HealthCheckAfter: time.Hour,
 		DialTimeout: time.Second, ReadTimeout: time.Second, Dial: f.dial,
 	})
-	require.NoError(t, s.Ready(t.Context()))
+	requireReady(t, s)
 	return s, f
 }
 
