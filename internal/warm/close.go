@@ -3,6 +3,7 @@ package warm
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // Shutdown stops lending and waits until all borrowed connections are returned and
@@ -42,8 +43,10 @@ func (s *Store) refuse() {
 	if s.retry != nil {
 		s.retry.Stop()
 	}
-	if s.renewal.timer != nil {
-		s.renewal.timer.Stop()
+	for _, t := range []*time.Timer{s.renewal.timer, s.renewal.settle} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	s.failWaitersLocked(ErrClosed)
 	s.keepIdleLocked(func(*Conn) *int64 { return &s.stats.Closed.Shutdown })

@@ -20,11 +20,15 @@ import (
 //   - While there are suspects, and for a second after the answer, a pace bounds the
 //     dials. As long as the name still points to the old primary, new connections
 //     reach it too. A write on one of them condemns the server again.
+//   - The last of these connections may never get a write, because the next dial reaches
+//     the new primary. So settleAfter after the last answer, all connections become
+//     suspects once more. Only the few that were dialled since are replaced for that.
 const (
 	condemnEvery = 100 * time.Millisecond // so that a new connection serves reads for at least this long
 	renewEvery   = time.Second / 16       // with renewBurst at most 20 dials in any second
 	renewBurst   = 4
-	paceFor      = time.Second // after the last answer that condemned the server
+	paceFor      = time.Second      // after the last time that the server was condemned
+	settleAfter  = 2 * condemnEvery // a refused write is retried within 100 ms, so this is longer than between two answers
 )
 
 // renewal is guarded by Store.mu.
@@ -34,6 +38,7 @@ type renewal struct {
 	suspects  int           // open connections dialled before that answer, without those that are closing
 	next      time.Duration // when the pace allows the next dial
 	timer     *time.Timer   // calls fillLocked at next; nil if no dial waits
+	settle    *time.Timer   // calls suspectAllLocked settleAfter after the last answer; nil before the first
 }
 
 // Condemn handles an error reply on a borrowed connection. If the error condemns the
@@ -68,15 +73,36 @@ func (c *Conn) pass(test func(*Conn) error) (err error) {
 	return test(c)
 }
 
-// condemnLocked makes all open connections suspects, and dials in flight too. It does
-// nothing if c is a suspect already, or if the server was condemned within the last
-// condemnEvery.
+// condemnLocked makes all open connections suspects, now and after settleAfter. It does
+// nothing if c is a suspect already, and nothing now if the server was condemned within
+// the last condemnEvery.
 func (s *Store) condemnLocked(c *Conn) {
-	r, now := &s.renewal, s.now()
-	if s.closed || s.suspectLocked(c) || r.condemned != 0 && now-r.at < condemnEvery {
+	r := &s.renewal
+	if s.closed || s.suspectLocked(c) {
 		return
 	}
-	r.condemned, r.at = s.turn, now
+	if r.settle == nil {
+		r.settle = time.AfterFunc(settleAfter, s.suspectAll)
+	} else {
+		r.settle.Reset(settleAfter)
+	}
+	if r.condemned == 0 || s.now()-r.at >= condemnEvery {
+		s.suspectAllLocked()
+	}
+}
+
+func (s *Store) suspectAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.suspectAllLocked()
+	}
+}
+
+// suspectAllLocked makes all open connections suspects, and dials in flight too.
+func (s *Store) suspectAllLocked() {
+	r := &s.renewal
+	r.condemned, r.at = s.turn, s.now()
 	s.turn++ // connections whose dial begins from now on are no suspects
 	r.suspects = 0
 	for c := range s.all {

@@ -2,6 +2,7 @@ package warm
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -62,7 +63,34 @@ func TestAnAnswerThatCondemnsReplacesAllOlderConnections(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.Zero(t, suspectsLeft(s))
 		require.Equal(t, 5, s.Stats().Idle)
-		require.EqualValues(t, 20, s.Stats().Closed.Broken)
+		require.EqualValues(t, 20+5, s.Stats().Closed.Broken, "and the five that were dialled within settleAfter")
+	})
+}
+
+// The name points to another server just after the dials that an answer caused. No write reaches the
+// connections of these dials, so no answer condemns them.
+func TestConnectionsDialledJustAfterTheLastAnswerAreReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newPrompt(t, 5, 20)
+		defer s.Close()
+		open := func() []*Conn {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return slices.Collect(maps.Keys(s.all))
+		}
+		c := take(t, s)
+		c.Condemn(readOnly)
+		_ = c.Close()
+		time.Sleep(condemnEvery)
+		old := open()
+		require.GreaterOrEqual(t, s.Stats().Dials, int64(5+renewBurst))
+		time.Sleep(3 * time.Second)
+		for _, c := range open() {
+			require.False(t, slices.Contains(old, c))
+		}
+		require.Zero(t, suspectsLeft(s))
+		require.Equal(t, 5, s.Stats().Idle)
+		require.LessOrEqual(t, s.Stats().Dials, int64(5+1+5+5), "the floor, one beside the borrowed connection, and the floor twice")
 	})
 }
 
