@@ -60,11 +60,11 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		return nil, err
 	}
 	p := pipeline.Config{
-		Lease: pool.GetContext, Lanes: cfg.pipelineConns, Timeout: cfg.timeout, WriteTimeout: DefaultWriteTimeout,
+		Borrow: pool.GetContext, Lanes: cfg.pipelineConns, Timeout: cfg.timeout, WriteTimeout: DefaultWriteTimeout,
 	}
 	switch pool := pool.(type) {
 	case *WarmPool:
-		p.Lease, p.Late, p.Spare = pool.acquire, pool.store.Late, pool.store.Spare
+		p.Borrow, p.GaveUp, p.Spare = pool.acquire, pool.store.GaveUp, pool.store.Spare
 		p.ReadTimeout, p.WriteTimeout = pool.readTimeout, pool.writeTimeout
 	case *redis.Pool:
 		p.Foreign, p.Spare, p.Refuses = true, func() int { return spareConns(pool) }, !pool.Wait

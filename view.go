@@ -180,7 +180,7 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 		}
 		return v.entry(held, resp.Reply{}, false), nil
 	}
-	held, left, err := v.c.pipe.DoTwo(ctx, get, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
+	held, left, err := v.c.pipe.DoPair(ctx, get, pipeline.Read("PTTL", 1, pipeline.Count).Key(v.c.name(key)))
 	if err != nil {
 		return entry[V]{}, err
 	}

@@ -28,7 +28,7 @@ func newFixture(t *testing.T, denied ...string) *fixture {
 	f.s.Do("ACL", "SETUSER", "app", "on", ">"+secret, "~*", "+@all")
 	f.acl(denied...)
 	p := pipeline.New(pipeline.Config{
-		Lease: func(ctx context.Context) (redis.Conn, error) {
+		Borrow: func(ctx context.Context) (redis.Conn, error) {
 			return redis.DialContext(ctx, "tcp", f.s.Addr, redis.DialUsername("app"), redis.DialPassword(secret))
 		},
 		WriteTimeout: time.Minute,

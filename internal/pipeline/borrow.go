@@ -32,7 +32,7 @@ type loan struct {
 	use     func(*loan)  // of the connection; nil: calls are sent
 	buffer  []resp.Reply // for the replies to calls
 	out     exchange     // of calls
-	owed    int          // late replies that use leaves, each of the form of the call
+	undrained    int          // late replies that use leaves, each of the form of the call
 	spent   bool         // the connection must not be lent again
 	failed  error        // why the connection cannot be used any more
 	idle    bool         // a pool of another maker has an idle connection, so the worker borrows it
@@ -42,8 +42,8 @@ type loan struct {
 
 	work   func()        // immutable; worker
 	served chan struct{} // holds one: the worker is over, and the caller has not left
-	late   chan struct{} // holds one: the caller must leave
-	own    patience      // used again by the next loan
+	expired   chan struct{} // holds one: the caller must leave
+	reused    patience      // used again by the next loan
 
 	mu     sync.Mutex // guards all below
 	ctx    *patience  // nil while the loan is not in use
@@ -61,7 +61,7 @@ type loanState uint8
 
 const (
 	callerWaits  loanState = iota
-	callerKicked           // as callerWaits, and the clock has interrupted the caller
+	callerInterrupted           // as callerWaits, and the clock has interrupted the caller
 	callerLeft             // a goroutine goes on
 	callerServed           // the worker is over
 )
@@ -71,7 +71,7 @@ const (
 const drainTicks = 100
 
 var loans = sync.Pool{New: func() any {
-	l := &loan{served: make(chan struct{}, 1), late: make(chan struct{}, 1)}
+	l := &loan{served: make(chan struct{}, 1), expired: make(chan struct{}, 1)}
 	l.work = l.worker
 	return l
 }}
@@ -106,7 +106,7 @@ func (p *Pipeline) borrowAll(ctx context.Context, calls []*Call, replies []resp.
 // The caller must call end when it has read the outcome. An error means that nothing was done, or is still
 // being done because the caller left. Then the caller must not read what use writes.
 func (p *Pipeline) borrowed(ctx context.Context, calls []*Call, use func(*loan)) (*loan, error) {
-	l, err := p.begin(ctx, calls, use)
+	l, err := p.newLoan(ctx, calls, use)
 	if err != nil {
 		return nil, err
 	}
@@ -138,11 +138,11 @@ func (p *Pipeline) borrowed(ctx context.Context, calls []*Call, use func(*loan))
 	return l, nil
 }
 
-// begin makes a loan, for which Close waits.
-func (p *Pipeline) begin(ctx context.Context, calls []*Call, use func(*loan)) (*loan, error) {
+// newLoan makes a loan, for which Close waits.
+func (p *Pipeline) newLoan(ctx context.Context, calls []*Call, use func(*loan)) (*loan, error) {
 	l := loans.Get().(*loan)
 	l.calls, l.use = append(l.calls[:0], calls...), use
-	own := &l.own
+	own := &l.reused
 	l.idle = p.cfg.Idle != nil && p.cfg.Idle()
 	if p.cfg.Foreign && !l.idle {
 		own = new(patience) // because code of the pool may keep it for longer than the loan lasts
@@ -157,7 +157,7 @@ func (p *Pipeline) begin(ctx context.Context, calls []*Call, use func(*loan)) (*
 	p.tickLocked()
 	now := p.clock.Load()
 	for _, c := range calls {
-		c.begin(now)
+		c.startTimeout(now)
 	}
 	l.mu.Lock()
 	l.p, l.ctx, l.since = p, own, calls[0].since
@@ -172,7 +172,7 @@ func (p *Pipeline) begin(ctx context.Context, calls []*Call, use func(*loan)) (*
 // borrow borrows the connection, and waits for it within ctx.
 func (l *loan) borrow(ctx context.Context) error {
 	p := l.p
-	conn, err := p.lend(ctx)
+	conn, err := p.borrowConn(ctx)
 	l.mu.Lock()
 	closed, ended := l.closed, l.ctx.Err()
 	l.mu.Unlock()
@@ -185,7 +185,7 @@ func (l *loan) borrow(ctx context.Context) error {
 	case err == nil && ended != nil:
 		return ended
 	case ended != nil && errors.Is(err, context.Canceled):
-		return p.cfg.Late(ended)
+		return p.cfg.GaveUp(ended)
 	case err != nil:
 		return err
 	}
@@ -201,7 +201,7 @@ func (l *loan) borrow(ctx context.Context) error {
 func (l *loan) open(conn redis.Conn, ours *warm.Conn) link {
 	l.until = time.Time{}
 	if ours != nil && ours.Stream() != nil {
-		return newOwnLink(ours, l.p.cfg.WriteTimeout)
+		return newDirectLink(ours, l.p.cfg.WriteTimeout)
 	}
 	if ours == nil && l.p.cfg.Timeout > 0 {
 		l.until = time.Now().Add(l.p.remaining(l.calls[0]))
@@ -236,18 +236,18 @@ func (l *loan) condemned(calls []*Call, replies []resp.Reply) (condemned bool) {
 
 // drains reports whether late replies are to be read: the caller was interrupted when all was sent.
 func (l *loan) drains() bool {
-	own, ok := l.link.(*ownLink)
-	sent := l.use == nil && l.out.sent == len(l.calls) || l.owed > 0
+	own, ok := l.link.(*directLink)
+	sent := l.use == nil && l.out.sent == len(l.calls) || l.undrained > 0
 	if !ok || !sent || !errors.Is(l.failed, os.ErrDeadlineExceeded) {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || l.state != callerKicked {
+	if l.closed || l.state != callerInterrupted {
 		return false
 	}
 	l.state, l.at = callerLeft, l.p.clock.Load()
-	own.unkick()
+	own.resume()
 	return true
 }
 
@@ -260,7 +260,7 @@ func (l *loan) drain() {
 }
 
 func (l *loan) receiveLate() error {
-	for range l.owed {
+	for range l.undrained {
 		if err := l.receiveLateOne(shape{form: l.calls[0].form}); err != nil {
 			return err
 		}
@@ -271,7 +271,7 @@ func (l *loan) receiveLate() error {
 	n := 0
 	for _, c := range l.calls {
 		for _, one := range c.each() {
-			if n++; n <= l.link.(*ownLink).received {
+			if n++; n <= l.link.(*directLink).received {
 				continue
 			}
 			if err := l.receiveLateOne(one); err != nil {
@@ -304,7 +304,7 @@ func (l *loan) handOver() error {
 	go l.work()
 	select {
 	case <-l.served:
-	case <-l.late:
+	case <-l.expired:
 		if cause, sent := l.goes(); cause != nil {
 			return &lostError{cause: cause, sent: sent, left: true}
 		}
@@ -377,9 +377,9 @@ func (l *loan) endWork() {
 func (l *loan) giveBack() {
 	l.mu.Lock()
 	ended := l.ctx.Err() != nil
-	own, _ := l.link.(*ownLink)
-	if own != nil && l.state == callerKicked {
-		own.unkick()
+	own, _ := l.link.(*directLink)
+	if own != nil && l.state == callerInterrupted {
+		own.resume()
 	}
 	l.conn = nil
 	l.mu.Unlock()
@@ -395,18 +395,18 @@ func (l *loan) end() {
 	l.leave()
 	clear(l.calls)
 	clear(l.buffer)
-	l.out, l.failed, l.refused, l.use, l.owed, l.prev, l.next = exchange{}, nil, nil, nil, 0, nil, nil
+	l.out, l.failed, l.refused, l.use, l.undrained, l.prev, l.next = exchange{}, nil, nil, nil, 0, nil, nil
 	l.mu.Lock()
 	ctx := l.ctx
 	l.ctx, l.link, l.state, l.closed, l.cut = nil, nil, callerWaits, false, false
 	l.mu.Unlock()
-	if ctx == &l.own {
-		l.own.caller, l.own.ended, l.own.done = nil, nil, nil
+	if ctx == &l.reused {
+		l.reused.caller, l.reused.ended, l.reused.done = nil, nil, nil
 	} else {
 		ctx.end(context.Canceled)
 	}
 	select {
-	case <-l.late:
+	case <-l.expired:
 	default:
 	}
 	loans.Put(l)
@@ -449,11 +449,11 @@ func (l *loan) tick(p *Pipeline, now int64) {
 		l.heard, l.at = n, now
 	}
 	silent := now - l.at
-	own, ok := l.link.(*ownLink)
+	own, ok := l.link.(*directLink)
 	switch {
 	case !ok && ended != nil && l.state == callerWaits:
 		if ours, ok := l.conn.(*warm.Conn); ok {
-			l.state = callerKicked
+			l.state = callerInterrupted
 			go ours.Cut() // may be code of the user
 		}
 	case !ok:
@@ -461,15 +461,15 @@ func (l *loan) tick(p *Pipeline, now int64) {
 		l.cut = true
 		own.cut()
 	case ended != nil && l.state != callerLeft:
-		l.state = callerKicked
-		own.kick()
+		l.state = callerInterrupted
+		own.interrupt()
 	}
 }
 
 // endLocked ends the wait for a connection, or for a worker.
 func (l *loan) endLocked(cause error) {
 	if l.ctx.end(cause) {
-		l.late <- struct{}{}
+		l.expired <- struct{}{}
 	}
 }
 
@@ -481,7 +481,7 @@ func (l *loan) close() {
 		return
 	}
 	l.closed = true
-	if own, ok := l.link.(*ownLink); ok && l.conn != nil && l.state == callerLeft {
+	if own, ok := l.link.(*directLink); ok && l.conn != nil && l.state == callerLeft {
 		own.cut()
 	} else if l.conn == nil && l.state == callerWaits {
 		l.endLocked(context.Canceled)

@@ -30,7 +30,7 @@ func TestTheTimeOfACallIsATimerOfTheSocketOnlyWhereNothingCutsIt(t *testing.T) {
 	})
 	defer store.Close()
 	patience := func(lease func(context.Context) (redis.Conn, error)) (d time.Duration) {
-		p := New(Config{Lease: lease, Timeout: time.Minute, ReadTimeout: time.Hour})
+		p := New(Config{Borrow: lease, Timeout: time.Minute, ReadTimeout: time.Hour})
 		l, err := p.borrowed(t.Context(), []*Call{Read("PING", 0, Status)}, func(l *loan) {
 			if link, ok := l.link.(*redigoWire); ok {
 				d = link.patience()

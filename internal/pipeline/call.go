@@ -34,7 +34,7 @@ type Call struct {
 	unsent int  // retries because the call had not been sent as a whole
 	heldUp int  // how often the call came behind a large reply
 	broke  int  // connections that broke before they returned the reply
-	apart  bool // the next try is on a connection of its own, because the call may have broken the last one
+	direct  bool // the next try is on a connection of its own, because the call may have broken the last one
 }
 
 const (
@@ -59,7 +59,7 @@ func Write(name string, n int, form Form) *Call { return newCall(form, true).Com
 func newCall(form Form, write bool) *Call {
 	c := calls.Get().(*Call)
 	c.req, c.value, c.write, c.shape = c.req[:0], 0, write, shape{form: form}
-	c.since, c.unsent, c.heldUp, c.broke, c.apart = 0, 0, 0, 0, false
+	c.since, c.unsent, c.heldUp, c.broke, c.direct = 0, 0, 0, 0, false
 	return c
 }
 
@@ -189,12 +189,12 @@ const maxKept = 64 << 10
 func (c *Call) queue(now int64) entry {
 	gen := c.state.Load()>>3 + 1
 	c.state.Store(gen << 3) // queued
-	c.begin(now)
+	c.startTimeout(now)
 	return entry{call: c, gen: gen, since: c.since, size: len(c.req), write: c.write, shape: c.shape}
 }
 
-// begin starts the timeout of a call, unless it has started.
-func (c *Call) begin(now int64) {
+// startTimeout starts the timeout of a call, unless it has started.
+func (c *Call) startTimeout(now int64) {
 	if c.since == 0 {
 		c.since = now
 	}

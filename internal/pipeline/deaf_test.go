@@ -81,7 +81,7 @@ func TestNoCallerWaitsForAServerThatDoesNotRead(t *testing.T) {
 		"a store": leaseOf(t, addr, 10), "a store that redigo writes for": storeOf(t, addr, 10, 0, false), "redigo's pool": pool.GetContext,
 	} {
 		for _, lanes := range []int{1, 0} {
-			p := pipeline.New(pipeline.Config{Lease: lease, Lanes: lanes, Timeout: time.Second, ReadTimeout: patience})
+			p := pipeline.New(pipeline.Config{Borrow: lease, Lanes: lanes, Timeout: time.Second, ReadTimeout: patience})
 			_, err := p.Do(t.Context(), pipeline.Read("STOP", 0, pipeline.Status))
 			require.NoError(t, err)
 			soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -124,7 +124,7 @@ func TestACallerThatLeavesRedigosPoolLeavesAtOnceAndCostsNoConnection(t *testing
 	})
 	pool := &redis.Pool{MaxIdle: 1, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }}
 	defer pool.Close()
-	p := pipeline.New(pipeline.Config{Lease: pool.GetContext, Lanes: 0, ReadTimeout: 20 * time.Second})
+	p := pipeline.New(pipeline.Config{Borrow: pool.GetContext, Lanes: 0, ReadTimeout: 20 * time.Second})
 	ctx, cancel := context.WithCancel(t.Context())
 	left := make(chan error)
 	go func() {
@@ -147,7 +147,7 @@ func TestTheWriteTimeoutEndsALaneWhoseServerDoesNotRead(t *testing.T) {
 	addr, hangUp := deaf(t)
 	defer hangUp()
 	p := pipeline.New(pipeline.Config{
-		Lease: leaseOf(t, addr, 10), Lanes: 1, ReadTimeout: 2 * time.Minute, WriteTimeout: 100 * time.Millisecond,
+		Borrow: leaseOf(t, addr, 10), Lanes: 1, ReadTimeout: 2 * time.Minute, WriteTimeout: 100 * time.Millisecond,
 	})
 	defer p.Close()
 	_, err := p.Do(t.Context(), pipeline.Read("STOP", 0, pipeline.Status))

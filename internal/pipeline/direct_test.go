@@ -192,7 +192,7 @@ func TestASilentServerEndsACallWithAConnectionOfItsOwn(t *testing.T) {
 		}
 		return redistest.Default(c), false
 	})
-	p := pipeline.New(pipeline.Config{Lease: storeOf(t, s.Addr, 2, 2, true), ReadTimeout: 50 * time.Millisecond})
+	p := pipeline.New(pipeline.Config{Borrow: storeOf(t, s.Addr, 2, 2, true), ReadTimeout: 50 * time.Millisecond})
 	defer p.Close()
 	_, err := get(t.Context(), p, "k")
 	require.ErrorContains(t, err, "no reply within the read timeout")

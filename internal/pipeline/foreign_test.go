@@ -70,7 +70,7 @@ func (c *hooked) DoWithTimeout(d time.Duration, name string, args ...any) (any, 
 func openHooked(t *testing.T, addr string, lanes int, hook hooked) *pipeline.Pipeline {
 	t.Helper()
 	p := pipeline.New(pipeline.Config{
-		Lease: func(context.Context) (redis.Conn, error) {
+		Borrow: func(context.Context) (redis.Conn, error) {
 			c, err := redis.Dial("tcp", addr, redis.DialReadTimeout(time.Second))
 			if err != nil {
 				return nil, err
@@ -207,7 +207,7 @@ func TestARefusalIsRetriedWithoutTimeouts(t *testing.T) {
 		return redistest.Default(c), false
 	})
 	p := pipeline.New(pipeline.Config{
-		Lease: func(context.Context) (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }, Foreign: true, Lanes: 1,
+		Borrow: func(context.Context) (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }, Foreign: true, Lanes: 1,
 	})
 	defer p.Close()
 	_, err := p.Do(t.Context(), set("k"))
@@ -259,7 +259,7 @@ func TestACloseThatCallsGoexitDoesNotStopTheClock(t *testing.T) {
 	})
 	t.Cleanup(store.Close)
 	p := pipeline.New(pipeline.Config{
-		Lease: func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) },
+		Borrow: func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) },
 		Lanes: 1, Timeout: 300 * time.Millisecond, ReadTimeout: 100 * time.Millisecond,
 	})
 	t.Cleanup(p.Close)
@@ -283,7 +283,7 @@ func TestCloseEndsTheWaitForAConnectionThatWasIdle(t *testing.T) {
 	redistest.NoLeaks(t)
 	waits := make(chan struct{})
 	p := pipeline.New(pipeline.Config{
-		Lease: func(ctx context.Context) (redis.Conn, error) {
+		Borrow: func(ctx context.Context) (redis.Conn, error) {
 			close(waits)
 			<-ctx.Done()
 			return nil, ctx.Err()

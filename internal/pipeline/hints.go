@@ -31,9 +31,9 @@ const maxStrikes = 3
 
 const strikeBits = 3
 
-// ownReply is the size of a reply from which its command has a connection of its own the next time. It is
+// directReply is the size of a reply from which its command has a connection of its own the next time. It is
 // less than largeReply, from which a reply holds up those behind it so much that they go elsewhere.
-const ownReply = 64 << 10
+const directReply = 64 << 10
 
 var hintSeed = maphash.MakeSeed()
 
@@ -47,8 +47,8 @@ func (h *hints) name(c *Call) (hash uint64, slot *atomic.Uint64) {
 	return hash, &h.names[hash>>strikeBits%uint64(len(h.names))]
 }
 
-// apart reports whether the call should have a connection of its own.
-func (h *hints) apart(c *Call) bool {
+// direct reports whether the call should have a connection of its own.
+func (h *hints) direct(c *Call) bool {
 	if !h.any.Load() {
 		return false
 	}
@@ -64,7 +64,7 @@ func (h *hints) apart(c *Call) bool {
 
 // learn remembers a command with a large reply.
 func (h *hints) learn(c *Call, reply resp.Reply) {
-	if reply.Size() >= ownReply {
+	if reply.Size() >= directReply {
 		h.remember(c)
 	}
 }
@@ -113,7 +113,7 @@ func (h *hints) forget(c *Call, reply resp.Reply) {
 	if was := slot.Load(); was>>strikeBits<<strikeBits == hash {
 		slot.CompareAndSwap(was, 0)
 	}
-	if reply.Kind != resp.Error && reply.Size() < ownReply {
+	if reply.Kind != resp.Error && reply.Size() < directReply {
 		hash, slot = h.at(c)
 		slot.CompareAndSwap(hash, 0)
 	}

@@ -28,7 +28,7 @@ import (
 // flight, the calls that the writer has claimed, and queue.
 type lane struct {
 	p      *Pipeline
-	beside bool          // immutable; the lane was opened beside another
+	second bool          // immutable; the lane was opened beside another
 	wake   chan struct{} // holds one
 
 	// Read without mu, to choose a lane; in and life are written under mu.
@@ -41,7 +41,7 @@ type lane struct {
 	mu     sync.Mutex // guards all below
 	wire   wire       // nil until the connection is borrowed
 	conn   redis.Conn // the connection of wire
-	alone  ownReader  // wire, if a caller may read from it
+	direct  directReader  // wire, if a caller may read from it
 	queue  []entry
 	writer writer
 	turn   int // of the current writer; a writer with an older turn has lost it
@@ -63,7 +63,7 @@ type lane struct {
 
 // The life of a lane.
 const (
-	leasing   int32 = iota // the reader borrows a connection; calls are queued
+	borrowing   int32 = iota // the reader borrows a connection; calls are queued
 	open                   // calls are sent
 	finishing              // the lane takes no more calls, and finishes those that it has
 	suspected              // as finishing, but the connection may be dead: reads are retried elsewhere
@@ -95,8 +95,8 @@ func (l *lane) takes() bool { return l.life.Load() <= open }
 // ageLocked moves the life of the lane on, never back.
 func (l *lane) ageLocked(to int32) { l.life.Store(max(l.life.Load(), to)) }
 
-// leased reports whether the lane has had a connection.
-func (l *lane) leased() bool {
+// connected reports whether the lane has had a connection.
+func (l *lane) connected() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.wire != nil
@@ -161,7 +161,7 @@ func (l *lane) run(ctx context.Context) {
 			l.fail(err)
 		}
 	}()
-	err = l.lease(ctx)
+	err = l.borrow(ctx)
 	for err == nil {
 		err = errExited
 		err = l.read()
@@ -179,10 +179,10 @@ func (l *lane) close() {
 	l.giveBack(false, spent)
 }
 
-// lease borrows the connection while calls are being queued.
-func (l *lane) lease(ctx context.Context) error {
+// borrow borrows the connection while calls are being queued.
+func (l *lane) borrow(ctx context.Context) error {
 	scarce := l.p.spare() == 0
-	c, err := l.p.lendToLane(ctx, l)
+	c, err := l.p.borrowForLane(ctx, l)
 	if err == nil && ctx.Err() != nil {
 		l.p.returned(func() { c.Close() })
 		err = warm.ErrClosed
@@ -190,13 +190,13 @@ func (l *lane) lease(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		if l.beside {
+		if l.second {
 			l.p.tighten()
 		}
 		return err
 	}
 	l.conn, l.wire = c, newWire(c, l.p.laneTimeout(), l.p.cfg.WriteTimeout, l.holdUp)
-	l.alone, _ = l.wire.(ownReader)
+	l.direct, _ = l.wire.(directReader)
 	l.scarce = scarce
 	l.ageLocked(open)
 	l.opened, l.at = l.p.clock.Load(), l.p.clock.Load()
@@ -376,7 +376,7 @@ func (l *lane) fail(err error) {
 	l.mu.Unlock()
 
 	defer func() { // also if giveBack calls runtime.Goexit
-		if leased || l.beside { // a retry may work: on a new connection, or on the other lane
+		if leased || l.second { // a retry may work: on a new connection, or on the other lane
 			err = &lostError{cause: err}
 		}
 		l.p.forget(l)
@@ -410,7 +410,7 @@ func (l *lane) tick(now int64, scarce bool) {
 	}
 	if l.reader == replaced && now-l.replacedAt > 1 {
 		l.reader = interrupted
-		l.alone.interrupt()
+		l.direct.interrupt()
 	}
 	if p := l.wire.progress(); p != l.progress || len(flying)+len(l.flight) == 0 && l.writer == nobody && l.reader < replaced {
 		l.progress, l.at = p, now

@@ -118,7 +118,7 @@ func TestWhatIsTriedAgain(t *testing.T) {
 
 func TestTheTimeOfACallThatHadAConnectionOfItsOwnCountsOnALane(t *testing.T) {
 	c := Read("PING", 0, Status)
-	c.begin(95) // as a loan does
+	c.startTimeout(95) // as a loan does
 	require.EqualValues(t, 95, c.queue(100).since)
 	require.EqualValues(t, 95, c.queue(105).since, "what it was is kept")
 	require.EqualValues(t, 105, Read("PING", 0, Status).queue(105).since)
@@ -139,7 +139,7 @@ func TestTheTimeOfCallsThatWaitTogetherBeginsForAll(t *testing.T) {
 
 	calls = []*Call{Write("DEL", 1, Count).String("a"), Write("DEL", 1, Count).String("b")}
 	none := errors.New("no connection")
-	p.cfg.Lease = func(context.Context) (redis.Conn, error) { return nil, none }
+	p.cfg.Borrow = func(context.Context) (redis.Conn, error) { return nil, none }
 	errs := make([]error, len(calls))
 	p.borrowAll(t.Context(), calls, make([]resp.Reply, len(calls)), errs)
 	require.ErrorIs(t, errs[0], none)

@@ -30,8 +30,8 @@ type refusal struct {
 	before int       // holdings.returns before the last attempt
 }
 
-// lend borrows a connection that calls of one caller have to themselves.
-func (p *Pipeline) lend(ctx context.Context) (redis.Conn, error) {
+// borrowConn borrows a connection that calls of one caller have to themselves.
+func (p *Pipeline) borrowConn(ctx context.Context) (redis.Conn, error) {
 	h := &p.holdings
 	for r := new(refusal); ; {
 		if p.spare() == 0 {
@@ -52,10 +52,10 @@ func (p *Pipeline) lend(ctx context.Context) (redis.Conn, error) {
 	}
 }
 
-// lendToLane borrows a connection for a lane. It does not borrow for a moment after a
+// borrowForLane borrows a connection for a lane. It does not borrow for a moment after a
 // return, so that borrowers outside the cache, which cannot wait, get the connection. If
 // another lane takes calls, it does not retry.
-func (p *Pipeline) lendToLane(ctx context.Context, l *lane) (redis.Conn, error) {
+func (p *Pipeline) borrowForLane(ctx context.Context, l *lane) (redis.Conn, error) {
 	h := &p.holdings
 	for r := new(refusal); ; {
 		if err := p.leaveGap(ctx); err != nil {
@@ -63,7 +63,7 @@ func (p *Pipeline) lendToLane(ctx context.Context, l *lane) (redis.Conn, error) 
 		}
 		h.asks(r)
 		c, err := p.ask(ctx)
-		if err == nil || !errors.Is(err, redis.ErrPoolExhausted) || p.takenBesides(l) || !h.mayRetry(r) {
+		if err == nil || !errors.Is(err, redis.ErrPoolExhausted) || p.anotherTakes(l) || !h.mayRetry(r) {
 			return c, err
 		}
 		h.leave()
@@ -150,8 +150,8 @@ func (p *Pipeline) leaveGap(ctx context.Context) error {
 	}
 }
 
-// takenBesides reports whether another lane takes calls.
-func (p *Pipeline) takenBesides(l *lane) bool {
+// anotherTakes reports whether another lane takes calls.
+func (p *Pipeline) anotherTakes(l *lane) bool {
 	for _, other := range *p.lanes.Load() {
 		if other != l && other.life.Load() == open {
 			return true
@@ -193,7 +193,7 @@ var errExited = errors.New("rediscache: the pool ended the goroutine")
 
 // ask borrows a connection from the pool.
 func (p *Pipeline) ask(ctx context.Context) (c redis.Conn, err error) {
-	panicked := foreign(func() { c, err = p.cfg.Lease(ctx) })
+	panicked := foreign(func() { c, err = p.cfg.Borrow(ctx) })
 	switch {
 	case panicked != nil:
 		return nil, panicked

@@ -93,7 +93,7 @@ func (s *stream) borrow(ctx context.Context) error {
 // use is the use of a loan. It encodes the writes into c.
 func (s *stream) use(l *loan, c *Call) {
 	s.since = l.since
-	own, ok := l.link.(*ownLink)
+	own, ok := l.link.(*directLink)
 	if !ok { // the socket is hidden
 		s.stopped, l.spent, l.failed = true, false, nil
 		return
@@ -107,11 +107,11 @@ func (s *stream) use(l *loan, c *Call) {
 	cause, left := l.cause(l.failed)
 	s.lost = &lostError{cause: cause, sent: true, left: left, company: s.sent - s.answered}
 	if own.sent == len(own.out) { // no part of a write was sent
-		l.owed = s.sent - s.answered
+		l.undrained = s.sent - s.answered
 	}
 }
 
-func (s *stream) exchange(l *loan, own *ownLink, c *Call) error {
+func (s *stream) exchange(l *loan, own *directLink, c *Call) error {
 	begun, wanted := s.answered, false
 	for {
 		goesOn := !wanted && !s.stopped && s.next < s.n
@@ -140,7 +140,7 @@ func (s *stream) exchange(l *loan, own *ownLink, c *Call) error {
 }
 
 // write writes some of the next writes.
-func (s *stream) write(own *ownLink, c *Call) error {
+func (s *stream) write(own *directLink, c *Call) error {
 	encoded := 0
 	c.req = c.req[:0]
 	for s.next < s.n && s.sent+encoded-s.answered < streamWindow && len(c.req) < streamPiece {
@@ -170,12 +170,12 @@ func (s *stream) joins(c *Call, at int) bool {
 	if len(c.req)-at >= largeCall {
 		return false
 	}
-	return !s.p.hints.any.Load() || !s.p.hints.apart(&Call{name: c.name, req: c.req[at:], value: c.value - at})
+	return !s.p.hints.any.Load() || !s.p.hints.direct(&Call{name: c.name, req: c.req[at:], value: c.value - at})
 }
 
 // unsent receives the last replies of a server that has closed the connection during a write. It may have
 // answered the write of which it has received a part.
-func (s *stream) unsent(l *loan, own *ownLink, err error) error {
+func (s *stream) unsent(l *loan, own *directLink, err error) error {
 	var hungUp *hungUpError
 	if !errors.As(err, &hungUp) {
 		return err
@@ -193,7 +193,7 @@ func (s *stream) unsent(l *loan, own *ownLink, err error) error {
 	return err
 }
 
-func (s *stream) receive(l *loan, own *ownLink) error {
+func (s *stream) receive(l *loan, own *directLink) error {
 	reply, err := shape{form: s.form}.receiveOne(own)
 	if err != nil {
 		return err
@@ -297,7 +297,7 @@ func (s *stream) settle(ctx context.Context) {
 	calls := make([]*Call, len(which))
 	for n, i := range which {
 		calls[n] = s.call(i)
-		calls[n].begin(s.since)
+		calls[n].startTimeout(s.since)
 	}
 	s.p.settle(ctx, calls, replies, errs)
 	for n, i := range which {

@@ -6,20 +6,20 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// ownReader is a wire from which a caller can read its own reply.
-type ownReader interface {
+// directReader is a wire from which a caller can read its own reply.
+type directReader interface {
 	fill() error
 	whole(replies int) bool
 	interrupt()
 	resume()
 }
 
-// maxOwn is the most calls of a lone caller whose replies the caller reads itself.
-const maxOwn = 2
+// maxDirect is the most calls of a lone caller whose replies the caller reads itself.
+const maxDirect = 2
 
-// areOwn reports whether the claimed calls are the first calls of own, and at most maxOwn.
-func areOwn(claimed []entry, own []*Call) bool {
-	if len(claimed) > min(len(own), maxOwn) {
+// onlyFrom reports whether the claimed calls are the first calls of own, and at most maxOwn.
+func onlyFrom(claimed []entry, own []*Call) bool {
+	if len(claimed) > min(len(own), maxDirect) {
 		return false
 	}
 	for i, e := range claimed {
@@ -30,25 +30,25 @@ func areOwn(claimed []entry, own []*Call) bool {
 	return true
 }
 
-// mayReadOwn reports whether the writer, which has claimed only its own calls, may read
+// mayReadDirectly reports whether the writer, which has claimed only its own calls, may read
 // their replies itself: if the lane has no other calls. Then it ends the writer.
-func (l *lane) mayReadOwn() bool {
+func (l *lane) mayReadDirectly() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.alone == nil || l.err != nil || l.reader != parked || len(l.flight) > 0 || len(l.queue) > 0 {
+	if l.direct == nil || l.err != nil || l.reader != parked || len(l.flight) > 0 || len(l.queue) > 0 {
 		return false
 	}
 	l.writer, l.claims, l.reader, l.replacedAt = nobody, nil, replaced, l.p.clock.Load()
 	return true
 }
 
-// readOwn receives the replies to the caller's own calls, and returns how many it
+// readDirectly receives the replies to the caller's own calls, and returns how many it
 // received. If a reply is not complete, or the clock interrupts the caller, the reader
 // receives the rest. The reader also receives the replies to calls that joined meanwhile.
-func (l *lane) readOwn(mine []entry) (answered int) {
-	var replies [maxOwn]resp.Reply
+func (l *lane) readDirectly(mine []entry) (answered int) {
+	var replies [maxDirect]resp.Reply
 	var wrong error
-	for answered < len(mine) && l.alone.fill() == nil && l.alone.whole(mine[answered].replies()) {
+	for answered < len(mine) && l.direct.fill() == nil && l.direct.whole(mine[answered].replies()) {
 		if replies[answered], wrong = mine[answered].receive(l.wire); wrong != nil {
 			break
 		}
@@ -57,7 +57,7 @@ func (l *lane) readOwn(mine []entry) (answered int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.reader == interrupted {
-		l.alone.resume()
+		l.direct.resume()
 	}
 	l.reader = parked
 	for i, e := range mine[:answered] {

@@ -41,11 +41,11 @@ const MaxTogether = maxTogether
 
 // Config configures a pipeline.
 type Config struct {
-	// Lease borrows a connection.
-	Lease func(ctx context.Context) (redis.Conn, error)
-	// Late returns the error of a call that ended, because of cause, before a
+	// Borrow borrows a connection.
+	Borrow func(ctx context.Context) (redis.Conn, error)
+	// GaveUp returns the error of a call that ended, because of cause, before a
 	// connection was borrowed; nil: cause itself.
-	Late func(cause error) error
+	GaveUp func(cause error) error
 	// Spare returns how many connections the pool can lend without a wait; nil:
 	// unknown.
 	Spare func() int
@@ -100,8 +100,8 @@ type Pipeline struct {
 func New(cfg Config) *Pipeline {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Pipeline{cfg: cfg, ctx: ctx, stop: stop}
-	if cfg.Late == nil {
-		p.cfg.Late = func(cause error) error { return cause }
+	if cfg.GaveUp == nil {
+		p.cfg.GaveUp = func(cause error) error { return cause }
 	}
 	p.timeoutTicks = ticks(cfg.Timeout)
 	p.stallTicks = ticks(cfg.ReadTimeout)
@@ -129,7 +129,7 @@ func (p *Pipeline) Do(ctx context.Context, c *Call) (resp.Reply, error) {
 		c.release()
 		return resp.Reply{}, err
 	}
-	reply, err := p.once(ctx, c)
+	reply, err := p.tryOne(ctx, c)
 	if err == nil && reply.Kind != resp.Error {
 		c.release()
 		return reply, nil
@@ -171,7 +171,7 @@ func (p *Pipeline) DoAll(ctx context.Context, calls ...*Call) ([]resp.Reply, []e
 func small(c *Call) bool { return len(c.req) < largeCall }
 
 // joins reports whether the call may be sent together with others.
-func (p *Pipeline) joins(c *Call) bool { return small(c) && !p.hints.apart(c) }
+func (p *Pipeline) joins(c *Call) bool { return small(c) && !p.hints.direct(c) }
 
 // TooLate reports whether a call timed out.
 func TooLate(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
@@ -179,10 +179,10 @@ func TooLate(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
 // try sends calls once, together if there are several. Several calls are all small.
 func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply, errs []error) {
 	if len(calls) == 1 {
-		replies[0], errs[0] = p.once(ctx, calls[0])
+		replies[0], errs[0] = p.tryOne(ctx, calls[0])
 		return
 	}
-	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustPart) || slices.ContainsFunc(calls, p.isWide) {
+	if p.cfg.Lanes == 0 || p.heldUp() || slices.ContainsFunc(calls, (*Call).mustBorrow) || slices.ContainsFunc(calls, p.isWide) {
 		if p.borrowAll(ctx, calls, replies, errs); !p.turnedAway(errs[0]) {
 			return
 		}
@@ -195,12 +195,12 @@ func (p *Pipeline) try(ctx context.Context, calls []*Call, replies []resp.Reply,
 	}
 }
 
-// once sends one call once.
-func (p *Pipeline) once(ctx context.Context, c *Call) (resp.Reply, error) {
+// tryOne sends one call tryOne.
+func (p *Pipeline) tryOne(ctx context.Context, c *Call) (resp.Reply, error) {
 	if p.cfg.Lanes == 0 || !small(c) {
 		return p.borrow(ctx, c)
 	}
-	if p.heldUp() || c.mustPart() || p.hints.apart(c) || p.isWide(c) {
+	if p.heldUp() || c.mustBorrow() || p.hints.direct(c) || p.isWide(c) {
 		reply, err := p.borrow(ctx, c)
 		if err == nil {
 			p.hints.forget(c, reply)
@@ -235,8 +235,8 @@ func (p *Pipeline) heldUp() bool {
 	return len(lanes) >= p.cfg.Lanes
 }
 
-// mustPart reports whether the next try must be on a connection of its own.
-func (c *Call) mustPart() bool { return c.apart || c.bounced() }
+// mustBorrow reports whether the next try must be on a connection of its own.
+func (c *Call) mustBorrow() bool { return c.direct || c.bounced() }
 
 // bounced reports whether the call came behind a large reply twice. Its next try is on a
 // connection of its own. The lanes read and drop its earlier replies, so large calls
@@ -266,8 +266,8 @@ func (p *Pipeline) wait(ctx context.Context, l *lane, c *Call, answered bool) (r
 	if cause == nil {
 		cause = context.DeadlineExceeded
 	}
-	if !l.leased() {
-		cause = p.cfg.Late(cause)
+	if !l.connected() {
+		cause = p.cfg.GaveUp(cause)
 	}
 	return resp.Reply{}, &lostError{cause: cause, sent: c.in(abandoned), left: true}
 }
@@ -342,7 +342,7 @@ func (p *Pipeline) choose() (best *lane, more bool) {
 			continue
 		}
 		switch {
-		case life == leasing:
+		case life == borrowing:
 			load += maxQueued
 			leases = true
 		case l.slow.Load():
@@ -379,7 +379,7 @@ func (p *Pipeline) open() (opened bool, err error) {
 		return false, nil
 	}
 	lanes, now := *p.lanes.Load(), p.clock.Load()
-	l := &lane{p: p, beside: len(lanes) > 0, wake: make(chan struct{}, 1), opened: now, active: now, at: now}
+	l := &lane{p: p, second: len(lanes) > 0, wake: make(chan struct{}, 1), opened: now, active: now, at: now}
 	more := append(append([]*lane(nil), lanes...), l)
 	p.lanes.Store(&more)
 	p.tickLocked()

@@ -40,7 +40,7 @@ func openOn(
 	t testing.TB, lease func(context.Context) (redis.Conn, error), lanes int, timeout time.Duration,
 ) *pipeline.Pipeline {
 	t.Helper()
-	p := pipeline.New(pipeline.Config{Lease: lease, Lanes: lanes, Timeout: timeout, ReadTimeout: timeout})
+	p := pipeline.New(pipeline.Config{Borrow: lease, Lanes: lanes, Timeout: timeout, ReadTimeout: timeout})
 	t.Cleanup(p.Close)
 	return p
 }
@@ -385,7 +385,7 @@ func TestASecondConnectionIsForThePoolToSpare(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var leases atomic.Int64
 			p := pipeline.New(pipeline.Config{
-				Lease: func(ctx context.Context) (redis.Conn, error) {
+				Borrow: func(ctx context.Context) (redis.Conn, error) {
 					leases.Add(1)
 					return lease(ctx)
 				},
@@ -885,7 +885,7 @@ func TestRedigosPanicBreaksOnlyTheLane(t *testing.T) {
 	})
 	for _, lanes := range []int{0, 1} {
 		pool := &redis.Pool{MaxIdle: 1, Dial: func() (redis.Conn, error) { return redis.Dial("tcp", s.Addr) }}
-		p := pipeline.New(pipeline.Config{Lease: pool.GetContext, Lanes: lanes, Timeout: time.Second, ReadTimeout: time.Second})
+		p := pipeline.New(pipeline.Config{Borrow: pool.GetContext, Lanes: lanes, Timeout: time.Second, ReadTimeout: time.Second})
 		bad.Store(true)
 		_, err := get(t.Context(), p, "k")
 		require.Error(t, err)

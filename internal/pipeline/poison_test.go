@@ -159,7 +159,7 @@ func TestAReadThatEndsItsConnectionFailsAloneInOneDoAll(t *testing.T) {
 	}
 	s.forget()
 	for _, pair := range [][2]string{{"1", "poison"}, {"poison", "2"}} {
-		_, _, err := p.DoTwo(t.Context(), read(pair[0]), read(pair[1]))
+		_, _, err := p.DoPair(t.Context(), read(pair[0]), read(pair[1]))
 		require.Error(t, err)
 	}
 	require.Equal(t, 4, s.times("GET poison"))

@@ -63,7 +63,7 @@ func (p *Pipeline) mayOpenLocked() bool {
 	taking := 0
 	for _, l := range lanes {
 		switch l.life.Load() {
-		case leasing:
+		case borrowing:
 			return false
 		case open:
 			taking++

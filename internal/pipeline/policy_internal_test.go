@@ -217,7 +217,7 @@ func forgetful(t *testing.T) (p *Pipeline, forget, release func(), count func(na
 		return redistest.Default(c), false
 	})
 	p = New(Config{
-		Lease:   func(ctx context.Context) (redis.Conn, error) { return redis.DialContext(ctx, "tcp", s.Addr) },
+		Borrow:   func(ctx context.Context) (redis.Conn, error) { return redis.DialContext(ctx, "tcp", s.Addr) },
 		Foreign: true, Spare: func() int { return 10 }, Lanes: 1, Timeout: 5 * time.Second,
 	})
 	t.Cleanup(p.Close)
@@ -274,7 +274,7 @@ func TestAfterASuspensionReadsGoElsewhereAndWritesWait(t *testing.T) {
 func TestALeaseThatPanicsFailsTheCallsThatWaitForIt(t *testing.T) {
 	redistest.NoLeaks(t)
 	cause := errors.New("a nil map")
-	p := New(Config{Lease: func(context.Context) (redis.Conn, error) { panic(cause) }, Lanes: 1, Timeout: time.Second})
+	p := New(Config{Borrow: func(context.Context) (redis.Conn, error) { panic(cause) }, Lanes: 1, Timeout: time.Second})
 	defer p.Close()
 	_, err := p.Do(t.Context(), Read("PING", 0, Status))
 	require.ErrorIs(t, err, cause)

@@ -22,7 +22,7 @@ type waiter struct {
 func (p *Pipeline) await(ctx context.Context, calls []*Call) (seat, error) {
 	now := p.clock.Load()
 	for _, c := range calls {
-		c.begin(now)
+		c.startTimeout(now)
 	}
 	w := &waiter{calls: len(calls), since: calls[0].since, woken: make(chan error, 1)}
 	p.waiting.Add(1) // before wakeLocked looks for room, so that room made later wakes this waiter

@@ -53,8 +53,8 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 		case later:
 			refused = true
 		case inDoubt:
-			c.apart = c.broke > 1 || lost.company-len(calls) <= maxAlone
-			broke = broke || c.apart
+			c.direct = c.broke > 1 || lost.company-len(calls) <= maxAlone
+			broke = broke || c.direct
 		}
 		again = append(again, i)
 	}
@@ -83,7 +83,7 @@ func (p *Pipeline) settle(ctx context.Context, calls []*Call, replies []resp.Rep
 				break
 			}
 			part := rest[:1]
-			for len(part) < min(together, len(rest)) && calls[rest[len(part)]].apart == calls[part[0]].apart {
+			for len(part) < min(together, len(rest)) && calls[rest[len(part)]].direct == calls[part[0]].direct {
 				part = rest[:len(part)+1]
 			}
 			rest = rest[len(part):]
@@ -201,15 +201,15 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 		}
 		err = answerError(reply, write)
 		if retriable(reply) {
-			err = besides(ctx, err)
+			err = withContext(ctx, err)
 		}
 	case errors.As(err, &lost):
-		err = besides(ctx, lost.cause)
+		err = withContext(ctx, lost.cause)
 		if lost.sent && c.write {
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 	default:
-		err = besides(ctx, err)
+		err = withContext(ctx, err)
 	}
 	return resp.Reply{}, err
 }
@@ -226,8 +226,8 @@ func answerError(reply resp.Reply, write bool) error {
 	return err
 }
 
-// besides returns err, wrapped so that it also matches the error of ctx if ctx has ended.
-func besides(ctx context.Context, err error) error {
+// withContext returns err, wrapped so that it also matches the error of ctx if ctx has ended.
+func withContext(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%w: %w", ended, err)
 	}

@@ -6,9 +6,9 @@ import (
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
-// DoTwo is DoAll for two small calls. It returns the first error. It allocates no slices,
+// DoPair is DoAll for two small calls. It returns the first error. It allocates no slices,
 // because it is on the path of a hit.
-func (p *Pipeline) DoTwo(ctx context.Context, a, b *Call) (first, second resp.Reply, err error) {
+func (p *Pipeline) DoPair(ctx context.Context, a, b *Call) (first, second resp.Reply, err error) {
 	if p.cfg.Lanes == 0 {
 		replies, errs := p.DoAll(ctx, a, b)
 		if err = errs[0]; err == nil {
@@ -16,7 +16,7 @@ func (p *Pipeline) DoTwo(ctx context.Context, a, b *Call) (first, second resp.Re
 		}
 		return replies[0], replies[1], err
 	}
-	if ctx.Err() != nil || p.hints.apart(a) || p.hints.apart(b) || p.heldUp() {
+	if ctx.Err() != nil || p.hints.direct(a) || p.hints.direct(b) || p.heldUp() {
 		if first, err = p.Do(ctx, a); err == nil {
 			second, err = p.Do(ctx, b)
 		}

@@ -13,10 +13,10 @@ import (
 	"github.com/rediscache/rediscache/internal/warm"
 )
 
-// ownLink speaks RESP on the stream of a connection that one borrower has. Reads have no deadline: the
+// directLink speaks RESP on the stream of a connection that one borrower has. Reads have no deadline: the
 // clock cuts the connection if nothing arrives for the read timeout. Each piece of a large write has a
 // deadline of its own, so it may take long as long as it makes progress.
-type ownLink struct {
+type directLink struct {
 	conn   *warm.Conn
 	stream warm.Stream
 	write  time.Duration // timeout
@@ -31,34 +31,34 @@ type ownLink struct {
 
 // links reuses the 64 KiB buffers of the readers.
 var links = sync.Pool{New: func() any {
-	w := new(ownLink)
+	w := new(directLink)
 	w.in = resp.NewReader(w, resp.Limits{})
 	return w
 }}
 
-func newOwnLink(c *warm.Conn, write time.Duration) *ownLink {
-	w := links.Get().(*ownLink)
+func newDirectLink(c *warm.Conn, write time.Duration) *directLink {
+	w := links.Get().(*directLink)
 	w.conn, w.stream, w.write = c, c.Stream(), write
 	w.in.Reset(w)
-	w.unkick() // redigo may have set deadlines. If this fails, so does the first read.
+	w.resume() // redigo may have set deadlines. If this fails, so does the first read.
 	return w
 }
 
 // Read feeds the reader.
-func (w *ownLink) Read(p []byte) (int, error) {
+func (w *directLink) Read(p []byte) (int, error) {
 	n, err := w.stream.Read(p)
 	w.got.Add(int64(n))
 	return n, err
 }
 
-// kick makes Read and Write time out until unkick. No byte that arrives is lost.
-func (w *ownLink) kick()   { _ = w.stream.SetDeadline(time.Unix(1, 0)) }
-func (w *ownLink) unkick() { _ = w.stream.SetDeadline(time.Time{}) }
+// interrupt makes Read and Write time out until unkick. No byte that arrives is lost.
+func (w *directLink) interrupt()   { _ = w.stream.SetDeadline(time.Unix(1, 0)) }
+func (w *directLink) resume() { _ = w.stream.SetDeadline(time.Time{}) }
 
 // cut makes Read and Write fail for good.
-func (w *ownLink) cut() { w.conn.Cut() }
+func (w *directLink) cut() { w.conn.Cut() }
 
-func (w *ownLink) progress() int64 { return w.got.Load() }
+func (w *directLink) progress() int64 { return w.got.Load() }
 
 // after returns the deadline after d, or none if d is zero.
 func after(d time.Duration) time.Time {
@@ -69,7 +69,7 @@ func after(d time.Duration) time.Time {
 }
 
 // put uses the bytes of the first command without a copy, and copies them to append another command.
-func (w *ownLink) put(c *Call) error {
+func (w *directLink) put(c *Call) error {
 	if w.out == nil {
 		w.out = c.req[:len(c.req):len(c.req)]
 	} else {
@@ -81,7 +81,7 @@ func (w *ownLink) put(c *Call) error {
 // maxPiece is the most bytes that a slow network must take within one write timeout.
 const maxPiece = 1 << 20
 
-func (w *ownLink) flush() (bool, error) {
+func (w *directLink) flush() (bool, error) {
 	large := len(w.out) > maxUnread
 	w.writing.Store(large)
 	for w.sent < len(w.out) {
@@ -107,16 +107,16 @@ func (w *ownLink) flush() (bool, error) {
 
 // answered wraps the error of a write in a hungUpError if the server has closed the connection, because
 // its last replies may still be readable. After a timeout there are none.
-func (w *ownLink) answered(err error) error {
+func (w *directLink) answered(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return &hungUpError{fmt.Errorf("the connection broke when %d of %d bytes were sent: %w", w.sent, len(w.out), err)}
 }
 
-func (w *ownLink) written() int { return w.sent }
+func (w *directLink) written() int { return w.sent }
 
-func (w *ownLink) receive() (resp.Reply, error) {
+func (w *directLink) receive() (resp.Reply, error) {
 	reply, err := w.in.Read()
 	if err == nil {
 		w.received++
@@ -124,9 +124,9 @@ func (w *ownLink) receive() (resp.Reply, error) {
 	return reply, err
 }
 
-func (w *ownLink) extra() bool { return w.in.Buffered() > 0 }
+func (w *directLink) extra() bool { return w.in.Buffered() > 0 }
 
-func (w *ownLink) giveBack(broken, spent bool) {
+func (w *directLink) giveBack(broken, spent bool) {
 	end(w.conn, broken, spent)
 	w.conn, w.stream, w.out, w.sent, w.received = nil, nil, nil, 0, 0
 	w.writing.Store(false)

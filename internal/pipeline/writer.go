@@ -79,16 +79,16 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 			return 0
 		}
 		announced, whole, err := l.put(w, mine)
-		alone := announced == 0 && areOwn(mine, own) // the reader receives the replies to announced calls
-		var first [maxOwn]entry                      // a copy, because the next writer reuses mine
+		alone := announced == 0 && onlyFrom(mine, own) // the reader receives the replies to announced calls
+		var first [maxDirect]entry                      // a copy, because the next writer reuses mine
 		claims := copy(first[:], mine)
 		switch {
 		case err == nil && !whole:
 			l.announce(mine[announced:])
 			go l.writeOn(turn, func() bool { return l.flushed(w, mine, len(mine), w.flushRest()) })
 			return 0
-		case err == nil && alone && l.mayReadOwn():
-			return l.readOwn(first[:claims])
+		case err == nil && alone && l.mayReadDirectly():
+			return l.readDirectly(first[:claims])
 		case !l.flushed(w, mine, announced, err):
 			return 0
 		case len(own) > 0 && !own[0].in(queued) && !own[0].in(claimed):
@@ -160,7 +160,7 @@ func (l *lane) claim(turn int) (w wire, mine []entry, waits bool) {
 	if len(mine) == 0 {
 		l.leaveLocked()
 	}
-	l.solo = l.solo && len(mine) <= maxOwn
+	l.solo = l.solo && len(mine) <= maxDirect
 	return l.wire, mine, l.wire.waits() && l.unreadLocked()
 }
 

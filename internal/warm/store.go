@@ -281,8 +281,8 @@ func (s *Store) leaveLocked(w *waiter) {
 	w.place = nil
 }
 
-// Late returns the error for a caller that gave up waiting because of cause.
-func (s *Store) Late(cause error) error {
+// GaveUp returns the error for a caller that gave up waiting because of cause.
+func (s *Store) GaveUp(cause error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.waitErrorLocked(cause)
