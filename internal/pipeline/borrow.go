@@ -22,7 +22,7 @@ import (
 //  3. The caller has left, and all its calls were sent. A goroutine reads the late replies, and returns
 //     the connection. If the server is silent for drainTicks, the clock cuts the connection.
 //
-// Only an ownLink can be interrupted. A connection of a warm.Store whose socket is hidden is cut instead.
+// Only a directLink can be interrupted. A connection of a warm.Store whose socket is hidden is cut instead.
 // The connection of another pool cannot be cut, so a goroutine uses it, and goes on after the caller left.
 type loan struct {
 	p          *Pipeline // written under mu, by the owner
@@ -37,7 +37,7 @@ type loan struct {
 	failed  error        // why the connection cannot be used any more
 	idle    bool         // a pool of another maker has an idle connection, so the worker borrows it
 	refused error        // why no connection was borrowed, for a caller that waits for the worker
-	redigo  redigoWire   // the link, unless that is an ownLink
+	redigo  redigoWire   // the link, unless that is a directLink
 	until   time.Time    // when the calls time out, if the connection cannot be cut; zero otherwise
 
 	work   func()        // immutable; worker

@@ -36,7 +36,7 @@ type lane struct {
 	out  atomic.Int64 // calls ended before batch
 	pos  atomic.Int64 // how many calls of batch have ended; written by the reader
 	slow atomic.Bool  // a large reply is arriving
-	life atomic.Int32 // leasing to broken; it only rises
+	life atomic.Int32 // borrowing to broken; it only rises
 
 	mu     sync.Mutex // guards all below
 	wire   wire       // nil until the connection is borrowed

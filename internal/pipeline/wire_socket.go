@@ -50,7 +50,7 @@ func (w *socketWire) receive() (resp.Reply, error) {
 	return reply, err
 }
 
-// The methods of ownReader: fill waits for bytes if none are buffered, whole reports
+// The methods of directReader: fill waits for bytes if none are buffered, whole reports
 // whether n replies are buffered, and interrupt makes fill return, without losing bytes,
 // until resume.
 func (w *socketWire) fill() error      { return w.in.Fill() }

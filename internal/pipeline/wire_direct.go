@@ -51,7 +51,7 @@ func (w *directLink) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// interrupt makes Read and Write time out until unkick. No byte that arrives is lost.
+// interrupt makes Read and Write time out until resume. No byte that arrives is lost.
 func (w *directLink) interrupt()   { _ = w.stream.SetDeadline(time.Unix(1, 0)) }
 func (w *directLink) resume() { _ = w.stream.SetDeadline(time.Time{}) }
 

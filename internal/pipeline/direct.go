@@ -17,7 +17,7 @@ type directReader interface {
 // maxDirect is the most calls of a lone caller whose replies the caller reads itself.
 const maxDirect = 2
 
-// onlyFrom reports whether the claimed calls are the first calls of own, and at most maxOwn.
+// onlyFrom reports whether the claimed calls are the first calls of own, and at most maxDirect.
 func onlyFrom(claimed []entry, own []*Call) bool {
 	if len(claimed) > min(len(own), maxDirect) {
 		return false
