@@ -28,22 +28,22 @@ type loan struct {
 	p          *Pipeline // written under mu, by the owner
 	prev, next *loan     // guarded by p.mu
 
-	calls   []*Call      // a copy, because the caller may leave
-	use     func(*loan)  // of the connection; nil: calls are sent
-	buffer  []resp.Reply // for the replies to calls
-	out     exchange     // of calls
-	undrained    int          // late replies that use leaves, each of the form of the call
-	spent   bool         // the connection must not be lent again
-	failed  error        // why the connection cannot be used any more
-	idle    bool         // a pool of another maker has an idle connection, so the worker borrows it
-	refused error        // why no connection was borrowed, for a caller that waits for the worker
-	redigo  redigoWire   // the link, unless that is a directLink
-	until   time.Time    // when the calls time out, if the connection cannot be cut; zero otherwise
+	calls     []*Call      // a copy, because the caller may leave
+	use       func(*loan)  // of the connection; nil: calls are sent
+	buffer    []resp.Reply // for the replies to calls
+	out       exchange     // of calls
+	undrained int          // late replies that use leaves, each of the form of the call
+	spent     bool         // the connection must not be lent again
+	failed    error        // why the connection cannot be used any more
+	idle      bool         // a pool of another maker has an idle connection, so the worker borrows it
+	refused   error        // why no connection was borrowed, for a caller that waits for the worker
+	redigo    redigoWire   // the link, unless that is a directLink
+	until     time.Time    // when the calls time out, if the connection cannot be cut; zero otherwise
 
-	work   func()        // immutable; worker
-	served chan struct{} // holds one: the worker is over, and the caller has not left
-	expired   chan struct{} // holds one: the caller must leave
-	reused    patience      // used again by the next loan
+	work    func()        // immutable; worker
+	served  chan struct{} // holds one: the worker is over, and the caller has not left
+	expired chan struct{} // holds one: the caller must leave
+	reused  patience      // used again by the next loan
 
 	mu     sync.Mutex // guards all below
 	ctx    *patience  // nil while the loan is not in use
@@ -60,10 +60,10 @@ type loan struct {
 type loanState uint8
 
 const (
-	callerWaits  loanState = iota
+	callerWaits       loanState = iota
 	callerInterrupted           // as callerWaits, and the clock has interrupted the caller
-	callerLeft             // a goroutine goes on
-	callerServed           // the worker is over
+	callerLeft                  // a goroutine goes on
+	callerServed                // the worker is over
 )
 
 // drainTicks is how long the server may be silent while a late reply is awaited. After a second a new

@@ -34,7 +34,7 @@ type Call struct {
 	unsent int  // retries because the call had not been sent as a whole
 	heldUp int  // how often the call came behind a large reply
 	broke  int  // connections that broke before they returned the reply
-	direct  bool // the next try is on a connection of its own, because the call may have broken the last one
+	direct bool // the next try is on a connection of its own, because the call may have broken the last one
 }
 
 const (

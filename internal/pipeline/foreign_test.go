@@ -260,7 +260,7 @@ func TestACloseThatCallsGoexitDoesNotStopTheClock(t *testing.T) {
 	t.Cleanup(store.Close)
 	p := pipeline.New(pipeline.Config{
 		Borrow: func(ctx context.Context) (redis.Conn, error) { return store.Acquire(ctx) },
-		Lanes: 1, Timeout: 300 * time.Millisecond, ReadTimeout: 100 * time.Millisecond,
+		Lanes:  1, Timeout: 300 * time.Millisecond, ReadTimeout: 100 * time.Millisecond,
 	})
 	t.Cleanup(p.Close)
 	for range 2 {

@@ -38,10 +38,10 @@ type lane struct {
 	slow atomic.Bool  // a large reply is arriving
 	life atomic.Int32 // borrowing to broken; it only rises
 
-	mu     sync.Mutex // guards all below
-	wire   wire       // nil until the connection is borrowed
-	conn   redis.Conn // the connection of wire
-	direct  directReader  // wire, if a caller may read from it
+	mu     sync.Mutex   // guards all below
+	wire   wire         // nil until the connection is borrowed
+	conn   redis.Conn   // the connection of wire
+	direct directReader // wire, if a caller may read from it
 	queue  []entry
 	writer writer
 	turn   int // of the current writer; a writer with an older turn has lost it
@@ -63,7 +63,7 @@ type lane struct {
 
 // The life of a lane.
 const (
-	borrowing   int32 = iota // the reader borrows a connection; calls are queued
+	borrowing int32 = iota // the reader borrows a connection; calls are queued
 	open                   // calls are sent
 	finishing              // the lane takes no more calls, and finishes those that it has
 	suspected              // as finishing, but the connection may be dead: reads are retried elsewhere

@@ -217,7 +217,7 @@ func forgetful(t *testing.T) (p *Pipeline, forget, release func(), count func(na
 		return redistest.Default(c), false
 	})
 	p = New(Config{
-		Borrow:   func(ctx context.Context) (redis.Conn, error) { return redis.DialContext(ctx, "tcp", s.Addr) },
+		Borrow:  func(ctx context.Context) (redis.Conn, error) { return redis.DialContext(ctx, "tcp", s.Addr) },
 		Foreign: true, Spare: func() int { return 10 }, Lanes: 1, Timeout: 5 * time.Second,
 	})
 	t.Cleanup(p.Close)

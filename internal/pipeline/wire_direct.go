@@ -52,8 +52,8 @@ func (w *directLink) Read(p []byte) (int, error) {
 }
 
 // interrupt makes Read and Write time out until resume. No byte that arrives is lost.
-func (w *directLink) interrupt()   { _ = w.stream.SetDeadline(time.Unix(1, 0)) }
-func (w *directLink) resume() { _ = w.stream.SetDeadline(time.Time{}) }
+func (w *directLink) interrupt() { _ = w.stream.SetDeadline(time.Unix(1, 0)) }
+func (w *directLink) resume()    { _ = w.stream.SetDeadline(time.Time{}) }
 
 // cut makes Read and Write fail for good.
 func (w *directLink) cut() { w.conn.Cut() }

@@ -80,7 +80,7 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 		}
 		announced, whole, err := l.put(w, mine)
 		alone := announced == 0 && onlyFrom(mine, own) // the reader receives the replies to announced calls
-		var first [maxDirect]entry                      // a copy, because the next writer reuses mine
+		var first [maxDirect]entry                     // a copy, because the next writer reuses mine
 		claims := copy(first[:], mine)
 		switch {
 		case err == nil && !whole:
