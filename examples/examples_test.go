@@ -246,11 +246,9 @@ func TestServerListsItsFlags(t *testing.T) {
 }
 
 func TestServerStartsWithoutRedisAndSaysWhyItDoesNotAnswer(t *testing.T) {
-	unused, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, unused.Close())
-	p := start(t, "server", "-addr", "127.0.0.1:0", "-redis", "redis://"+unused.Addr().String())
-	require.Regexp(t, `Redis is not ready, .*`+regexp.QuoteMeta(unused.Addr().String())+`.*refused`, p.String())
+	nobody := redistest.Nobody(t)
+	p := start(t, "server", "-addr", "127.0.0.1:0", "-redis", "redis://"+nobody)
+	require.Regexp(t, `Redis is not ready, .*`+regexp.QuoteMeta(nobody)+`.*refused`, p.String())
 	const unavailable = `{"error":"cache_unavailable","detail":"The cache is not available now."}`
 	p.do(t, "GET", "/cache/a", 503, unavailable)
 	p.do(t, "POST", "/cache/a?value=hello", 503, unavailable)

@@ -3,14 +3,11 @@ package redistest
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +33,7 @@ func Start(tb testing.TB, args ...string) *Server {
 func StartTLS(tb testing.TB, c *Certs, cert Cert, args ...string) *Server {
 	tb.Helper()
 	return start(tb, func(s *Server) []string {
-		s.TLSAddr, s.Certs = freeAddr(tb), c
+		s.TLSAddr, s.Certs = reserve(tb), c
 		own := []string{
 			"--port", portOf(s.Addr), "--tls-port", portOf(s.TLSAddr), "--tls-ca-cert-file", c.CAFile,
 			"--tls-cert-file", cert.CertFile, "--tls-key-file", cert.KeyFile,
@@ -63,7 +60,7 @@ func start(tb testing.TB, portArgs func(s *Server) []string) *Server {
 		_ = os.RemoveAll(dir) // a file left in the temporary directory fails nothing
 	})
 	for range 20 {
-		s.Addr = freeAddr(tb)
+		s.Addr = reserve(tb)
 		s.child.args = portArgs(s)
 		if err = s.launch(); !errors.Is(err, errPortTaken) {
 			break
@@ -209,28 +206,6 @@ func loaded(c redis.Conn) bool {
 }
 
 func portOf(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
-
-// freeAddr finds a port of 127.0.0.1 that nobody listens on.
-func freeAddr(tb testing.TB) string {
-	tb.Helper()
-	ln := listen(tb)
-	_ = ln.Close()
-	return ln.Addr().String()
-}
-
-// listen listens on a port below those that systems give to outgoing connections (from 32768 on
-// Linux), so that none takes it while its server is down.
-func listen(tb testing.TB) net.Listener {
-	tb.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(22000))))
-		if err == nil {
-			return ln
-		}
-	}
-	tb.Fatal("no free port")
-	return nil
-}
 
 // Freeze stops a process of the test's own, as [Server.Stop] does a server. The process goes on when
 // thaw is called.

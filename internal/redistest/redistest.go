@@ -41,8 +41,8 @@ func Each(t *testing.T, f func(t *testing.T, s *Server)) {
 // StartMini starts a miniredis that ends with the test.
 func StartMini(tb testing.TB) *Server {
 	tb.Helper()
-	mini, err := miniredis.Run()
-	if err != nil {
+	mini := miniredis.NewMiniRedis()
+	if err := mini.StartAddr(reserve(tb)); err != nil {
 		tb.Fatalf("miniredis: %v", err)
 	}
 	tb.Cleanup(mini.Close)

@@ -84,8 +84,6 @@ func TestNoErrorAndNoPageShowsAPasswordOrAKeyOrAValueOfADialThatFails(t *testing
 	redistest.NoLeaks(t)
 	certs := redistest.NewCerts(t)
 	silent, _ := redistest.SilentListener(t)
-	closed := redistest.NewScript(t, nil)
-	closed.Close()
 	server := redistest.Start(t, "--requirepass", "another")
 	// A server that does not know AUTH repeats what it was told.
 	noAuth := redistest.Start(t, "--rename-command", "AUTH", "")
@@ -105,7 +103,7 @@ func TestNoErrorAndNoPageShowsAPasswordOrAKeyOrAValueOfADialThatFails(t *testing
 		"a full server":        {"redis://" + full.Addr, "max number of clients", nil},
 		"a mad server":         {"redis://" + mad.Addr, "does not answer as Redis does", nil},
 		"an odd server":        {"redis://" + odd.Addr, "does not answer as Redis does", nil},
-		"nobody":               {"redis://" + closed.Addr, "refused", nil},
+		"nobody":               {"redis://" + redistest.Nobody(t), "refused", nil},
 		"a silent server":      {"redis://" + silent, "no connection within", []rediscache.PoolOption{rediscache.WithDialTimeout(50 * time.Millisecond)}},
 		"a wrong certificate":  {"rediss://" + wrong.TLSAddr, "certificate", []rediscache.PoolOption{rediscache.WithTLSConfig(certs.ClientConfig())}},
 		"an unknown authority": {"rediss://" + wrong.TLSAddr, "certificate", []rediscache.PoolOption{rediscache.WithTLSConfig(&tls.Config{RootCAs: x509.NewCertPool()})}},

@@ -283,7 +283,7 @@ func TestTheErrorOfADialNamesATLSMismatch(t *testing.T) {
 		"no TLS to what sends an alert":            {"redis://" + answering("\x15\x03\x01\x00\x02\x02\x46"), "", wantsTLS},
 		"no TLS to a web server":                   {"redis://" + answering("HTTP/1.1 400 Bad Request\r\n\r\n"), "does not answer as Redis does", wantsTLS},
 		"a refusal by a Redis has nothing to do":   {"redis://" + answering("-DENIED no\r\n"), "DENIED no", ""},
-		"nobody there has nothing to do with that": {"rediss://127.0.0.1:1", "refused", ""},
+		"nobody there has nothing to do with that": {"rediss://" + redistest.Nobody(t), "refused", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPool(t, c.url, sizes(0, 1, rediscache.WithDialTimeout(time.Second))...)
