@@ -487,14 +487,12 @@ func TestACancelledCallerGetsTheValuesThatAreReady(t *testing.T) {
 						if got, err := v.GetOrLoadMany(t.Context(), []string{"a", "c"}, nil); err != nil || len(got) != 2 {
 							t.Errorf("%v, %v", got, err)
 						}
-						if c.Stats().Shared-shared < 2 {
-							time.Sleep(100 * time.Millisecond) // it was late and found them, before their callers had them
-						}
 					})
-					time.Sleep(10 * time.Millisecond) // it joins
+					redistest.Waiting(t, 3, systest.InLoad) // the loader of b, the first caller and its joiner
 					return map[string]int{"a": 1, "c": 3}, nil
 				})
 				joiner.Wait()
+				require.EqualValues(t, 2, c.Stats().Shared-shared)
 				if !errors.Is(err, context.Canceled) || fmt.Sprint(got) != "map[a:1 c:3]" {
 					t.Errorf("%v, %v", got, err)
 				}

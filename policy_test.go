@@ -183,7 +183,7 @@ func TestWithSoftACallerFallsBackOnTheValueThatItFound(t *testing.T) {
 				}
 			})
 			redistest.Eventually(t, func() bool { return codec.Decoded.Load() == decoded+2 }, "they have found it")
-			time.Sleep(50 * time.Millisecond) // and join, or load anew, which fails the test
+			redistest.Waiting(t, 3, systest.InLoad) // and have joined; one that loads anew fails the test
 			close(goOn)
 			wg.Wait()
 			require.EqualValues(t, 2, c.Stats().Shared-shared)

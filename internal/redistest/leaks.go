@@ -36,6 +36,25 @@ func leaked(before map[string]bool) []string {
 	return left
 }
 
+// Waiting waits until n goroutines are in function, as a stack shows its name after the last slash:
+// "flight.Ticket[...].Wait". It is for what a test cannot see in another way, such as that callers have
+// joined a load.
+func Waiting(tb testing.TB, n int, function string) {
+	tb.Helper()
+	var in int
+	if !poll(patience, func() bool {
+		in = 0
+		for _, g := range goroutines() {
+			if strings.Contains(g.stack, "/"+function+"(") {
+				in++
+			}
+		}
+		return in == n
+	}) {
+		tb.Fatalf("%d goroutines are in %s, not %d", in, function, n)
+	}
+}
+
 // goroutine is one entry of a stack dump; its id is never used again by another.
 type goroutine struct{ id, stack string }
 

@@ -121,7 +121,7 @@ func TestACallerAfterADeleteGetsNoOldValueOfALoadWithoutALease(t *testing.T) {
 					check(got["k"], err)
 				})
 				redistest.Eventually(t, func() bool { return came.Load()-looked >= 3 }, "they have looked")
-				time.Sleep(50 * time.Millisecond) // and join
+				redistest.Waiting(t, 4, systest.InLoad) // and have joined
 				proceed()
 				wg.Wait()
 			})
@@ -170,7 +170,7 @@ func TestWithSoftACallerAfterADeleteGetsNoOldValue(t *testing.T) {
 				}
 			})
 			redistest.Eventually(t, func() bool { return codec.Decoded.Load() == 2 }, "they have found it")
-			time.Sleep(50 * time.Millisecond) // and join
+			redistest.Waiting(t, 3, systest.InLoad) // and have joined
 			close(goOn)
 			wg.Wait()
 			require.EqualValues(t, 2, c.Stats().Shared)

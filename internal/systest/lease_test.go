@@ -281,14 +281,14 @@ func TestALoadThatIsReplacedDoesNotUnshareTheNext(t *testing.T) {
 		require.NoError(t, err)
 		second := load(2)
 		close(first)
-		redistest.Eventually(t, func() bool { return c.Stats().Refused == 1 }, "the first is through")
+		redistest.Waiting(t, 1, systest.InLoad) // the first is through
+		require.EqualValues(t, 1, c.Stats().Refused)
 		wg.Go(func() {
 			if got, err := v.GetOrLoad(t.Context(), "k", systest.Never[int](t)); got != 2 || err != nil {
 				t.Errorf("%d, %v", got, err)
 			}
 		})
-		redistest.Eventually(t, func() bool { return c.Stats().Misses == 3 }, "it has missed")
-		time.Sleep(50 * time.Millisecond) // and joins
+		redistest.Waiting(t, 2, systest.InLoad) // it has joined
 		close(second)
 		wg.Wait()
 		require.EqualValues(t, 2, c.Stats().Loads)
@@ -379,8 +379,7 @@ func TestAJoinerOfALoadThatCouldNotBeStoredLoadsAgain(t *testing.T) {
 					t.Errorf("who came after the Delete: %d, %v", got, err)
 				}
 			})
-			redistest.Eventually(t, func() bool { return c.Stats().Misses == 2 }, "it has joined")
-			time.Sleep(50 * time.Millisecond) // or is about to
+			redistest.Waiting(t, 2, systest.InLoad) // it has joined
 			fault()
 			close(goOn)
 			wg.Wait()

@@ -38,6 +38,9 @@ func init() { flag.DurationVar(&Soak, "soak", 0, "how long the tests under load 
 // LeaseKey returns the Redis key of the lease of a cache key.
 func LeaseKey(prefix, key string) string { return fill.LeaseName(prefix, fill.StoredName(prefix, key)) }
 
+// InLoad is the function in which a caller waits for a load, for [redistest.Waiting].
+const InLoad = "flight.Ticket[...].Wait"
+
 // OwnPool is a pool as a user might write it: a connection for each borrower.
 type OwnPool struct{ Addr string }
 
