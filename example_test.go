@@ -15,7 +15,6 @@ import (
 	"github.com/rediscache/rediscache"
 )
 
-// README.md shows this example.
 func Example() {
 	ctx := context.Background()
 	server, err := miniredis.Run() // a Redis for this example: bring your own

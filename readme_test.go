@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -15,15 +16,19 @@ import (
 	"github.com/rediscache/rediscache/internal/redistest"
 )
 
-func TestTheReadmeShowsTheExample(t *testing.T) {
+func TestTheProgramOfTheReadmeRunsWithAndWithoutRedis(t *testing.T) {
 	_, program, found := strings.Cut(readFile(t, "README.md"), "```go\n")
 	require.True(t, found)
 	program, _, _ = strings.Cut(program, "```")
-	_, body, found := strings.Cut(readFile(t, "example_test.go"), "\nfunc Example() {\n")
-	require.True(t, found)
-	body, _, _ = strings.Cut(body, "\t// Output:")
-	require.Equal(t, dedent(body), program)
-	require.LessOrEqual(t, strings.Count(program, "\n"), 25)
+	const url = "redis://localhost:6379"
+	require.Contains(t, program, url)
+	for _, server := range []string{redistest.StartMini(t).URL(), "redis://" + redistest.Nobody(t)} {
+		file := filepath.Join(t.TempDir(), "main.go")
+		require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(program, url, server)), 0o600))
+		out, err := exec.Command("go", "run", file).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.Equal(t, "Ann <nil>\n", string(out))
+	}
 }
 
 func TestTheProgramsOfTheManualAreInExamples(t *testing.T) {
