@@ -142,12 +142,12 @@ func (p *Pipeline) borrowed(ctx context.Context, calls []*Call, use func(*loan))
 func (p *Pipeline) newLoan(ctx context.Context, calls []*Call, use func(*loan)) (*loan, error) {
 	l := loans.Get().(*loan)
 	l.calls, l.use = append(l.calls[:0], calls...), use
-	own := &l.reused
+	wait := &l.reused
 	l.idle = p.cfg.Idle != nil && p.cfg.Idle()
 	if p.cfg.Foreign && !l.idle {
-		own = new(patience) // because code of the pool may keep it for longer than the loan lasts
+		wait = new(patience) // because code of the pool may keep it for longer than the loan lasts
 	}
-	own.caller = ctx
+	wait.caller = ctx
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -160,7 +160,7 @@ func (p *Pipeline) newLoan(ctx context.Context, calls []*Call, use func(*loan)) 
 		c.startTimeout(now)
 	}
 	l.mu.Lock()
-	l.p, l.ctx, l.since = p, own, calls[0].since
+	l.p, l.ctx, l.since = p, wait, calls[0].since
 	l.mu.Unlock()
 	if l.next = p.loans; l.next != nil {
 		l.next.prev = l
@@ -236,7 +236,7 @@ func (l *loan) condemned(calls []*Call, replies []resp.Reply) (condemned bool) {
 
 // drains reports whether late replies are to be read: the caller was interrupted when all was sent.
 func (l *loan) drains() bool {
-	own, ok := l.link.(*directLink)
+	link, ok := l.link.(*directLink)
 	sent := l.use == nil && l.out.sent == len(l.calls) || l.undrained > 0
 	if !ok || !sent || !errors.Is(l.failed, os.ErrDeadlineExceeded) {
 		return false
@@ -247,7 +247,7 @@ func (l *loan) drains() bool {
 		return false
 	}
 	l.state, l.at = callerLeft, l.p.clock.Load()
-	own.resume()
+	link.resume()
 	return true
 }
 
@@ -377,9 +377,9 @@ func (l *loan) endWork() {
 func (l *loan) giveBack() {
 	l.mu.Lock()
 	ended := l.ctx.Err() != nil
-	own, _ := l.link.(*directLink)
-	if own != nil && l.state == callerInterrupted {
-		own.resume()
+	link, _ := l.link.(*directLink)
+	if link != nil && l.state == callerInterrupted {
+		link.resume()
 	}
 	l.conn = nil
 	l.mu.Unlock()
@@ -449,7 +449,7 @@ func (l *loan) tick(p *Pipeline, now int64) {
 		l.heard, l.at = n, now
 	}
 	silent := now - l.at
-	own, ok := l.link.(*directLink)
+	link, ok := l.link.(*directLink)
 	switch {
 	case !ok && ended != nil && l.state == callerWaits:
 		if ours, ok := l.conn.(*warm.Conn); ok {
@@ -457,12 +457,12 @@ func (l *loan) tick(p *Pipeline, now int64) {
 			go ours.Cut() // may be code of the user
 		}
 	case !ok:
-	case l.state == callerLeft && silent > drainTicks, p.stallTicks > 0 && silent > p.stallTicks && !own.writing.Load():
+	case l.state == callerLeft && silent > drainTicks, p.stallTicks > 0 && silent > p.stallTicks && !link.writing.Load():
 		l.cut = true
-		own.cut()
+		link.cut()
 	case ended != nil && l.state != callerLeft:
 		l.state = callerInterrupted
-		own.interrupt()
+		link.interrupt()
 	}
 }
 
@@ -481,8 +481,8 @@ func (l *loan) close() {
 		return
 	}
 	l.closed = true
-	if own, ok := l.link.(*directLink); ok && l.conn != nil && l.state == callerLeft {
-		own.cut()
+	if link, ok := l.link.(*directLink); ok && l.conn != nil && l.state == callerLeft {
+		link.cut()
 	} else if l.conn == nil && l.state == callerWaits {
 		l.endLocked(context.Canceled)
 	}

@@ -17,13 +17,13 @@ type directReader interface {
 // maxDirect is the most calls of a lone caller whose replies the caller reads itself.
 const maxDirect = 2
 
-// onlyFrom reports whether the claimed calls are the first calls of own, and at most maxDirect.
-func onlyFrom(claimed []entry, own []*Call) bool {
-	if len(claimed) > min(len(own), maxDirect) {
+// onlyFrom reports whether the claimed calls are the first calls of ownCalls, and at most maxDirect.
+func onlyFrom(claimed []entry, ownCalls []*Call) bool {
+	if len(claimed) > min(len(ownCalls), maxDirect) {
 		return false
 	}
 	for i, e := range claimed {
-		if e.call != own[i] {
+		if e.call != ownCalls[i] {
 			return false
 		}
 	}

@@ -368,7 +368,7 @@ func (l *lane) fail(err error) {
 	for l.writer != nobody {
 		l.waitLocked()
 	}
-	err, leased, sent := l.err, l.wire != nil, len(l.batch)+len(l.flight)-int(l.pos.Load())-l.unsent
+	err, connected, sent := l.err, l.wire != nil, len(l.batch)+len(l.flight)-int(l.pos.Load())-l.unsent
 	flying := append(append([]entry(nil), l.batch[l.pos.Load():]...), l.flight...)
 	waiting := l.queue
 	l.batch, l.flight, l.queue = nil, nil, nil
@@ -376,7 +376,7 @@ func (l *lane) fail(err error) {
 	l.mu.Unlock()
 
 	defer func() { // also if giveBack calls runtime.Goexit
-		if leased || l.second { // a retry may work: on a new connection, or on the other lane
+		if connected || l.second { // a retry may work: on a new connection, or on the other lane
 			err = &lostError{cause: err}
 		}
 		l.p.forget(l)
@@ -387,7 +387,7 @@ func (l *lane) fail(err error) {
 			e.end(queued, resp.Reply{}, err)
 		}
 	}()
-	if leased {
+	if connected {
 		l.giveBack(true, true)
 		l.p.finishAll(true) // the same cause may have broken the other lanes: retries go to new connections
 	}

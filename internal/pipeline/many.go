@@ -93,31 +93,31 @@ func (s *stream) borrow(ctx context.Context) error {
 // use is the use of a loan. It encodes the writes into c.
 func (s *stream) use(l *loan, c *Call) {
 	s.since = l.since
-	own, ok := l.link.(*directLink)
+	link, ok := l.link.(*directLink)
 	if !ok { // the socket is hidden
 		s.stopped, l.spent, l.failed = true, false, nil
 		return
 	}
 	l.spent = false
-	if l.failed = s.exchange(l, own, c); l.failed == nil {
-		l.spent = l.spent || own.extra()
+	if l.failed = s.exchange(l, link, c); l.failed == nil {
+		l.spent = l.spent || link.extra()
 		return
 	}
 	s.stopped = true
 	cause, left := l.cause(l.failed)
 	s.lost = &lostError{cause: cause, sent: true, left: left, company: s.sent - s.answered}
-	if own.sent == len(own.out) { // no part of a write was sent
+	if link.sent == len(link.out) { // no part of a write was sent
 		l.undrained = s.sent - s.answered
 	}
 }
 
-func (s *stream) exchange(l *loan, own *directLink, c *Call) error {
+func (s *stream) exchange(l *loan, link *directLink, c *Call) error {
 	begun, wanted := s.answered, false
 	for {
 		goesOn := !wanted && !s.stopped && s.next < s.n
 		if goesOn {
-			if err := s.write(own, c); err != nil {
-				return s.unsent(l, own, err)
+			if err := s.write(link, c); err != nil {
+				return s.unsent(l, link, err)
 			}
 			goesOn = s.next < s.n
 		}
@@ -128,7 +128,7 @@ func (s *stream) exchange(l *loan, own *directLink, c *Call) error {
 			return nil
 		}
 		for s.sent-s.answered > ahead {
-			if err := s.receive(l, own); err != nil {
+			if err := s.receive(l, link); err != nil {
 				return err
 			}
 			if s.answered-begun >= maxTogether {
@@ -140,7 +140,7 @@ func (s *stream) exchange(l *loan, own *directLink, c *Call) error {
 }
 
 // write writes some of the next writes.
-func (s *stream) write(own *directLink, c *Call) error {
+func (s *stream) write(link *directLink, c *Call) error {
 	encoded := 0
 	c.req = c.req[:0]
 	for s.next < s.n && s.sent+encoded-s.answered < streamWindow && len(c.req) < streamPiece {
@@ -156,9 +156,9 @@ func (s *stream) write(own *directLink, c *Call) error {
 	if encoded == 0 {
 		return nil
 	}
-	_ = own.put(c) // never fails
-	if _, err := own.flush(); err != nil {
-		s.sent += commandsIn(c.req, own.written())
+	_ = link.put(c) // never fails
+	if _, err := link.flush(); err != nil {
+		s.sent += commandsIn(c.req, link.written())
 		return err
 	}
 	s.sent += encoded
@@ -175,17 +175,17 @@ func (s *stream) joins(c *Call, at int) bool {
 
 // unsent receives the last replies of a server that has closed the connection during a write. It may have
 // answered the write of which it has received a part.
-func (s *stream) unsent(l *loan, own *directLink, err error) error {
+func (s *stream) unsent(l *loan, link *directLink, err error) error {
 	var hungUp *hungUpError
 	if !errors.As(err, &hungUp) {
 		return err
 	}
 	for s.answered < s.sent {
-		if s.receive(l, own) != nil {
+		if s.receive(l, link) != nil {
 			return err
 		}
 	}
-	if reply, broken := own.receive(); broken == nil && reply.Kind == resp.Error {
+	if reply, broken := link.receive(); broken == nil && reply.Kind == resp.Error {
 		s.fail(s.index(s.sent), answerError(reply, true))
 		s.sent++
 		s.answered++
@@ -193,8 +193,8 @@ func (s *stream) unsent(l *loan, own *directLink, err error) error {
 	return err
 }
 
-func (s *stream) receive(l *loan, own *directLink) error {
-	reply, err := shape{form: s.form}.receiveOne(own)
+func (s *stream) receive(l *loan, link *directLink) error {
+	reply, err := shape{form: s.form}.receiveOne(link)
 	if err != nil {
 		return err
 	}

@@ -60,9 +60,9 @@ const (
 // write is the writer. It lets other callers join, and goes on until the queue is empty.
 // If a caller is the writer, it stops after the first of its own calls has ended, or
 // before it would wait for the server. Then a new goroutine goes on as the same writer,
-// so the lane waits for this goroutine. The first answered calls of own have ended
+// so the lane waits for this goroutine. The first answered calls of ownCalls have ended
 // without a send on their done channels.
-func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
+func (l *lane) write(ownCalls []*Call, gather bool, turn int) (answered int) {
 	for ; ; gather = true {
 		if gather { // not for a lone caller: Gosched also wakes an idle processor, which costs time
 			runtime.Gosched()
@@ -71,7 +71,7 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 		if len(mine) == 0 {
 			return 0
 		}
-		if waits && own != nil {
+		if waits && ownCalls != nil {
 			go l.writeOn(turn, func() bool {
 				announced, _, err := l.put(w, mine)
 				return l.flushed(w, mine, announced, err)
@@ -79,8 +79,8 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 			return 0
 		}
 		announced, whole, err := l.put(w, mine)
-		alone := announced == 0 && onlyFrom(mine, own) // the reader receives the replies to announced calls
-		var first [maxDirect]entry                     // a copy, because the next writer reuses mine
+		alone := announced == 0 && onlyFrom(mine, ownCalls) // the reader receives the replies to announced calls
+		var first [maxDirect]entry                          // a copy, because the next writer reuses mine
 		claims := copy(first[:], mine)
 		switch {
 		case err == nil && !whole:
@@ -91,7 +91,7 @@ func (l *lane) write(own []*Call, gather bool, turn int) (answered int) {
 			return l.readDirectly(first[:claims])
 		case !l.flushed(w, mine, announced, err):
 			return 0
-		case len(own) > 0 && !own[0].in(queued) && !own[0].in(claimed):
+		case len(ownCalls) > 0 && !ownCalls[0].in(queued) && !ownCalls[0].in(claimed):
 			go l.write(nil, true, turn)
 			return 0
 		}
