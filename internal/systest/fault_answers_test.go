@@ -164,14 +164,16 @@ var faults = map[string]*fault{
 	"LOADING": {
 		debugs: true,
 		begin: func(f *faulty) func() {
-			size := 16 << 10 // Redis 6.2 answers after each 2 MiB that it has loaded
+			// Redis 6.2 answers after each 2 MiB that it has loaded, here every 20 ms: the direct way dials
+			// anew while it is refused, and needs several answers within the second of a call.
+			keys, size, delay := 10_000, 32<<10, "300" // microseconds a key
 			if redistest.Major(f.t) >= 7 {
-				size = 500
+				keys, size, delay = 5000, 500, "1000"
 				f.ConfigSet("loading-process-events-interval-bytes", "1024") // two keys
 			}
-			f.Do("DEBUG", "POPULATE", 5000, "filler", size)
+			f.Do("DEBUG", "POPULATE", keys, "filler", size)
 			f.ConfigSet("rdbcompression", "no")
-			f.ConfigSet("key-load-delay", "1000") // microseconds: 5 s for all keys
+			f.ConfigSet("key-load-delay", delay) // 3 to 5 s for all keys
 			over := f.elsewhere("DEBUG", "RELOAD")
 			return func() {
 				_, _ = f.Admin().Do("CONFIG", "SET", "key-load-delay", "0") // Redis 6.2 refuses that while it loads
