@@ -220,6 +220,9 @@ type PoolStats struct {
 	Timeouts     int64         // borrowers whose context ended during the wait
 
 	Closed PoolClosed
+
+	MinIdle   int // as configured by WithMinIdle
+	MaxActive int // as configured by WithMaxActive
 }
 
 // PoolClosed counts the connections that a [WarmPool] closed, by reason.
@@ -236,7 +239,7 @@ func (p *WarmPool) Stats() PoolStats {
 	s := p.store.Stats()
 	return PoolStats{
 		s.Open, s.Idle, s.InUse, s.Waiting,
-		s.Dials, s.DialFailures, s.Waits, s.WaitTime, s.Timeouts, PoolClosed(s.Closed),
+		s.Dials, s.DialFailures, s.Waits, s.WaitTime, s.Timeouts, PoolClosed(s.Closed), s.MinIdle, s.MaxActive,
 	}
 }
 

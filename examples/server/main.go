@@ -1,9 +1,11 @@
-// Command server is a cache service: POST, GET and DELETE /cache/{key}.
+// Command server is a cache service: POST, GET and DELETE /cache/{key}. /docs/ is a page to
+// try them on, /openapi.json describes them, and with -status /status/ shows what the
+// pool and the cache do.
 //
 //	go run ./examples/server                              # with an embedded miniredis
 //	go run ./examples/server -redis redis://localhost:6379 -min-idle 10 -max-active 50
 //
-// It logs what to curl. Look at how it stops on SIGINT or SIGTERM (requests, cache, pool),
+// It logs what to try. Look at how it stops on SIGINT or SIGTERM (requests, cache, pool),
 // and at how it starts without Redis: it logs why, and answers 503 until Redis is up.
 package main
 
@@ -24,6 +26,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/apidocs"
 )
 
 func main() {
@@ -39,6 +42,7 @@ func run(args []string) error {
 	redisURL := fs.String("redis", "", "`URL` of the Redis to use (default an embedded miniredis)")
 	minIdle := fs.Int("min-idle", rediscache.DefaultMinIdle, "idle connections to keep open")
 	maxActive := fs.Int("max-active", rediscache.DefaultMaxActive, "connections to open at most")
+	withStatus := fs.Bool("status", false, "serve /status/ to everybody who reaches this server")
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Println("server serves POST, GET and DELETE of /cache/{key}. Flags:")
@@ -68,11 +72,22 @@ func run(args []string) error {
 		return err
 	}
 	defer pool.Close()
-	cache, err := rediscache.New(pool)
+	mux := http.NewServeMux()
+	var observer rediscache.Observer
+	if *withStatus {
+		status := apidocs.NewStatus(pool)
+		mux.Handle("/status/", status)
+		observer = status
+	}
+	cache, err := rediscache.New(pool, rediscache.WithObserver(observer))
 	if err != nil {
 		return err
 	}
 	defer cache.Close()
+	mux.Handle("/cache/", rediscache.NewHandler(cache))
+	docs := apidocs.New(rediscache.DefaultBasePath)
+	mux.Handle("/docs/", docs)
+	mux.Handle("/openapi.json", docs)
 	listener, err := net.Listen("tcp", *addr)
 	if err != nil {
 		return err
@@ -82,12 +97,12 @@ func run(args []string) error {
 	if err := pool.Ready(soon); err != nil && ctx.Err() == nil {
 		log.Print("Redis is not ready, requests get 503 until it is: ", err)
 	}
-	return serve(ctx, listener, cache, pool)
+	return serve(ctx, listener, mux, cache, pool)
 }
 
-func serve(ctx context.Context, listener net.Listener, cache *rediscache.Cache, pool *rediscache.WarmPool) error {
-	mux := http.NewServeMux()
-	mux.Handle("/cache/", rediscache.NewHandler(cache))
+func serve(
+	ctx context.Context, listener net.Listener, mux http.Handler, cache *rediscache.Cache, pool *rediscache.WarmPool,
+) error {
 	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -96,9 +111,9 @@ func serve(ctx context.Context, listener net.Listener, cache *rediscache.Cache, 
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10, // a longer value goes into the body, not the query
 	}
-	base := "http://" + listener.Addr().String() + "/cache"
-	log.Printf("listening on %s; try\n\tcurl -X POST '%s/a?value=hello'\n\tcurl %s/a\n\tcurl -X DELETE %s/a",
-		listener.Addr(), base, base, base)
+	base := "http://" + listener.Addr().String()
+	log.Printf("listening on %[1]s; open %[2]s/docs/ in a browser, or try\n\tcurl -X POST '%[2]s/cache/a?value=hello'\n"+
+		"\tcurl %[2]s/cache/a\n\tcurl -X DELETE %[2]s/cache/a", listener.Addr(), base)
 
 	done := make(chan error, 1)
 	unhook := context.AfterFunc(ctx, func() {

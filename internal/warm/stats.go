@@ -10,6 +10,7 @@ type Stats struct {
 	WaitTime                   time.Duration
 	Timeouts                   int64
 	Closed                     Closed
+	MinIdle, MaxActive         int
 }
 
 // Closed counts the connections that were closed, by reason.
@@ -23,6 +24,7 @@ func (s *Store) Stats() Stats {
 	defer s.mu.Unlock()
 	st := s.stats
 	st.Open, st.Idle, st.InUse, st.Waiting = s.openLocked(), len(s.idle)+s.probing, s.inUse, s.waiters.Len()
+	st.MinIdle, st.MaxActive = s.cfg.MinIdle, s.cfg.MaxActive
 	return st
 }
 
