@@ -75,7 +75,8 @@ function route(doc, path, method, operation, shared) {
 			element("span", { className: "method " + method, textContent: method.toUpperCase() }),
 			element("span", { className: "path", textContent: path }), element("h2", { textContent: operation.summary })),
 		element("p", { textContent: operation.description || "" }), form,
-		element("h3", { textContent: "Responses" }), element("table", {}, element("tbody", {}, ...responses)));
+		element("details", {}, element("summary", { textContent: "Responses" }),
+			element("table", {}, element("tbody", {}, ...responses))));
 }
 
 // send returns what to show of the request and its response.
@@ -104,7 +105,7 @@ async function show() {
 				if (item[method]) routes.append(route(doc, path, method, item[method], item.parameters || []));
 			}
 		}
-		routes.querySelectorAll("details").forEach((d) => { d.open = d.id !== "headValue"; });
+		routes.querySelectorAll(".route").forEach((d) => { d.open = d.id !== "headValue"; });
 	} catch (error) {
 		routes.replaceChildren(element("p", { className: "card failed", textContent: "The document cannot be loaded: " + error.message }));
 	}
