@@ -132,6 +132,22 @@ func (b *tab) shot(t *testing.T, name string) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, name), picture, 0o600))
 }
 
+// accessible runs axe-core, if AXE names its file (axe.min.js of the npm package axe-core).
+func (b *tab) accessible(t *testing.T) {
+	t.Helper()
+	file := os.Getenv("AXE")
+	if file == "" {
+		return
+	}
+	axe, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var faults []struct{ ID, Impact, Help string }
+	b.run(t, chromedp.Evaluate(string(axe)+"; 0", nil),
+		chromedp.Evaluate(`axe.run().then((r) => r.violations.map(({id, impact, help}) => ({id, impact, help})))`, &faults,
+			func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	require.Empty(t, faults)
+}
+
 func TestEachRouteCanBeTriedByClicking(t *testing.T) {
 	s := newServer(t)
 	b := open(t, s.URL+"/api/docs/")
@@ -169,6 +185,7 @@ func TestEachRouteCanBeTriedByClicking(t *testing.T) {
 	b.run(t, chromedp.Evaluate(`document.querySelector("#getValue .output").replaceChildren()`, nil))
 	send("getValue", "404")
 	b.shot(t, "docs-tried.png")
+	b.accessible(t)
 }
 
 func TestTheStatusPageMovesUnderLoadAndFollowsTheServer(t *testing.T) {
@@ -202,6 +219,7 @@ func TestTheStatusPageMovesUnderLoadAndFollowsTheServer(t *testing.T) {
 		b.run(t, chromedp.Sleep(time.Duration(seconds)*time.Second))
 	}
 	b.shot(t, "status.png")
+	b.accessible(t)
 	require.Empty(t, b.clean(t, s))
 
 	s.redis.Close()

@@ -1,7 +1,7 @@
 "use strict";
 
-// The page polls the samples of the server once a second, and plots the last five minutes.
-const span = 300000; // milliseconds
+// The page polls the samples of the server once a second, and plots the last minutes.
+const shortest = 60000, longest = 300000; // milliseconds
 const width = 300, height = 100; // of a plot, in its own units
 let samples = [];
 let limits = {};
@@ -54,6 +54,7 @@ for (const plot of plots) {
 	plot.picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": plot.title });
 	plot.legend = element("ul", { className: "legend" });
 	plot.top = element("span", {});
+	plot.begin = element("span", {});
 	plot.values = plot.lines.map(([label, color]) => {
 		const value = element("b", { textContent: "–" });
 		plot.legend.append(element("li", { className: color }, element("span", {}, label + " ", value)));
@@ -61,7 +62,7 @@ for (const plot of plots) {
 	});
 	document.getElementById("plots").append(element("section", { className: "card" }, element("h2", { textContent: plot.title }), plot.legend,
 		element("div", { className: "scale" }, plot.top), plot.picture,
-		element("div", { className: "scale" }, element("span", { textContent: "5 minutes ago" }), element("span", { textContent: "now" }))));
+		element("div", { className: "scale" }, plot.begin, element("span", { textContent: "now" }))));
 }
 const fields = totals.map(([label, name]) => {
 	const value = element("dd", { textContent: "–" });
@@ -71,6 +72,7 @@ const fields = totals.map(([label, name]) => {
 
 // draw draws the lines of a plot, and breaks them where there are no samples.
 function draw(plot, now) {
+	const span = Math.max(shortest, now - samples[0].time);
 	const rows = plot.lines.map(([, , value]) => samples.map((s, i) => value(s, samples[i - 1])));
 	const top = Math.max(1, ...rows.flat()) * 1.1;
 	const lines = rows.map((row, k) => {
@@ -84,22 +86,23 @@ function draw(plot, now) {
 		return svg("path", { class: plot.lines[k][1] + " line", d: path });
 	});
 	plot.top.textContent = plot.format(top);
+	plot.begin.textContent = duration(span) + " ago";
 	const axes = [0, 0.5, 1].map((at) => svg("line", { class: "axis", x1: 0, x2: width, y1: at * (height - 1) + 0.5, y2: at * (height - 1) + 0.5 }));
 	plot.picture.replaceChildren(...axes, ...lines.reverse());
 }
 
-function since(time) {
-	const seconds = Math.max(0, Math.round((samples[samples.length - 1].time - time) / 1000));
+function duration(milliseconds) {
+	const seconds = Math.round(milliseconds / 1000);
 	if (seconds < 60) return seconds + " s";
 	return seconds < 3600 ? Math.floor(seconds / 60) + " min" : Math.floor(seconds / 3600) + " h " + Math.floor(seconds % 3600 / 60) + " min";
 }
 
 // state changes the text only when it differs, because a screen reader reads each change.
-function state(name, text, duration) {
+function state(name, text, detail) {
 	document.getElementById("state").className = "state " + name;
 	const e = document.getElementById("redis");
 	if (e.textContent !== text) e.textContent = text;
-	document.getElementById("since").textContent = duration;
+	document.getElementById("since").textContent = detail;
 }
 
 async function poll() {
@@ -111,10 +114,10 @@ async function poll() {
 		limits = data;
 		samples = samples.concat(data.samples);
 		const now = samples[samples.length - 1].time;
-		samples = samples.filter((s) => now - s.time <= span);
+		samples = samples.filter((s) => now - s.time <= longest);
 		const at = samples[samples.length - 1];
 		const words = { up: "Redis is up", down: "Redis is down", busy: "All connections are in use" };
-		state(at.redis, words[at.redis], "for " + since(at.since));
+		state(at.redis, words[at.redis], "for " + duration(now - at.since));
 		plots.forEach((plot) => draw(plot, now));
 		fields.forEach(([name, value]) => { value.textContent = integer.format(at[name]); });
 	} catch {
