@@ -20,7 +20,7 @@ func Compressed[V any](codec rediscache.Codec[V], maxBytes int) rediscache.Codec
 	if maxBytes <= 0 {
 		panic(fmt.Sprintf("codecs: Compressed: maxBytes %d is not positive", maxBytes))
 	}
-	writer, err := zstd.NewWriter(nil, zstd.WithZeroFrames(true), zstd.WithSingleSegment(true))
+	writer, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true))
 	if err != nil {
 		panic(err)
 	}
