@@ -70,6 +70,9 @@ func (e *RefusedError) Error() string { return "rediscache: request refused" }
 //	mux.Handle("/api/", http.StripPrefix("/api", h))
 //	mux.Handle("/kv/", http.StripPrefix("/kv/", rootHandler)) // WithBasePath("")
 //
+// A handler that is mounted elsewhere answers 404 to every request. At the first
+// request that shows it, the handler logs one line ([WithLogger]).
+//
 // The key is one path segment, unescaped from the path as the client sent it:
 // a%2Fb is the key "a/b" behind any router, and a/b is 404. A key has 1 to 512
 // bytes of UTF-8 without control characters and is neither "." nor "..".
@@ -140,6 +143,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	key, p := h.key(r.URL)
 	if p != nil {
+		if p == wrongPlace {
+			h.failures.logWrongMount(r, h.basePath)
+		}
 		writeProblem(w, r, p)
 		return
 	}
@@ -171,8 +177,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // parts of a path, but u.EscapedPath is the same under all of them. A path has no
 // slash at its start after a StripPrefix of a prefix that ends with a slash.
 func (h *handler) key(u *url.URL) (string, *problem) {
-	segment, ok := strings.CutPrefix(strings.TrimPrefix(u.EscapedPath(), "/"), h.prefix)
-	if !ok || segment == "" || strings.Contains(segment, "/") {
+	escaped := strings.TrimPrefix(u.EscapedPath(), "/")
+	segment, inside := strings.CutPrefix(escaped, h.prefix)
+	several := strings.Contains(segment, "/")
+	switch {
+	case !inside && escaped+"/" != h.prefix, several && h.prefix == "":
+		return "", wrongPlace
+	case !inside, several, segment == "":
 		return "", noSuchRoute
 	}
 	key, err := url.PathUnescape(segment)

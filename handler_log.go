@@ -16,6 +16,8 @@ const logInterval = time.Second
 type failureLog struct {
 	logger *slog.Logger // immutable
 
+	wrongMount sync.Once
+
 	mu    sync.Mutex
 	codes map[string]lines // bounded: the codes of the problems
 }
@@ -43,6 +45,21 @@ func (l *failureLog) log(r *http.Request, level slog.Level, code string, cause e
 		attrs = append(attrs, slog.Int("suppressed", suppressed))
 	}
 	l.logger.LogAttrs(r.Context(), level, "rediscache: request failed", attrs...)
+}
+
+// logWrongMount logs that a request reached the handler with a path that is not the
+// base path and one segment. It logs one line in the life of the handler, because
+// strangers can send such requests too. The line names the pattern of the router, but
+// not the path, which may hold a key.
+func (l *failureLog) logWrongMount(r *http.Request, basePath string) {
+	l.wrongMount.Do(func() {
+		attrs := []slog.Attr{slog.String("method", r.Method), slog.String("want", basePath+"/{key}")}
+		if r.Pattern != "" {
+			attrs = append(attrs, slog.String("pattern", r.Pattern))
+		}
+		l.logger.LogAttrs(r.Context(), slog.LevelWarn,
+			"rediscache: a request does not match the handler's base path; check the mount and WithBasePath", attrs...)
+	})
 }
 
 // due reports whether a line with code may be logged now, and how many failures were

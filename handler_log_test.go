@@ -119,6 +119,66 @@ func TestRefusalsAndClientsThatLeftAreLoggedOnceASecondToo(t *testing.T) {
 	})
 }
 
+func TestAWrongMountIsLoggedOnce(t *testing.T) {
+	const sent = "/api/secret"
+	for name, c := range map[string]struct {
+		base    string
+		mount   func(mux *http.ServeMux, h http.Handler)
+		pattern any
+	}{
+		"no StripPrefix": {
+			"/cache", func(mux *http.ServeMux, h http.Handler) { mux.Handle("/api/", h) }, "/api/",
+		},
+		"a StripPrefix of the base": {
+			"/api", func(mux *http.ServeMux, h http.Handler) { mux.Handle("/api/", http.StripPrefix("/api", h)) }, "/api/",
+		},
+		"no StripPrefix before a handler at the root": {
+			"", func(mux *http.ServeMux, h http.Handler) { mux.Handle("/api/", h) }, "/api/",
+		},
+		"a base that is the start of another": {
+			"/ap", func(mux *http.ServeMux, h http.Handler) { mux.Handle("/", h) }, "/",
+		},
+		"no mux": {
+			"/cache", func(mux *http.ServeMux, h http.Handler) {
+				mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+					r.Pattern = ""
+					h.ServeHTTP(w, r)
+				})
+			}, nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var logged bytes.Buffer
+			mux := http.NewServeMux()
+			c.mount(mux, rediscache.NewHandler(newFakeStore(), rediscache.WithBasePath(c.base),
+				rediscache.WithLogger(redistest.DebugLogger(&logged))))
+			for range 3 {
+				exchange{"", "GET", sent, nil, "", 404, "!no_such_route"}.run(t, mux)
+			}
+			lines := loggedLines(t, &logged)
+			require.Len(t, lines, 1)
+			require.Equal(t, "WARN", lines[0]["level"])
+			require.Equal(t, c.base+"/{key}", lines[0]["want"])
+			require.Equal(t, c.pattern, lines[0]["pattern"])
+			require.NotContains(t, redistest.EveryText(lines[0]), "secret", "a path may hold a key")
+		})
+	}
+}
+
+func TestAPathThatIsNoKeyIsNoWrongMount(t *testing.T) {
+	var logged bytes.Buffer
+	h := rediscache.NewHandler(newFakeStore(), rediscache.WithLogger(redistest.DebugLogger(&logged)))
+	root := rediscache.NewHandler(newFakeStore(), rediscache.WithBasePath(""),
+		rediscache.WithLogger(redistest.DebugLogger(&logged)))
+	for _, target := range []string{"/cache", "/cache/", "/cache//a", "/cache/a/b", "/cache/a/"} {
+		exchange{"", "GET", target, nil, "", 404, "!no_such_route"}.run(t, h)
+	}
+	exchange{"", "GET", "/", nil, "", 404, "!no_such_route"}.run(t, root)
+	require.Empty(t, logged.String())
+	redistest.Serve(h, httptest.NewRequest("GET", "/", nil))
+	require.Len(t, loggedLines(t, &logged), 1, "what was no wrong mount hides none")
+}
+
 // countingHandler counts lines and adds up their "suppressed". It logs nothing itself.
 type countingHandler struct {
 	slog.Handler

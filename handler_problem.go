@@ -49,6 +49,7 @@ type problem struct {
 
 var (
 	noSuchRoute        = &problem{404, "no_such_route", "There is no such route."}
+	wrongPlace         = &problem{404, "no_such_route", "There is no such route."} // the mount may be wrong
 	badPath            = &problem{400, "bad_request", "The path is not correctly escaped."}
 	invalidKey         = &problem{422, "invalid_key", "A key has 1 to 512 bytes of UTF-8, no control characters, and is neither . nor .. by itself."}
 	methodNotAllowed   = &problem{405, "method_not_allowed", "The method is not supported here."}

@@ -439,6 +439,10 @@ func WithKeyFunc(f func(r *http.Request, key string) (string, error)) HandlerOpt
 // the failures with its code that were not logged since the line before; it is absent
 // if there were none. The handler has no goroutine, so the last count of an outage is
 // logged only with the next failure of that code.
+//
+// The first request whose path does not begin with the base path is logged once at
+// level Warn, because the handler is probably mounted in the wrong place. If the base
+// path is empty, the path of that request has several segments.
 func WithLogger(l *slog.Logger) HandlerOption {
 	return HandlerOption{func(c *handlerConfig) { c.logger = l }}
 }
