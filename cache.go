@@ -15,6 +15,7 @@ import (
 
 	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/flight"
+	"github.com/rediscache/rediscache/internal/hook"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -504,6 +505,10 @@ func (c *Cache) Ping(ctx context.Context) error {
 		return c.fail(ctx, "ping", "", start, err)
 	}
 	return nil
+}
+
+func init() {
+	hook.WaitIdle = func(cache any) { cache.(*Cache).loads.WaitIdle() }
 }
 
 // Close waits for the calls in flight, returns the connections to the pool, and

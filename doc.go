@@ -102,6 +102,11 @@
 // pool open, then [WarmPool.Shutdown], which waits for borrowers, or [WarmPool.Close],
 // which does not.
 //
+// # Tests
+//
+// Package rediscachetest has a cache for the tests of code that uses a cache. It needs no
+// Redis, and the test moves its clock and takes it down.
+//
 // # HTTP
 //
 // [NewHandler] serves POST, GET, HEAD and DELETE of /cache/{key}. Its responses to

@@ -174,6 +174,16 @@ func ExampleWarmPool_Stats() {
 	// {Idle:0 Lifetime:0 Broken:0 State:0 Shutdown:0}
 }
 
+func ExampleWarmPool_Limits() {
+	pool, err := rediscache.NewPool("redis://localhost", rediscache.WithMaxActive(20))
+	if err != nil {
+		panic(err)
+	}
+	defer pool.Close()
+	fmt.Println(pool.Limits()) // the minimum of idle connections, the maximum of open ones
+	// Output: 10 20
+}
+
 // Shutdown waits for borrowers, at most until its context ends.
 func ExampleWarmPool_Shutdown() {
 	server, err := miniredis.Run()

@@ -220,9 +220,6 @@ type PoolStats struct {
 	Timeouts     int64         // borrowers whose context ended during the wait
 
 	Closed PoolClosed
-
-	MinIdle   int // as configured by WithMinIdle
-	MaxActive int // as configured by WithMaxActive
 }
 
 // PoolClosed counts the connections that a [WarmPool] closed, by reason.
@@ -239,9 +236,12 @@ func (p *WarmPool) Stats() PoolStats {
 	s := p.store.Stats()
 	return PoolStats{
 		s.Open, s.Idle, s.InUse, s.Waiting,
-		s.Dials, s.DialFailures, s.Waits, s.WaitTime, s.Timeouts, PoolClosed(s.Closed), s.MinIdle, s.MaxActive,
+		s.Dials, s.DialFailures, s.Waits, s.WaitTime, s.Timeouts, PoolClosed(s.Closed),
 	}
 }
+
+// Limits returns the values of [WithMinIdle] and [WithMaxActive], or their defaults.
+func (p *WarmPool) Limits() (minIdle, maxActive int) { return p.store.Limits() }
 
 // Shutdown closes the pool. New and waiting borrowers get [ErrClosed]. A borrowed
 // connection still works, and Shutdown waits until its borrower has returned it. If

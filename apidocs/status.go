@@ -148,12 +148,12 @@ func (s *Status) serveData(w http.ResponseWriter, r *http.Request, name string) 
 		return false
 	}
 	after, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64) // zero: all
-	stats := s.pool.Stats()
+	minIdle, maxActive := s.pool.Limits()
 	out := struct {
 		MinIdle   int      `json:"minIdle"`
 		MaxActive int      `json:"maxActive"`
 		Samples   []sample `json:"samples"`
-	}{stats.MinIdle, stats.MaxActive, s.since(r.Context(), after)}
+	}{minIdle, maxActive, s.since(r.Context(), after)}
 	body, _ := json.Marshal(out) // numbers and strings, which cannot fail
 	w.Header().Set("Content-Type", "application/json")
 	serveContent(w, r, body)

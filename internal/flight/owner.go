@@ -10,14 +10,17 @@ type Owner struct {
 	ctx context.Context // cancelled when Close begins, which ends every Keep
 	end context.CancelFunc
 
-	mu     sync.Mutex // guards closed, so that no wg.Add comes after wg.Wait
-	closed bool
-	wg     sync.WaitGroup
+	mu      sync.Mutex // guards the fields below, so that no wg.Add comes after wg.Wait
+	closed  bool
+	running int        // goroutines
+	idle    *sync.Cond // of mu: running is zero
+	wg      sync.WaitGroup
 }
 
 // NewOwner makes an owner. The caller must close it.
 func NewOwner() *Owner {
 	o := new(Owner)
+	o.idle = sync.NewCond(&o.mu)
 	o.ctx, o.end = context.WithCancel(context.Background())
 	return o
 }
@@ -29,8 +32,29 @@ func (o *Owner) start(f func()) bool {
 	if o.closed {
 		return false
 	}
-	o.wg.Go(f)
+	o.running++
+	o.wg.Go(func() {
+		defer o.ended() // f may call runtime.Goexit
+		f()
+	})
 	return true
+}
+
+func (o *Owner) ended() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.running--; o.running == 0 {
+		o.idle.Broadcast()
+	}
+}
+
+// WaitIdle waits until no goroutine runs.
+func (o *Owner) WaitIdle() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.running > 0 {
+		o.idle.Wait()
+	}
 }
 
 // Go runs f in a goroutine that Close waits for. The context of f ends when Close begins. If the owner

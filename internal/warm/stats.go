@@ -10,7 +10,6 @@ type Stats struct {
 	WaitTime                   time.Duration
 	Timeouts                   int64
 	Closed                     Closed
-	MinIdle, MaxActive         int
 }
 
 // Closed counts the connections that were closed, by reason.
@@ -24,9 +23,11 @@ func (s *Store) Stats() Stats {
 	defer s.mu.Unlock()
 	st := s.stats
 	st.Open, st.Idle, st.InUse, st.Waiting = s.openLocked(), len(s.idle)+s.probing, s.inUse, s.waiters.Len()
-	st.MinIdle, st.MaxActive = s.cfg.MinIdle, s.cfg.MaxActive
 	return st
 }
+
+// Limits returns MinIdle and MaxActive of the configuration.
+func (s *Store) Limits() (minIdle, maxActive int) { return s.cfg.MinIdle, s.cfg.MaxActive }
 
 // Spare returns how many connections the store can lend before a borrower has to wait
 // for the return of a connection.
