@@ -145,8 +145,8 @@ func (r *recorder) Fatalf(string, ...any) { r.Fatal() }
 
 func TestABadOptionAndATimeThatGoesBackFailTheTest(t *testing.T) {
 	for name, f := range map[string]func(tb testing.TB){
-		"option": func(tb testing.TB) { rediscachetest.New(tb, rediscache.WithTTL(-5)) },
-		"time":   func(tb testing.TB) { rediscachetest.New(tb).Advance(-1) },
+		"option": func(tb testing.TB) { tb.Helper(); rediscachetest.New(tb, rediscache.WithTTL(-5)) },
+		"time":   func(tb testing.TB) { tb.Helper(); rediscachetest.New(tb).Advance(-1) },
 	} {
 		r := &recorder{TB: t}
 		require.PanicsWithValue(t, r, func() { f(r) }, name)
