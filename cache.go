@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/flight"
 	"github.com/rediscache/rediscache/internal/hook"
+	"github.com/rediscache/rediscache/internal/near"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -37,6 +39,7 @@ type Cache struct {
 	counts   *counts
 	loads    *flight.Owner // waits for the loads of all views
 	leases   *fill.Leases  // of the loads of all views
+	near     *near.Cache   // nil without WithNearCache
 	observer Observer      // may be nil
 	prefix   string
 	ttl      time.Duration // of WithTTL; DefaultTTL without that option
@@ -78,6 +81,9 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 		observer: cfg.observer, prefix: cfg.prefix, ttl: cfg.ttl,
 	}
 	c.leases = fill.New(fill.Config{Pipeline: c.pipe, Owner: c.loads, Refused: c.leasesRefused})
+	if cfg.nearBytes > 0 {
+		c.near = newNear(c, cfg, p.Borrow)
+	}
 	return c, nil
 }
 
@@ -94,7 +100,7 @@ func spareConns(p *redis.Pool) int {
 // returns [ErrNotFound] on a miss.
 func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
 	start := c.now()
-	reply, err := c.pipe.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key(c.name(key)))
+	reply, err := c.readOne(ctx, key)
 	if err != nil {
 		return nil, c.fail(ctx, "get", key, start, err)
 	}
@@ -116,6 +122,7 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 		return err
 	}
 	start := c.now()
+	defer c.endWrites(c.beginWrites(key))
 	if _, err := c.pipe.Do(ctx, c.set(key, value, ttl)); err != nil {
 		return c.fail(ctx, "set", key, start, err)
 	}
@@ -137,6 +144,7 @@ func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 		return false, err
 	}
 	start := c.now()
+	defer c.endWrites(c.beginWrites(key))
 	prefix, stored := c.name(key)
 	call := pipeline.Write("SET", fill.SetArgs(ttl, "NX"), pipeline.Done)
 	reply, err := c.pipe.Do(ctx, fill.AppendSet(call, prefix, stored, value, ttl, "NX"))
@@ -184,6 +192,7 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 		return 0, ctx.Err()
 	}
 	start := c.now()
+	defer c.endWrites(c.beginWrites(keys...))
 	// 1. Redis deletes the leases first. A load can store while it holds its
 	//    lease, and the second command deletes what it stored.
 	// 2. A load that gets a lease between the two commands began after Delete.
@@ -257,7 +266,7 @@ func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte,
 	start := c.now()
 	var failed error // the first error of a key
 	found := int64(0)
-	err := c.mget(ctx, keys, func(i int, e *resp.Reply) {
+	err := c.readAll(ctx, keys, func(i int, e *resp.Reply) {
 		switch e.Kind {
 		case resp.Bulk:
 			hits[keys[i]] = e.Bytes
@@ -329,6 +338,9 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 	for key, value := range items {
 		list = append(list, item{key, value})
 	}
+	if c.near != nil {
+		defer c.endWrites(c.beginWrites(slices.Collect(maps.Keys(items))...))
+	}
 	args := fill.SetArgs(ttl)
 	errs := c.pipe.DoEach(ctx, len(list), pipeline.Status, func(call *pipeline.Call, i int) {
 		prefix, stored := c.name(list[i].key)
@@ -395,6 +407,7 @@ func (c *Cache) Touch(ctx context.Context, key string, ttl time.Duration) error 
 		return err
 	}
 	start := c.now()
+	defer c.endWrites(c.beginWrites(key))
 	existed, err := c.expire(ctx, key, ttl)
 	switch {
 	case err != nil:
@@ -477,10 +490,13 @@ func (c *Cache) unlink(ctx context.Context, keys []resp.Reply) (int, error) {
 	if len(keys) == 0 {
 		return 0, nil
 	}
+	names := make([]string, len(keys))
 	call := pipeline.Write("UNLINK", len(keys), pipeline.Count)
-	for _, key := range keys {
-		call.String(string(key.Bytes))
+	for i, key := range keys {
+		names[i] = string(key.Bytes)
+		call.String(names[i])
 	}
+	defer c.endWrites(c.beginWritesOf(names))
 	reply, err := c.pipe.Do(ctx, call)
 	return int(reply.Int), err
 }
@@ -518,8 +534,14 @@ func init() {
 // Close waits for loads that a caller waits for. It cancels the contexts of loads
 // in the background, and waits for these loads too, even if a load ignores its
 // context.
+//
+// Close also ends the connection of [WithNearCache], for which it waits up to about a
+// second if Redis does not answer.
 func (c *Cache) Close() error {
 	c.loads.Close() // first, because a load in flight stores its value through the pipeline
+	if c.near != nil {
+		c.near.Close()
+	}
 	c.pipe.Close()
 	return nil
 }

@@ -67,6 +67,17 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+// TestANearHitAllocatesTheValue measures hits that the near cache answers.
+func TestANearHitAllocatesTheValue(t *testing.T) {
+	c, ctx := nearWith(t, 1), t.Context()
+	require.LessOrEqual(t, leastAllocs(func() {
+		if _, err := c.Get(ctx, "0"); err != nil {
+			t.Error(err)
+		}
+	}), 1.0)
+	require.Positive(t, c.Stats().Near.Hits)
+}
+
 // leastAllocs returns the allocations of a run of f: the least of three measurements, because a garbage
 // collection empties the pools of buffers, and a busy machine has more of them in one measurement.
 func leastAllocs(f func()) float64 {

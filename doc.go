@@ -102,6 +102,12 @@
 // pool open, then [WarmPool.Shutdown], which waits for borrowers, or [WarmPool.Close],
 // which does not.
 //
+// # Copies in the process
+//
+// With [WithNearCache] a cache keeps copies of values in the process, and Redis reports
+// each write, which removes the copy. The reads and writes of one cache never go
+// back to an older value. A write of another process is seen after at most a second.
+//
 // # Tests
 //
 // Package rediscachetest has a cache for the tests of code that uses a cache. It needs no

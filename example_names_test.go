@@ -15,6 +15,7 @@ import (
 // shownIn names the example that shows a type which has none of its own.
 var shownIn = map[string]string{
 	"Event": "WithObserver", "Outcome": "WithObserver", "Stats": "Cache_Stats",
+	"NearStats": "WithNearCache", "NearState": "WithNearCache",
 	"PoolStats": "WarmPool_Stats", "PoolClosed": "WarmPool_Stats",
 	"Option": "New", "PoolOption": "WithMaxActive", "HandlerOption": "WithBasePath",
 }

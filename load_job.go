@@ -148,6 +148,7 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 		j := jobs[i]
 		var e entry[V]
 		if taken.Err == nil {
+			v.c.saw(j.key, &taken.Value)
 			e = v.entry(taken.Value, taken.Left, true)
 		}
 		switch {
@@ -233,6 +234,7 @@ func (v *View[V]) adopt(ctx context.Context, jobs []*job[V]) (left []*job[V]) {
 	}
 	for i, j := range jobs {
 		value := resp.Reply{Kind: resp.Bulk, Bytes: j.Held}
+		v.c.saw(j.key, &value)
 		if errs[i] != nil || !v.found(j, v.entry(value, lives[i], true)) {
 			left = append(left, j)
 		}
@@ -268,7 +270,7 @@ func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
 		return
 	}
 	start := v.c.now()
-	entries, err := v.readMany(ctx, keys, v.timed)
+	entries, err := v.readManyDirect(ctx, keys, v.timed)
 	if err != nil {
 		_ = v.c.fail(ctx, opLoad, "", start, err) // for the observer: the load goes on
 	}
@@ -393,6 +395,13 @@ func (v *View[V]) conclude(ctx context.Context, j *job[V], items map[string]Item
 func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
 	if ctx.Err() != nil {
 		return // no caller waits any more, or Hard expired
+	}
+	if v.c.near != nil {
+		keys := make([]string, len(jobs))
+		for i, j := range jobs {
+			keys[i] = j.key
+		}
+		defer v.c.endWrites(v.c.beginWrites(keys...))
 	}
 	var plain, held []*job[V]
 	for _, j := range jobs {

@@ -64,6 +64,8 @@ type Stats struct {
 	Loads     int64 // calls of a load
 	Shared    int64 // keys for which a call waited for the load of another call
 	Refused   int64 // loaded values that were not stored, see OutcomeRefused
+
+	Near NearStats // of WithNearCache
 }
 
 // Stats returns the current counts.
@@ -74,6 +76,7 @@ func (c *Cache) Stats() Stats {
 		Deletes: n.deletes.Load(), Errors: n.errs.Load(),
 		Stale: n.stale.Load(), Negatives: n.negatives.Load(), Loads: n.loads.Load(),
 		Shared: n.shared.Load(), Refused: n.refused.Load(),
+		Near: c.nearStats(),
 	}
 }
 

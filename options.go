@@ -28,6 +28,7 @@ const (
 
 	DefaultTimeout       = time.Second
 	DefaultPipelineConns = 2
+	DefaultNearTTL       = time.Minute
 
 	DefaultBasePath      = "/cache"
 	DefaultMaxValueBytes = 1 << 20
@@ -271,10 +272,13 @@ type cacheConfig struct {
 	timeout       time.Duration
 	pipelineConns int
 	observer      Observer
+	nearBytes     int64
+	nearGiven     bool
+	nearTTL       time.Duration
 }
 
 func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
-	c := cacheConfig{timeout: DefaultTimeout}
+	c := cacheConfig{timeout: DefaultTimeout, nearTTL: DefaultNearTTL}
 	missing := pool == nil
 	switch p := pool.(type) {
 	case *WarmPool:
@@ -293,6 +297,11 @@ func newCacheConfig(pool Pool, opts []Option) (cacheConfig, error) {
 	f.check(c.timeout >= 0, "WithTimeout: %v is negative", c.timeout)
 	f.check(c.pipelineConns >= 0, "WithPipelineConns: %d is negative", c.pipelineConns)
 	f.check(!missing, "the pool is nil")
+	f.check(!c.nearGiven || c.nearBytes >= minNearBytes,
+		"WithNearCache: %d bytes is below %d: leave the option out for no near cache", c.nearBytes, minNearBytes)
+	f.check(c.nearTTL >= 0, "WithNearTTL: %v is negative", c.nearTTL)
+	f.check(!c.nearGiven || missing || !lendsOne(pool),
+		"WithNearCache: it keeps a connection of the pool, so the pool needs two at least")
 	return c, f.join()
 }
 

@@ -89,6 +89,7 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	}
 	v.flights.Forget(key)
 	start := v.c.now()
+	defer v.c.endWrites(v.c.beginWrites(key))
 	var calls []*pipeline.Call
 	if v.policy.Lease > 0 { // otherwise an older load could store after this value has expired
 		calls = append(calls, v.c.endLeases([]string{key}))
@@ -172,6 +173,13 @@ const forever = fill.Forever
 // read reads a key and, if timed, its time to live. If another value is stored
 // between the two commands, the old value once gets the time of the new one.
 func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], error) {
+	if v.c.near != nil {
+		r, err := v.c.readNear(ctx, key)
+		if err != nil {
+			return entry[V]{}, err
+		}
+		return v.nearEntry(r, timed), nil
+	}
 	get := pipeline.Read("GET", 1, pipeline.Value).Key(v.c.name(key))
 	if !timed {
 		held, err := v.c.pipe.Do(ctx, get)
@@ -187,10 +195,44 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 	return v.entry(held, left, false), nil
 }
 
-// readMany is read for keys, in their order. A key for which Redis returned an error
+// nearEntry is entry for a read through the near cache.
+func (v *View[V]) nearEntry(r reading, timed bool) entry[V] {
+	if !timed {
+		return v.entry(r.held, resp.Reply{}, false)
+	}
+	e := v.entry(r.held, r.left, false)
+	if e.left != forever {
+		// A load takes a longer time as a sign that the value was stored again.
+		e.left += r.slack
+	}
+	return e
+}
+
+// readMany is readManyDirect, through the near cache if there is one.
+func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
+	if v.c.near == nil {
+		return v.readManyDirect(ctx, keys, timed)
+	}
+	entries := make([]entry[V], len(keys))
+	var failed error // the first error of a key
+	anyRead := false
+	err := v.c.readManyNear(ctx, keys, func(i int, r *reading) {
+		if err := r.held.Err(); err != nil {
+			entries[i], failed = entry[V]{state: unread, err: err}, cmp.Or(failed, err)
+			return
+		}
+		entries[i], anyRead = v.nearEntry(*r, timed), true
+	})
+	if err != nil || !anyRead {
+		return nil, cmp.Or(err, failed)
+	}
+	return entries, nil
+}
+
+// readManyDirect is read for keys, in their order. A key for which Redis returned an error
 // is unread. Any other error is the error of the whole call. If no key could be read,
 // the first error is that of the whole call too.
-func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
+func (v *View[V]) readManyDirect(ctx context.Context, keys []string, timed bool) ([]entry[V], error) {
 	entries := make([]entry[V], len(keys))
 	var failed error     // the first error of a key
 	var unanswered error // the first error that is not an error reply of Redis
@@ -200,6 +242,7 @@ func (v *View[V]) readMany(ctx context.Context, keys []string, timed bool) ([]en
 			err = held.Err()
 		}
 		if err == nil {
+			v.c.saw(keys[i], held)
 			entries[i], anyRead = v.entry(*held, left, false), true
 			return
 		}
