@@ -35,6 +35,7 @@ func BenchmarkNearHit(b *testing.B) {
 
 // inParallel calls f from that many callers.
 func inParallel(b *testing.B, callers int, f func(i int) error) {
+	b.Helper()
 	b.ReportAllocs()
 	if callers == 1 {
 		for i := 0; b.Loop(); i++ {
@@ -57,6 +58,7 @@ func inParallel(b *testing.B, callers int, f func(i int) error) {
 
 // nearWith returns a cache with copies of n keys of 100 bytes each.
 func nearWith(tb testing.TB, n int) *rediscache.Cache {
+	tb.Helper()
 	s := redistest.Start(tb)
 	c := systest.NewCache(tb, systest.NewPool(tb, s.URL()), rediscache.WithPrefix("n:"), rediscache.WithTTL(time.Hour),
 		rediscache.WithNearCache(8<<20), rediscache.WithNearTTL(time.Hour))

@@ -354,7 +354,7 @@ func (c *Cache) Saw(prefix, key string, value []byte, found bool) {
 // sawLocked removes the copy of a key if it differs from what Redis returned.
 func (c *Cache) sawLocked(hash uint64, name string, value []byte, found bool) {
 	e, ok := c.copies.GetEntryQuietly(hash)
-	if ok && !(e.Value.is("", name) && e.Value.found == found && bytes.Equal(e.Value.Value(), value)) {
+	if ok && (!e.Value.is("", name) || e.Value.found != found || !bytes.Equal(e.Value.Value(), value)) {
 		c.copies.Invalidate(hash)
 	}
 }

@@ -183,7 +183,7 @@ func TestACopyLivesNoLongerThanRedisKeepsTheKey(t *testing.T) {
 		require.Equal(t, 102*time.Millisecond, slack)
 		time.Sleep(900*time.Millisecond - 1)
 		requireCopy(t, c, "short", "v")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		requireNone(t, c, "short")
 		requireCopy(t, c, "long", "v")
 		time.Sleep(59 * time.Second)
@@ -354,7 +354,7 @@ func TestASilentConnectionServesNothingAfterTheLease(t *testing.T) {
 			requireCopy(t, c, "k", "v")
 			conn.messages <- []any{[]byte("message"), []byte(channel), []any{[]byte("other")}}
 		}
-		time.Sleep(4)
+		time.Sleep(4 * time.Nanosecond)
 		requireNone(t, c, "k")
 		require.Equal(t, Down, c.State())
 		f, _ := c.Begin("p:", "k")
@@ -393,7 +393,7 @@ func TestAServerWithoutTrackingIsAskedOnceAMinute(t *testing.T) {
 		elsewhere.redirect = 8
 		causes := make(chan error, 10)
 		c := tracked(t, func(_ State, err error) { causes <- err }, refusing, elsewhere, newFake())
-		time.Sleep(1) // discard reads
+		time.Sleep(time.Nanosecond) // discard reads
 		synctest.Wait()
 		require.Equal(t, Refused, c.State())
 		require.Len(t, causes, 1)
