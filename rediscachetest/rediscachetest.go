@@ -58,7 +58,8 @@ type Cache struct {
 
 // New returns a cache with the options opts, see [rediscache.New]. Its end is that of the
 // test: a function of tb.Cleanup closes the cache, the pool and the Redis. An invalid
-// option fails the test.
+// option fails the test. With [rediscache.WithNearCache] there are no copies, because
+// miniredis does not report writes.
 func New(tb testing.TB, opts ...rediscache.Option) *Cache {
 	tb.Helper()
 	c := &Cache{tb: tb, redis: miniredis.RunT(tb)}

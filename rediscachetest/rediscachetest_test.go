@@ -130,6 +130,18 @@ func TestStoreIsAStoreOfAHandler(t *testing.T) {
 	require.Equal(t, 2, n)
 }
 
+func TestStoreRefusesWhatACacheRefuses(t *testing.T) {
+	var s rediscachetest.Store
+	c := rediscachetest.New(t)
+	for _, ttl := range []time.Duration{-2, -time.Hour, 1, time.Millisecond - 1} {
+		require.Error(t, c.Set(t.Context(), "a", nil, ttl))
+		require.ErrorContains(t, s.Set(t.Context(), "a", nil, ttl), "neither a millisecond or more nor NoExpiry")
+	}
+	_, err := s.Get(t.Context(), "a")
+	require.ErrorIs(t, err, rediscache.ErrNotFound)
+	require.Panics(t, func() { s.Advance(-1) })
+}
+
 // recorder notes a failure instead of failing the test.
 type recorder struct {
 	testing.TB

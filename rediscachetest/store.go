@@ -2,6 +2,7 @@ package rediscachetest
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -40,8 +41,11 @@ func (s *Store) Get(_ context.Context, key string) ([]byte, error) {
 }
 
 // Set stores a copy of value for ttl. [rediscache.DefaultTTL] and [rediscache.NoExpiry]
-// store it without an end.
+// store it without an end. Any other ttl below a millisecond is an error, as for a cache.
 func (s *Store) Set(_ context.Context, key string, value []byte, ttl time.Duration) error {
+	if ttl < time.Millisecond && ttl != rediscache.DefaultTTL && ttl != rediscache.NoExpiry {
+		return fmt.Errorf("rediscachetest: set: ttl %v is neither a millisecond or more nor NoExpiry", ttl)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -87,8 +91,12 @@ func (s *Store) Fail(err error) {
 	s.err = err
 }
 
-// Advance moves the clock of the store by d. The clock does not move by itself.
+// Advance moves the clock of the store by d. The clock does not move by itself. Advance
+// panics if d is negative.
 func (s *Store) Advance(d time.Duration) {
+	if d < 0 {
+		panic(fmt.Sprintf("rediscachetest: Advance(%v): the clock cannot go back", d))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now += d
