@@ -32,7 +32,8 @@ import (
 // for concurrent use.
 type Status struct {
 	pages
-	pool   *rediscache.WarmPool
+	pool   *rediscache.WarmPool // immutable
+	began  time.Time            // immutable; the times of samples count from it, by the monotonic clock
 	counts counts
 
 	mu      sync.Mutex // guards all below
@@ -47,13 +48,13 @@ var (
 
 const (
 	maxSamples  = 300
-	sampleEvery = 900 * time.Millisecond // less than a second, so that a page that polls each second gets a new one
+	sampleEvery = 900 // milliseconds: less than a second, so that a page that polls each second gets a new one
 	pingWithin  = 300 * time.Millisecond
 )
 
 // NewStatus returns a Status of pool, which must not be nil. The caller still owns pool.
 func NewStatus(pool *rediscache.WarmPool) *Status {
-	s := &Status{pool: pool}
+	s := &Status{pool: pool, began: time.Now()}
 	s.pages = pages{dir: "status", data: s.serveData}
 	return s
 }
@@ -115,7 +116,7 @@ func longest(bucket int) int64 {
 
 // sample is the state at one time. The counts are totals since the Status was made.
 type sample struct {
-	Time  int64 `json:"time"` // milliseconds since 1970
+	Time  int64 `json:"time"` // milliseconds since the Status was made
 	Open  int   `json:"open"`
 	Idle  int   `json:"idle"`
 	InUse int   `json:"inUse"`
@@ -147,7 +148,10 @@ func (s *Status) serveData(w http.ResponseWriter, r *http.Request, name string) 
 	if name != "data" {
 		return false
 	}
-	after, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64) // zero: all
+	after, err := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64)
+	if err != nil {
+		after = -1 // all
+	}
 	minIdle, maxActive := s.pool.Limits()
 	out := struct {
 		MinIdle   int      `json:"minIdle"`
@@ -160,35 +164,37 @@ func (s *Status) serveData(w http.ResponseWriter, r *http.Request, name string) 
 	return true
 }
 
-// since returns the samples after a time. It holds the lock during a PING, so that a
+// since returns the samples after a time, or all if that time has not come: the viewer
+// has it from a server that was restarted. It holds the lock during a PING, so that a
 // second viewer waits for the same sample.
 func (s *Status) since(ctx context.Context, after int64) []sample {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
-	if n := len(s.samples); n == 0 || now.Sub(time.UnixMilli(s.samples[n-1].Time)) >= sampleEvery {
+	now := time.Since(s.began).Milliseconds()
+	if n := len(s.samples); n == 0 || now-s.samples[n-1].Time >= sampleEvery {
 		s.sampleLocked(ctx, now)
 	}
-	for i, one := range s.samples {
-		if one.Time > after {
-			return append([]sample(nil), s.samples[i:]...)
+	first := 0
+	if n := len(s.samples); n > 0 && s.samples[n-1].Time >= after {
+		for first < n && s.samples[first].Time <= after {
+			first++
 		}
 	}
-	return []sample{}
+	return append([]sample{}, s.samples[first:]...)
 }
 
-func (s *Status) sampleLocked(ctx context.Context, now time.Time) {
+func (s *Status) sampleLocked(ctx context.Context, now int64) {
 	state := s.redis(ctx)
 	if ctx.Err() != nil {
 		return // the viewer has left, so state says nothing
 	}
 	p, c := s.pool.Stats(), &s.counts
 	one := sample{
-		Time: now.UnixMilli(), Open: p.Open, Idle: p.Idle, InUse: p.InUse, Waiting: p.Waiting,
+		Time: now, Open: p.Open, Idle: p.Idle, InUse: p.InUse, Waiting: p.Waiting,
 		Dials: p.Dials, DialFailures: p.DialFailures,
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Stale: c.stale.Load(), Negatives: c.negatives.Load(),
 		Loads: c.loads.Load(), Shared: c.shared.Load(), Refused: c.refused.Load(), Errors: c.errors.Load(),
-		Redis: state, Since: now.UnixMilli(),
+		Redis: state, Since: now,
 	}
 	if n := len(s.samples); n > 0 && s.samples[n-1].Redis == state {
 		one.Since = s.samples[n-1].Since

@@ -107,12 +107,13 @@ function state(name, text, detail) {
 
 async function poll() {
 	try {
-		const last = samples.length ? samples[samples.length - 1].time : 0;
+		const last = samples.length ? samples[samples.length - 1].time : -1;
 		const response = await fetch("data?after=" + last, { signal: AbortSignal.timeout(5000), cache: "no-store" });
 		if (!response.ok) throw new Error(response.status);
 		const data = await response.json();
 		limits = data;
-		samples = samples.concat(data.samples);
+		// A server that was restarted begins to count time anew.
+		samples = data.samples.length && data.samples[0].time <= last ? data.samples : samples.concat(data.samples);
 		const now = samples[samples.length - 1].time;
 		samples = samples.filter((s) => now - s.time <= longest);
 		const at = samples[samples.length - 1];
