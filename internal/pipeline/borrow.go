@@ -49,7 +49,7 @@ type loan struct {
 	ctx    *patience  // nil while the loan is not in use
 	since  int64      // the clock when the first call began
 	conn   redis.Conn // nil before and after the use
-	link   link
+	link   link       // nil before the use
 	state  loanState
 	closed bool  // the pipeline was closed
 	cut    bool  // the clock has cut the connection of a silent server
@@ -173,33 +173,38 @@ func (p *Pipeline) newLoan(ctx context.Context, calls []*Call, use func(*loan)) 
 func (l *loan) borrow(ctx context.Context) error {
 	p := l.p
 	conn, err := p.borrowConn(ctx)
+	var link link
+	if err == nil {
+		link = l.open(conn)
+	}
 	l.mu.Lock()
 	closed, ended := l.closed, l.ctx.Err()
+	if err == nil && !closed && ended == nil {
+		// In the same critical section as the look at the context: a caller that leaves
+		// before it was not sent, and one that leaves after it may have been.
+		l.conn, l.link, l.at, l.heard = conn, link, p.clock.Load(), link.progress()
+		l.mu.Unlock()
+		return nil
+	}
 	l.mu.Unlock()
-	if err == nil && (closed || ended != nil) {
-		p.returned(func() { conn.Close() })
+	if err == nil {
+		p.returned(func() { link.giveBack(false, false) })
 	}
 	switch {
 	case closed:
 		return warm.ErrClosed
-	case err == nil && ended != nil:
+	case err == nil:
 		return ended
 	case ended != nil && errors.Is(err, context.Canceled):
 		return p.cfg.GaveUp(ended)
-	case err != nil:
-		return err
 	}
-	ours, _ := conn.(*warm.Conn)
-	link := l.open(conn, ours)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.conn, l.link, l.at, l.heard = conn, link, p.clock.Load(), link.progress()
-	return nil
+	return err
 }
 
 // open returns the link of a borrowed connection.
-func (l *loan) open(conn redis.Conn, ours *warm.Conn) link {
+func (l *loan) open(conn redis.Conn) link {
 	l.until = time.Time{}
+	ours, _ := conn.(*warm.Conn)
 	if ours != nil && ours.Stream() != nil {
 		return newDirectLink(ours, l.p.cfg.WriteTimeout)
 	}
@@ -332,10 +337,11 @@ func (l *loan) goes() (cause error, sent bool) {
 		return nil, false
 	}
 	l.state = callerLeft
-	if l.closed && l.conn == nil {
+	used := l.link != nil // also after the worker has given the connection back
+	if l.closed && !used {
 		return warm.ErrClosed, false
 	}
-	return l.ctx.Err(), l.conn != nil
+	return l.ctx.Err(), used
 }
 
 // worker uses a connection for a caller that may leave, and borrows it first if the pool has idle ones. Code

@@ -125,6 +125,61 @@ func TestACallerThatGaveUpMayReuseItsSlice(t *testing.T) {
 	require.False(t, slices.Contains(sent, "another"), "%v", sent)
 }
 
+// A worker that returns its connection has no outcome to hand over yet, but the call was sent.
+func TestAWriteWhoseCallerLeavesWhileTheConnectionIsReturnedIsUnknown(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, answers)
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	p := openHooked(t, s.Addr, 0, hooked{closed: func() {
+		cancel()
+		<-left
+	}})
+	_, err := p.Do(ctx, set("k"))
+	close(left)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, pipeline.ErrOutcomeUnknown)
+	require.Equal(t, 1, s.Count("SET"))
+}
+
+// asked is a context that calls deadline whenever somebody asks for its deadline.
+type asked struct {
+	context.Context
+	deadline func()
+}
+
+func (c asked) Deadline() (time.Time, bool) {
+	c.deadline()
+	return c.Context.Deadline()
+}
+
+// The worker asks for the deadline when it has borrowed the connection and before it uses it.
+func TestAWriteWhoseCallerLeavesBeforeTheConnectionIsUsedIsNotSent(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.NewScript(t, answers)
+	var borrowed atomic.Bool
+	p := pipeline.New(pipeline.Config{
+		Borrow: func(context.Context) (redis.Conn, error) {
+			borrowed.Store(true)
+			return redis.Dial("tcp", s.Addr)
+		},
+		Idle: func() bool { return true }, Foreign: true, Timeout: 10 * time.Second,
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	_, err := p.Do(asked{ctx, func() {
+		if borrowed.Load() {
+			cancel()
+			<-left
+		}
+	}}, set("k"))
+	close(left)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, pipeline.ErrOutcomeUnknown)
+	p.Close()
+	require.Zero(t, s.Count("SET"))
+}
+
 // If a connection panics after the write, the write may still have been applied.
 func TestAWriteWhoseFlushDoesNotReturnIsUnknownAndNotRepeated(t *testing.T) {
 	for lanes := range 2 {
