@@ -9,7 +9,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -35,19 +34,14 @@ const (
 // All methods are safe for concurrent use. The context and [WithTimeout] bound
 // each call. A call whose context has already ended sends nothing.
 type Cache struct {
-	pipe     *pipeline.Pipeline
-	counts   *counts
-	loads    *flight.Owner // waits for the loads of all views
-	leases   *fill.Leases  // of the loads of all views
-	near     *near.Cache   // nil without WithNearCache
-	observer Observer      // may be nil
-	prefix   string
-	ttl      time.Duration // of WithTTL; DefaultTTL without that option
-}
-
-type counts struct {
-	hits, misses, sets, deletes, errs        atomic.Int64
-	stale, negatives, loads, shared, refused atomic.Int64
+	pipe    *pipeline.Pipeline
+	counts  *counts
+	loads   *flight.Owner // waits for the loads of all views
+	leases  *fill.Leases  // of the loads of all views
+	near    *near.Cache   // nil without WithNearCache
+	watcher watcher
+	prefix  string
+	ttl     time.Duration // of WithTTL; DefaultTTL without that option
 }
 
 // New makes a cache on a pool. The caller still owns the pool: [Cache.Close]
@@ -78,7 +72,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 	}
 	c := &Cache{
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
-		observer: cfg.observer, prefix: cfg.prefix, ttl: cfg.ttl,
+		watcher: newWatcher(cfg.observer), prefix: cfg.prefix, ttl: cfg.ttl,
 	}
 	c.leases = fill.New(fill.Config{Pipeline: c.pipe, Owner: c.loads, Refused: c.leasesRefused})
 	if cfg.nearBytes > 0 {
@@ -98,17 +92,18 @@ func spareConns(p *redis.Pool) int {
 
 // Get returns the value of key, which the caller may keep and change. It
 // returns [ErrNotFound] on a miss.
-func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
-	start := c.now()
+func (c *Cache) Get(ctx context.Context, key string) (_ []byte, err error) {
+	ctx, op := c.begin(ctx, "get", key)
+	defer op.end(&err)
 	reply, err := c.readOne(ctx, key)
 	if err != nil {
-		return nil, c.fail(ctx, "get", key, start, err)
+		return nil, op.fail(err)
 	}
 	if reply.Kind == resp.Nil {
-		c.missed(ctx, "get", key, start, nil)
+		op.missed(nil)
 		return nil, ErrNotFound
 	}
-	c.hit(ctx, "get", key, start)
+	op.hit()
 	return reply.Bytes, nil
 }
 
@@ -116,17 +111,18 @@ func (c *Cache) Get(ctx context.Context, key string) ([]byte, error) {
 // milliseconds, or [DefaultTTL], or [NoExpiry]. Any other ttl is an error. Set
 // does not keep value: the caller may change it when Set has returned, with or
 // without an error.
-func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	ttl, err := c.lifetime("set", ttl)
+func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Duration) (err error) {
+	ttl, err = c.lifetime("set", ttl)
 	if err != nil {
 		return err
 	}
-	start := c.now()
+	ctx, op := c.begin(ctx, "set", key)
+	defer op.end(&err)
 	defer c.endWrites(c.beginWrites(key))
 	if _, err := c.pipe.Do(ctx, c.set(key, value, ttl)); err != nil {
-		return c.fail(ctx, "set", key, start, err)
+		return op.fail(err)
 	}
-	c.counts.sets.Add(1)
+	op.stored(1)
 	return nil
 }
 
@@ -138,23 +134,25 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 // After an error that matches [ErrOutcomeUnknown], value may be stored. The cache does
 // not retry such an Add, because a second Add cannot distinguish that value from the
 // value of another caller: it returns false for both.
-func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Duration) (bool, error) {
-	ttl, err := c.lifetime("add", ttl)
+func (c *Cache) Add(ctx context.Context, key string, value []byte, ttl time.Duration) (_ bool, err error) {
+	ttl, err = c.lifetime("add", ttl)
 	if err != nil {
 		return false, err
 	}
-	start := c.now()
+	ctx, op := c.begin(ctx, "add", key)
+	defer op.end(&err)
 	defer c.endWrites(c.beginWrites(key))
 	prefix, stored := c.name(key)
 	call := pipeline.Write("SET", fill.SetArgs(ttl, "NX"), pipeline.Done)
 	reply, err := c.pipe.Do(ctx, fill.AppendSet(call, prefix, stored, value, ttl, "NX"))
 	if err != nil {
-		return false, c.fail(ctx, "add", key, start, err)
+		return false, op.fail(err)
 	}
 	if reply.Kind == resp.Nil {
+		op.observe(OutcomeOK, 0, nil)
 		return false, nil
 	}
-	c.counts.sets.Add(1)
+	op.stored(1)
 	return true, nil
 }
 
@@ -187,11 +185,16 @@ func (c *Cache) set(key string, value []byte, ttl time.Duration) *pipeline.Call 
 // matches [ErrOutcomeUnknown] can mean that the keys were deleted and their leases
 // were not. If the Redis user may not delete leases, Delete still removes the keys,
 // and an [Event] of "lease" reports once that a load may store them again.
-func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
+func (c *Cache) Delete(ctx context.Context, keys ...string) (_ int, err error) {
 	if len(keys) == 0 {
 		return 0, ctx.Err()
 	}
-	start := c.now()
+	key := ""
+	if len(keys) == 1 {
+		key = keys[0]
+	}
+	ctx, op := c.begin(ctx, "delete", key)
+	defer op.end(&err)
 	defer c.endWrites(c.beginWrites(keys...))
 	// 1. Redis deletes the leases first. A load can store while it holds its
 	//    lease, and the second command deletes what it stored.
@@ -207,15 +210,16 @@ func (c *Cache) Delete(ctx context.Context, keys ...string) (int, error) {
 		err = fmt.Errorf("%w: the keys were deleted, their leases were not: %w", ErrOutcomeUnknown, refused)
 	}
 	if err != nil {
-		return 0, c.fail(ctx, "delete", "", start, err)
+		return 0, op.fail(err)
 	}
-	c.counts.deletes.Add(reply.Int)
+	c.counts.add(countDeletes, reply.Int)
+	op.observe(OutcomeOK, reply.Int, nil)
 	return int(reply.Int), nil
 }
 
 // leasesRefused observes that Redis refuses the commands of leases.
 func (c *Cache) leasesRefused(ctx context.Context, err error) {
-	_ = c.fail(ctx, opLease, "", c.now(), fmt.Errorf(
+	_ = c.step(ctx, opLease, "").fail(fmt.Errorf(
 		"values are stored as without Policy.Lease, because Redis refuses the commands of leases: %w", err))
 }
 
@@ -258,29 +262,30 @@ func (c *Cache) withKeys(call *pipeline.Call, keys []string) *pipeline.Call {
 // A proxy may answer some of the keys with an error. GetMany then returns the
 // values of the other keys and the first such error. If the whole call failed,
 // the map is nil.
-func (c *Cache) GetMany(ctx context.Context, keys ...string) (map[string][]byte, error) {
+func (c *Cache) GetMany(ctx context.Context, keys ...string) (_ map[string][]byte, err error) {
 	hits := make(map[string][]byte, len(keys))
 	if len(keys) == 0 {
 		return hits, ctx.Err()
 	}
-	start := c.now()
+	ctx, op := c.begin(ctx, "get many", "")
+	defer op.end(&err)
 	var failed error // the first error of a key
 	found := int64(0)
-	err := c.readAll(ctx, keys, func(i int, e *resp.Reply) {
+	err = c.readAll(ctx, keys, func(i int, e *resp.Reply) {
 		switch e.Kind {
 		case resp.Bulk:
 			hits[keys[i]] = e.Bytes
 			found++
-			c.observe(ctx, "get many", keys[i], OutcomeHit, start, nil)
+			op.of(keys[i]).observe(OutcomeHit, 0, nil)
 		case resp.Error:
-			failed = cmp.Or(failed, c.fail(ctx, "get many", keys[i], start, e.Err()))
+			failed = cmp.Or(failed, op.of(keys[i]).fail(e.Err()))
 		default:
-			c.missed(ctx, "get many", keys[i], start, nil)
+			op.of(keys[i]).missed(nil)
 		}
 	})
-	c.counts.hits.Add(found)
+	c.counts.add(countHits, found)
 	if err != nil {
-		return nil, c.fail(ctx, "get many", "", start, err)
+		return nil, op.fail(err)
 	}
 	return hits, failed
 }
@@ -328,12 +333,13 @@ func (c *Cache) mget(ctx context.Context, keys []string, each func(i int, e *res
 // [ErrOutcomeUnknown] if the outcome of any item is unknown. [WithTimeout] bounds
 // each 512 items and each large value; after the first timeout SetMany sends no
 // more. ctx bounds the whole call.
-func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.Duration) error {
-	ttl, err := c.lifetime("set", ttl)
+func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.Duration) (err error) {
+	ttl, err = c.lifetime("set", ttl)
 	if err != nil || len(items) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
-	start := c.now()
+	ctx, op := c.begin(ctx, "set many", "")
+	defer op.end(&err)
 	list := make([]item, 0, len(items))
 	for key, value := range items {
 		list = append(list, item{key, value})
@@ -347,21 +353,21 @@ func (c *Cache) SetMany(ctx context.Context, items map[string][]byte, ttl time.D
 		fill.AppendSet(call.Command("SET", args), prefix, stored, list[i].value, ttl)
 	})
 	if errs == nil {
-		c.counts.sets.Add(int64(len(list)))
+		op.stored(int64(len(list)))
 		return nil
 	}
 	var unknown, refused error // the first error of each kind
 	for _, err := range errs {
 		switch {
 		case err == nil:
-			c.counts.sets.Add(1)
+			c.counts.add(countSets, 1)
 		case errors.Is(err, ErrOutcomeUnknown):
 			unknown = cmp.Or(unknown, err)
 		default:
 			refused = cmp.Or(refused, err)
 		}
 	}
-	return c.fail(ctx, "set many", "", start, errors.Join(unknown, refused))
+	return op.fail(errors.Join(unknown, refused))
 }
 
 // item is one of the items of SetMany.
@@ -373,15 +379,19 @@ type item struct {
 // TTL returns the time to live of key in whole milliseconds, or [NoExpiry]. A
 // longer time than a Duration can hold is returned as the longest Duration. If
 // the key does not exist, the error is [ErrNotFound].
-func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
-	start := c.now()
+func (c *Cache) TTL(ctx context.Context, key string) (_ time.Duration, err error) {
+	ctx, op := c.begin(ctx, "ttl", key)
+	defer op.end(&err)
 	reply, err := c.pipe.Do(ctx, pipeline.Read("PTTL", 1, pipeline.Count).Key(c.name(key)))
 	switch {
 	case err != nil:
-		return 0, c.fail(ctx, "ttl", key, start, err)
+		return 0, op.fail(err)
 	case reply.Int == -2:
+		op.observe(OutcomeMiss, 0, nil)
 		return 0, ErrNotFound
-	case reply.Int == -1:
+	}
+	op.observe(OutcomeOK, 0, nil)
+	if reply.Int == -1 {
 		return NoExpiry, nil
 	}
 	return milliseconds(reply.Int), nil
@@ -401,20 +411,23 @@ func (c *Cache) TTL(ctx context.Context, key string) (time.Duration, error) {
 // After an error that matches [ErrOutcomeUnknown], the time may be set. The cache does
 // not retry such a Touch, because another caller may have set another time meanwhile. If
 // that does not matter, call Touch again.
-func (c *Cache) Touch(ctx context.Context, key string, ttl time.Duration) error {
-	ttl, err := c.lifetime("touch", ttl)
+func (c *Cache) Touch(ctx context.Context, key string, ttl time.Duration) (err error) {
+	ttl, err = c.lifetime("touch", ttl)
 	if err != nil {
 		return err
 	}
-	start := c.now()
+	ctx, op := c.begin(ctx, "touch", key)
+	defer op.end(&err)
 	defer c.endWrites(c.beginWrites(key))
 	existed, err := c.expire(ctx, key, ttl)
 	switch {
 	case err != nil:
-		return c.fail(ctx, "touch", key, start, err)
+		return op.fail(err)
 	case !existed:
+		op.observe(OutcomeMiss, 0, nil)
 		return ErrNotFound
 	}
+	op.observe(OutcomeOK, 0, nil)
 	return nil
 }
 
@@ -455,24 +468,25 @@ func milliseconds(n int64) time.Duration {
 // nothing and returns an error, because it would remove all keys of the database.
 // Clear scans the whole database without blocking it. [WithTimeout] bounds each
 // command, ctx the whole call. A key that is stored during Clear may remain.
-func (c *Cache) Clear(ctx context.Context) (int, error) {
+func (c *Cache) Clear(ctx context.Context) (removed int, err error) {
 	if c.prefix == "" {
 		return 0, errors.New("rediscache: clear: the cache has no prefix")
 	}
 	pattern := globEscaper.Replace(c.prefix) + "*"
-	removed := 0
-	start := c.now()
+	ctx, op := c.begin(ctx, "clear", "")
+	defer op.end(&err)
 	for cursor := "0"; ; {
 		reply, err := c.pipe.Do(ctx, pipeline.Read("SCAN", 5, pipeline.Page).String(cursor).
 			String("MATCH").String(pattern).String("COUNT").Int(maxTogether))
 		if err != nil {
-			return removed, c.fail(ctx, "clear", "", start, err)
+			return removed, op.fail(err)
 		}
 		n, err := c.unlink(ctx, slices.DeleteFunc(reply.Elems[1].Elems, c.isForeign))
 		if removed += n; err != nil {
-			return removed, c.fail(ctx, "clear", "", start, err)
+			return removed, op.fail(err)
 		}
 		if cursor = reply.Elems[0].Word(); cursor == "0" {
+			op.observe(OutcomeOK, int64(removed), nil)
 			return removed, nil
 		}
 	}
@@ -507,19 +521,23 @@ var globEscaper = strings.NewReplacer(
 
 // Sub returns a cache whose keys have the prefix of c and then prefix. A version
 // in prefix, such as "v3:", hides all keys of older versions at once. Both caches
-// share everything else, the counts too, and closing either closes both.
+// share everything else, and closing either closes both. Only the counts of [Cache.Stats]
+// are the Sub's own, and c counts them too.
 func (c *Cache) Sub(prefix string) *Cache {
 	sub := *c
 	sub.prefix += prefix
+	sub.counts = &counts{parent: c.counts}
 	return &sub
 }
 
 // Ping sends PING and returns nil if Redis answers it.
-func (c *Cache) Ping(ctx context.Context) error {
-	start := c.now()
+func (c *Cache) Ping(ctx context.Context) (err error) {
+	ctx, op := c.begin(ctx, "ping", "")
+	defer op.end(&err)
 	if _, err := c.pipe.Do(ctx, pipeline.Read("PING", 0, pipeline.Status)); err != nil {
-		return c.fail(ctx, "ping", "", start, err)
+		return op.fail(err)
 	}
+	op.observe(OutcomeOK, 0, nil)
 	return nil
 }
 

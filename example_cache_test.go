@@ -571,6 +571,7 @@ func ExampleWithObserver() {
 	// Output:
 	// get or load ulm miss <nil>
 	// load ulm load <nil>
+	// fill ulm ok <nil>
 	// get or load ulm hit <nil>
 }
 
@@ -597,6 +598,67 @@ func ExampleObserver() {
 	_ = cache.Set(ctx, "a", nil, time.Minute)
 	// Output:
 	// slow or failed: set rediscache: set: unavailable: OOM command not allowed
+}
+
+// spans is an observer that prints a line for the begin and the end of each call. The
+// name of the call that contains another comes from the context, as the parent of a span.
+type spans struct{}
+
+type spanKey struct{}
+
+func (spans) Observe(context.Context, rediscache.Event) {}
+
+func (spans) Start(ctx context.Context, op, key string) context.Context {
+	if parent, ok := ctx.Value(spanKey{}).(string); ok {
+		op = parent + " > " + op
+	}
+	fmt.Println("start", op, key)
+	return context.WithValue(ctx, spanKey{}, op)
+}
+
+func (spans) End(ctx context.Context, err error) {
+	fmt.Println("end", ctx.Value(spanKey{}), err)
+}
+
+// The load of a View begins inside the call that misses.
+func ExampleStarter() {
+	server, err := miniredis.Run()
+	if err != nil {
+		panic(err)
+	}
+	defer server.Close()
+	pool, err := rediscache.NewPool("redis://" + server.Addr())
+	if err != nil {
+		panic(err)
+	}
+	defer pool.Close()
+	cache, err := rediscache.New(pool, rediscache.WithObserver(spans{}))
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	v, err := rediscache.Of(cache, rediscache.String(), rediscache.Policy{TTL: time.Hour})
+	if err != nil {
+		panic(err)
+	}
+	_, _ = v.GetOrLoad(context.Background(), "ulm", func(context.Context) (string, error) {
+		return "Ulm", nil
+	})
+	// Output:
+	// start get or load ulm
+	// start get or load > load ulm
+	// end get or load > load <nil>
+	// end get or load <nil>
+}
+
+// A miss ends with ErrNotFound, which is no failure.
+func ExampleEnder() {
+	var ender rediscache.Ender = spans{}
+	ctx := spans{}.Start(context.Background(), "get", "a")
+	ender.End(ctx, rediscache.ErrNotFound)
+	// Output:
+	// start get a
+	// end get rediscache: not found
 }
 
 func ExampleObserverFunc() {

@@ -67,7 +67,7 @@ const (
 //
 // The callers of one load share its value: do not change it.
 func (v *View[V]) GetOrLoad(ctx context.Context, key string, load func(context.Context) (V, error)) (V, error) {
-	return v.getOrLoad(ctx, key, loader[V]{one: load}, v.turns.Load())
+	return v.getOrLoadOne(ctx, key, loader[V]{one: load})
 }
 
 // GetOrLoadItem is GetOrLoad with a load that returns an [Item], which chooses the
@@ -75,7 +75,14 @@ func (v *View[V]) GetOrLoad(ctx context.Context, key string, load func(context.C
 func (v *View[V]) GetOrLoadItem(
 	ctx context.Context, key string, load func(context.Context) (Item[V], error),
 ) (V, error) {
-	return v.getOrLoad(ctx, key, loader[V]{item: load}, v.turns.Load())
+	return v.getOrLoadOne(ctx, key, loader[V]{item: load})
+}
+
+func (v *View[V]) getOrLoadOne(ctx context.Context, key string, load loader[V]) (_ V, err error) {
+	came := v.turns.Load()
+	_, op := v.c.begin(ctx, opGetOrLoad, key)
+	defer op.end(&err)
+	return v.getOrLoad(op, load, came)
 }
 
 // loader is the load function of a method. Exactly one field is set.
@@ -160,12 +167,12 @@ func (r result[V]) orStale(value V, err error, came uint64) result[V] {
 // be older. So a caller that found no stale value itself reads the key again as well.
 // This ends, because each such load was begun by a caller that had read the key before
 // the Delete, and there are only finitely many of these callers.
-func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], came uint64) (V, error) {
+func (v *View[V]) getOrLoad(op operation, load loader[V], came uint64) (V, error) {
 	var none V
-	start, seen := v.c.now(), v.flights.Ended()
+	ctx, key, seen := op.ctx, op.key, v.flights.Ended()
 	e, err := v.read(ctx, key, v.timed)
 	if err != nil {
-		err = v.c.fail(ctx, opGetOrLoad, key, start, err)
+		err = op.fail(err)
 		if errors.Is(err, ctx.Err()) || errors.Is(err, ErrClosed) {
 			return none, err
 		}
@@ -173,31 +180,31 @@ func (v *View[V]) getOrLoad(ctx context.Context, key string, load loader[V], cam
 	}
 	switch e.state {
 	case fresh, early:
-		v.c.hit(ctx, opGetOrLoad, key, start)
+		op.hit()
 		if e.state == early && !v.backoffs.holds(key) {
 			v.refresh(ctx, v.job(key, e, seen), load)
 		}
 		return e.value, nil
 	case stale:
-		return v.staleOrLoad(ctx, start, v.job(key, e, seen), load, came)
+		return v.staleOrLoad(op, v.job(key, e, seen), load, came)
 	case negative:
-		v.c.negative(ctx, opGetOrLoad, key, start)
+		op.negative()
 		return none, ErrNotFound
 	case absent, bad:
-		v.c.missed(ctx, opGetOrLoad, key, start, e.err)
+		op.missed(e.err)
 	}
 	tickets, ok := v.join(ctx, []*job[V]{v.job(key, e, seen)}, load, false)
 	if !ok {
-		return none, v.c.fail(ctx, opGetOrLoad, key, start, ErrClosed)
+		return none, op.fail(ErrClosed)
 	}
 	r, err := v.wait(ctx, tickets[0])
 	if err != nil {
-		return none, v.c.fail(ctx, opGetOrLoad, key, start, err)
+		return none, op.fail(err)
 	}
 	if tickets[0].Shared && r.stale || r.mayPrecede(came) {
-		return v.getOrLoad(ctx, key, load, came)
+		return v.getOrLoad(op, load, came)
 	}
-	return v.serve(ctx, opGetOrLoad, key, start, tickets[0].Shared, r)
+	return v.serve(op, tickets[0].Shared, r)
 }
 
 // wait waits for the result of a load. If the load panicked, wait panics with a
@@ -212,15 +219,12 @@ func (v *View[V]) wait(ctx context.Context, ticket flight.Ticket[result[V]]) (re
 }
 
 // serve counts the result of a load and returns it to a caller.
-func (v *View[V]) serve(
-	ctx context.Context, op, key string, start time.Time, shared bool, r result[V],
-) (V, error) {
+func (v *View[V]) serve(op operation, shared bool, r result[V]) (V, error) {
 	if shared {
-		v.c.counts.shared.Add(1)
-		v.c.observe(ctx, op, key, OutcomeShared, start, r.err)
+		op.shared(r.err)
 	}
 	if r.stale {
-		v.c.stale(ctx, op, key, start, r.err)
+		op.stale(r.err)
 		return r.value, nil
 	}
 	return r.value, r.err
@@ -228,12 +232,10 @@ func (v *View[V]) serve(
 
 // staleOrLoad serves a caller that found a stale value. It returns that value if ctx
 // ends during the wait for a fresh one.
-func (v *View[V]) staleOrLoad(
-	ctx context.Context, start time.Time, j *job[V], load loader[V], came uint64,
-) (V, error) {
-	key, value := j.key, j.from.value // after join, j belongs to the load
+func (v *View[V]) staleOrLoad(op operation, j *job[V], load loader[V], came uint64) (V, error) {
+	ctx, key, value := op.ctx, j.key, j.from.value // after join, j belongs to the load
 	if v.policy.Soft == 0 || v.backoffs.holds(key) {
-		v.c.stale(ctx, opGetOrLoad, key, start, nil)
+		op.stale(nil)
 		if !v.backoffs.holds(key) {
 			v.refresh(ctx, j, load)
 		}
@@ -242,16 +244,16 @@ func (v *View[V]) staleOrLoad(
 	tickets, ok := v.join(ctx, []*job[V]{j}, load, true)
 	if !ok {
 		var none V
-		return none, v.c.fail(ctx, opGetOrLoad, key, start, ErrClosed)
+		return none, op.fail(ErrClosed)
 	}
 	soft, cancel := context.WithTimeout(ctx, v.policy.Soft)
 	defer cancel()
 	r, err := v.wait(soft, tickets[0])
 	shared := tickets[0].Shared && err == nil
 	if r = r.orStale(value, err, came); !r.stale {
-		v.c.missed(ctx, opGetOrLoad, key, start, nil)
+		op.missed(nil)
 	}
-	return v.serve(ctx, opGetOrLoad, key, start, shared, r)
+	return v.serve(op, shared, r)
 }
 
 // refresh loads in the background, unless the cache is closed.

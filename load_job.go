@@ -142,7 +142,7 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 	if len(jobs) == 0 {
 		return nil, nil
 	}
-	start := v.c.now()
+	op := v.c.step(ctx, opLease, "")
 	var surplus []*job[V]
 	for i, taken := range v.c.leases.Take(ctx, fills(jobs), v.policy.Lease) {
 		j := jobs[i]
@@ -156,7 +156,7 @@ func (v *View[V]) acquire(ctx context.Context, jobs []*job[V]) (held, busy []*jo
 			held = append(held, j)
 		case taken.Err != nil:
 			if ctx.Err() == nil {
-				_ = v.c.fail(ctx, opLease, j.key, start, taken.Err) // for the observer: the load goes on
+				_ = op.of(j.key).fail(taken.Err) // for the observer: the load goes on
 			}
 			j.lost = true
 			held = append(held, j)
@@ -194,9 +194,8 @@ func (v *View[V]) await(ctx context.Context, since, end time.Time, jobs []*job[V
 	changed := !over && v.c.leases.Wait(within, since, fills(jobs))
 	switch {
 	case isClosed(v.c.loads.Done()):
-		start := v.c.now()
 		for _, j := range jobs {
-			j.fallBack(v.c.fail(ctx, opLease, j.key, start, ErrClosed))
+			j.fallBack(v.c.step(ctx, opLease, j.key).fail(ErrClosed))
 		}
 		return nil, nil, nil
 	case over || ctx.Err() != nil:
@@ -269,10 +268,10 @@ func (v *View[V]) lookAgain(ctx context.Context, jobs []*job[V]) {
 	if len(unchecked) == 0 {
 		return
 	}
-	start := v.c.now()
+	op := v.c.step(ctx, opLoad, "")
 	entries, err := v.readManyDirect(ctx, keys, v.timed)
 	if err != nil {
-		_ = v.c.fail(ctx, opLoad, "", start, err) // for the observer: the load goes on
+		_ = op.fail(err) // for the observer: the load goes on
 	}
 	for i, j := range unchecked {
 		switch {
@@ -318,7 +317,12 @@ func (v *View[V]) callLoad(ctx context.Context, jobs []*job[V], load loader[V]) 
 	for i, j := range jobs {
 		keys[i] = j.key
 	}
-	v.c.counts.loads.Add(1)
+	key := keys[0]
+	if len(keys) > 1 {
+		key = ""
+	}
+	v.c.counts.add(countLoads, 1)
+	ctx, op := v.c.begin(ctx, opLoad, key)
 	start := time.Now()
 	err = errUnfinished
 	// A load that ignores its context counts as failed when its time is over.
@@ -336,11 +340,8 @@ func (v *View[V]) callLoad(ctx context.Context, jobs []*job[V], load loader[V]) 
 		case !errors.Is(err, ErrNotFound) && (ctx.Err() == nil || flight.Expired(ctx)):
 			v.backOff(jobs) // but not if the load failed because its last caller cancelled
 		}
-		key := keys[0]
-		if len(keys) > 1 {
-			key = ""
-		}
-		v.c.observe(ctx, opLoad, key, OutcomeLoad, start, err)
+		op.observe(OutcomeLoad, 0, err)
+		op.end(&err)
 	}()
 	return load.call(ctx, keys)
 }
@@ -382,10 +383,10 @@ func (v *View[V]) conclude(ctx context.Context, j *job[V], items map[string]Item
 	if item.NoStore {
 		return
 	}
-	start := v.c.now()
+	op := v.c.step(ctx, opFill, j.key)
 	if j.Data, err = v.encode(item.Value); err != nil {
-		v.c.counts.errs.Add(1)
-		v.c.observe(ctx, opFill, j.key, OutcomeError, start, &opError{op: opFill, cause: err}) // callers still get the value
+		v.c.counts.add(countErrors, 1)
+		op.observe(OutcomeError, 0, &opError{op: opFill, cause: err}) // callers still get the value
 		return
 	}
 	j.Life = v.policy.life(ttl)
@@ -411,45 +412,41 @@ func (v *View[V]) store(ctx context.Context, jobs []*job[V]) {
 			j.Before = fill.Value{Digest: j.from.digest, Left: j.from.left}
 			held = append(held, j)
 		case j.timedOut:
-			v.countRefused(ctx, j, v.c.now())
+			v.c.step(ctx, opFill, j.key).refused()
 		default:
 			plain = append(plain, j)
 		}
 	}
 	if len(plain) > 0 {
-		start := v.c.now()
+		op := v.c.step(ctx, opFill, "")
 		v.c.leases.StoreUnchecked(ctx, fills(plain))
 		for _, j := range plain {
-			v.countStored(ctx, j, start)
+			v.countStored(op, j)
 		}
 	}
 	if len(held) > 0 {
-		start := v.c.now()
+		op := v.c.step(ctx, opFill, "")
 		v.c.leases.Store(ctx, fills(held))
 		for _, j := range held { // a Delete may have come between, unless the outcome is Done
 			j.result.doubtful = j.result.doubtful || j.Outcome != fill.Done
-			v.countStored(ctx, j, start)
+			v.countStored(op, j)
 		}
 	}
 }
 
 // countStored counts and observes the outcome of a job. An error goes to the observer only,
 // because the caller still gets its value.
-func (v *View[V]) countStored(ctx context.Context, j *job[V], start time.Time) {
-	switch {
+func (v *View[V]) countStored(op operation, j *job[V]) {
+	switch op = op.of(j.key); {
 	case j.Outcome == fill.Failed:
-		_ = v.c.fail(ctx, opFill, j.key, start, j.Err)
+		_ = op.fail(j.Err)
 	case j.Outcome == fill.Lost:
-		v.countRefused(ctx, j, start)
-	case j.result.err == nil: // not the memory of an ErrNotFound, and not a removal
-		v.c.counts.sets.Add(1)
+		op.refused()
+	case j.result.err == nil:
+		op.stored(1)
+	default: // the memory of an ErrNotFound, or a removal
+		op.observe(OutcomeOK, 0, nil)
 	}
-}
-
-// countRefused counts and observes that the data of a job was not stored.
-func (v *View[V]) countRefused(ctx context.Context, j *job[V], start time.Time) {
-	v.c.counts.refused.Add(1)
-	v.c.observe(ctx, opFill, j.key, OutcomeRefused, start, nil)
 }
 
 // release ends the leases that jobs still hold, also if ctx is done. If a lease is
@@ -464,11 +461,11 @@ func (v *View[V]) release(ctx context.Context, jobs []*job[V]) {
 	if len(held) == 0 {
 		return
 	}
-	start := v.c.now()
+	op := v.c.step(context.WithoutCancel(ctx), opLease, "")
 	v.c.leases.Release(ctx, fills(held), v.policy.Lease)
 	for _, j := range held {
 		if j.Outcome == fill.Failed {
-			_ = v.c.fail(context.WithoutCancel(ctx), opLease, j.key, start, j.Err) // for the observer: the lease expires
+			_ = op.of(j.key).fail(j.Err) // for the observer: the lease expires
 		}
 		if j.result != nil && j.Outcome != fill.Done {
 			j.result.doubtful = true

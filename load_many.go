@@ -3,7 +3,6 @@ package rediscache
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/rediscache/rediscache/internal/flight"
 )
@@ -24,8 +23,8 @@ import (
 // values of other keys that are ready by then.
 func (v *View[V]) GetOrLoadMany(
 	ctx context.Context, keys []string, load func(ctx context.Context, keys []string) (map[string]V, error),
-) (map[string]V, error) {
-	values := make(map[string]V, len(keys))
+) (values map[string]V, err error) {
+	values = make(map[string]V, len(keys))
 	if len(keys) == 0 {
 		return values, ctx.Err()
 	}
@@ -37,18 +36,20 @@ func (v *View[V]) GetOrLoadMany(
 			unique = append(unique, key)
 		}
 	}
-	err := v.getOrLoadMany(ctx, unique, loader[V]{many: load}, values, v.turns.Load())
-	return values, err
+	came := v.turns.Load()
+	ctx, op := v.c.begin(ctx, opGetOrLoadMany, "")
+	defer op.end(&err)
+	return values, v.getOrLoadMany(ctx, op, unique, loader[V]{many: load}, values, came)
 }
 
 // getOrLoadMany is getOrLoad for distinct keys. It puts the values into values.
 func (v *View[V]) getOrLoadMany(
-	ctx context.Context, keys []string, load loader[V], values map[string]V, came uint64,
+	ctx context.Context, op operation, keys []string, load loader[V], values map[string]V, came uint64,
 ) error {
-	start, seen := v.c.now(), v.flights.Ended()
+	seen := v.flights.Ended()
 	entries, err := v.readMany(ctx, keys, v.timed)
 	if err != nil {
-		err = v.c.fail(ctx, opGetOrLoadMany, "", start, err)
+		err = op.fail(err)
 		if errors.Is(err, ctx.Err()) || errors.Is(err, ErrClosed) {
 			return err
 		}
@@ -57,14 +58,14 @@ func (v *View[V]) getOrLoadMany(
 			entries[i].state = unread
 		}
 	}
-	misses, olds := v.classify(ctx, keys, start, seen, entries, values)
-	m := many[V]{v: v, start: start, came: came, values: values}
+	misses, olds := v.classify(op, keys, seen, entries, values)
+	m := many[V]{v: v, op: op, came: came, values: values}
 	defer m.leave()
 	if !m.join(ctx, olds, load, true) || !m.join(ctx, misses, load, false) {
-		return v.c.fail(ctx, opGetOrLoadMany, "", start, ErrClosed)
+		return op.fail(ErrClosed)
 	}
 	if doubtful := m.wait(ctx); len(doubtful) > 0 {
-		if err := v.getOrLoadMany(ctx, doubtful, load, values, came); m.err == nil {
+		if err := v.getOrLoadMany(ctx, op, doubtful, load, values, came); m.err == nil {
 			m.err = err
 		}
 	}
@@ -74,14 +75,15 @@ func (v *View[V]) getOrLoadMany(
 // classify puts the values that were found into values, and returns the keys to load:
 // misses without a value, and olds with a stale or an early value.
 func (v *View[V]) classify(
-	ctx context.Context, keys []string, start time.Time, seen uint64, entries []entry[V], values map[string]V,
+	op operation, keys []string, seen uint64, entries []entry[V], values map[string]V,
 ) (misses, olds []*job[V]) {
 	for i, e := range entries {
 		key := keys[i]
+		op := op.of(key)
 		switch e.state {
 		case fresh, early:
 			values[key] = e.value
-			v.c.hit(ctx, opGetOrLoadMany, key, start)
+			op.hit()
 			if e.state == early && !v.backoffs.holds(key) {
 				olds = append(olds, v.job(key, e, seen))
 			}
@@ -89,19 +91,19 @@ func (v *View[V]) classify(
 			backingOff := v.backoffs.holds(key)
 			if backingOff || v.policy.Soft == 0 {
 				values[key] = e.value
-				v.c.stale(ctx, opGetOrLoadMany, key, start, nil)
+				op.stale(nil)
 			}
 			if !backingOff {
 				olds = append(olds, v.job(key, e, seen))
 			}
 		case negative:
-			v.c.negative(ctx, opGetOrLoadMany, key, start)
+			op.negative()
 		case absent, bad:
-			v.c.missed(ctx, opGetOrLoadMany, key, start, e.err)
+			op.missed(e.err)
 			misses = append(misses, v.job(key, e, seen))
 		case unread:
 			if e.err != nil { // the error of this key; an error of the whole call was observed already
-				_ = v.c.fail(ctx, opGetOrLoadMany, key, start, e.err) // for the observer: the load goes on
+				_ = op.fail(e.err) // for the observer: the load goes on
 			}
 			misses = append(misses, v.job(key, e, seen))
 		}
@@ -112,7 +114,7 @@ func (v *View[V]) classify(
 // many is one caller's wait for many keys.
 type many[V any] struct {
 	v      *View[V]
-	start  time.Time
+	op     operation
 	came   uint64 // the turn in which the caller came
 	values map[string]V
 	waits  []wait[V]
@@ -182,7 +184,7 @@ func (m *many[V]) wait(ctx context.Context) (doubtful []string) {
 		switch {
 		case w.stale:
 			if r = r.orStale(w.old, err, m.came); !r.stale {
-				m.v.c.missed(ctx, opGetOrLoadMany, w.key, m.start, nil)
+				m.op.of(w.key).missed(nil)
 			}
 		case err != nil:
 			ended = err
@@ -191,16 +193,16 @@ func (m *many[V]) wait(ctx context.Context) (doubtful []string) {
 			doubtful = append(doubtful, w.key)
 			continue
 		}
-		m.take(ctx, w.key, shared, r)
+		m.take(w.key, shared, r)
 	}
 	if ended != nil {
-		m.fail(m.v.c.fail(ctx, opGetOrLoadMany, "", m.start, ended))
+		m.fail(m.op.fail(ended))
 	}
 	return doubtful
 }
 
-func (m *many[V]) take(ctx context.Context, key string, shared bool, r result[V]) {
-	value, err := m.v.serve(ctx, opGetOrLoadMany, key, m.start, shared, r)
+func (m *many[V]) take(key string, shared bool, r result[V]) {
+	value, err := m.v.serve(m.op.of(key), shared, r)
 	switch {
 	case err == nil:
 		m.values[key] = value

@@ -109,7 +109,7 @@ func newNear(c *Cache, cfg cacheConfig, borrow func(context.Context) (redis.Conn
 		Bytes: cfg.nearBytes, TTL: cfg.nearTTL, Prefix: cfg.prefix, Borrow: borrow,
 		Changed: func(_ near.State, err error) {
 			if err != nil {
-				c.observe(context.Background(), opNear, "", OutcomeError, c.now(), newOpError(opNear, err))
+				c.step(context.Background(), opNear, "").observe(OutcomeError, 0, newOpError(opNear, err))
 			}
 		},
 	})

@@ -2,13 +2,32 @@ package rediscache
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
 // Observer receives the events of a cache. Many goroutines call Observe at once, and
-// the call that caused the event waits for it, so Observe must be quick.
+// the call that caused the event waits for it, so Observe must be quick. An Observer may
+// also be a [Starter] and an [Ender], for example to make a span of each call.
 type Observer interface {
 	Observe(ctx context.Context, e Event)
+}
+
+// Starter is an [Observer] that wants to know when a call begins.
+type Starter interface {
+	// Start is called before each method call that has events, and before each call of a
+	// load, for which op is "load". op and key are those of [Event]. Start returns ctx or
+	// a context that was made from it. That is the context of the call, of its events and
+	// of its load, so a span in it is the parent of the spans of the load. A load may go
+	// on after the call has ended, and has events with the context of the call.
+	Start(ctx context.Context, op, key string) context.Context
+}
+
+// Ender is an [Observer] that wants to know when a call ends.
+type Ender interface {
+	// End is called after the last event of a call, or of a load, with the context of the
+	// [Starter]. err is the error that the call returns: [ErrNotFound] after a miss.
+	End(ctx context.Context, err error)
 }
 
 // ObserverFunc adapts a function to an [Observer].
@@ -17,17 +36,23 @@ type ObserverFunc func(ctx context.Context, e Event)
 // Observe calls f.
 func (f ObserverFunc) Observe(ctx context.Context, e Event) { f(ctx, e) }
 
-// Event is the outcome for one key, or the error of a call. A call that gets or loads
-// values has one event for each key. After a miss it has a second event for the key if
-// it waited for the load of another call. A load has an event of its own.
+// Event is the outcome for one key, or of a call. A call that gets or loads values has
+// one event for each key. After a miss it has a second event for the key if it waited
+// for the load of another call. Any other call has one event, and a load has an event of
+// its own. A call with an invalid argument, or without keys, has none.
 type Event struct {
 	// Op is the method in lower case, such as "get" or "get or load", or a step
 	// of a load: "load", "lease" or "fill".
 	Op string
-	// Key has no prefix. It is empty for the error of a call for many keys, and
-	// for a load of many keys.
+	// Prefix is that of the cache: of [WithPrefix] and [Cache.Sub].
+	Prefix string
+	// Key has no prefix. It is empty for a load and for the error of a call with many
+	// keys, for a "set many", for a "delete" of many keys, and for a call without a key.
 	Key     string
 	Outcome Outcome
+	// Count is the number of values that the call stored or of keys that it removed. It
+	// is zero for any other call, and after an error.
+	Count int64
 	// Took is the time since the method, or the step of the load, began.
 	Took time.Duration
 	// Err is the error of a call or a load. For a miss it is the error of the
@@ -47,10 +72,11 @@ const (
 	OutcomeLoad     Outcome = "load"     // a load ended
 	OutcomeShared   Outcome = "shared"   // the call waited for a load that another call began
 	OutcomeRefused  Outcome = "refused"  // a loaded value was not stored, because a Delete or a Set came between, or the wait for the lease timed out
+	OutcomeOK       Outcome = "ok"       // a call that gets no value succeeded, or a step of a load that stores one
 	OutcomeError    Outcome = "error"    // a command or the codec failed
 )
 
-// Stats are the counts of a [Cache], its Subs and its views since the cache was made.
+// Stats are the counts of a [Cache], with its Subs and its views, since it was made.
 type Stats struct {
 	Hits    int64 // keys whose value was returned, stale ones included
 	Misses  int64 // keys without a value, or with a stale value that was replaced within Soft
@@ -65,60 +91,151 @@ type Stats struct {
 	Shared    int64 // keys for which a call waited for the load of another call
 	Refused   int64 // loaded values that were not stored, see OutcomeRefused
 
-	Near NearStats // of WithNearCache
+	Near NearStats // of WithNearCache; a Sub has those of the whole cache
 }
 
-// Stats returns the current counts.
+// Stats returns the current counts. Those of a [Cache.Sub] are its own, and the cache of
+// which it is a Sub includes them.
 func (c *Cache) Stats() Stats {
-	n := c.counts
+	n := func(k count) int64 { return c.counts.n[k].Load() }
 	return Stats{
-		Hits: n.hits.Load(), Misses: n.misses.Load(), Sets: n.sets.Load(),
-		Deletes: n.deletes.Load(), Errors: n.errs.Load(),
-		Stale: n.stale.Load(), Negatives: n.negatives.Load(), Loads: n.loads.Load(),
-		Shared: n.shared.Load(), Refused: n.refused.Load(),
+		Hits: n(countHits), Misses: n(countMisses), Sets: n(countSets), Deletes: n(countDeletes), Errors: n(countErrors),
+		Stale: n(countStale), Negatives: n(countNegatives), Loads: n(countLoads), Shared: n(countShared), Refused: n(countRefused),
 		Near: c.nearStats(),
 	}
 }
 
-// now returns the time when a call begins, or the zero time without an observer.
-func (c *Cache) now() time.Time {
-	if c.observer == nil {
-		return time.Time{}
-	}
-	return time.Now()
+// counts are the counts of a cache or a Sub.
+type counts struct {
+	parent *counts // includes these; nil for a cache that is no Sub
+	n      [numCounts]atomic.Int64
 }
 
-func (c *Cache) observe(ctx context.Context, op, key string, o Outcome, start time.Time, err error) {
-	if c.observer != nil {
-		c.observer.Observe(ctx, Event{Op: op, Key: key, Outcome: o, Took: time.Since(start), Err: err})
+type count int
+
+const (
+	countHits count = iota
+	countMisses
+	countSets
+	countDeletes
+	countErrors
+	countStale
+	countNegatives
+	countLoads
+	countShared
+	countRefused
+	numCounts
+)
+
+func (n *counts) add(k count, by int64) {
+	for ; n != nil; n = n.parent {
+		n.n[k].Add(by)
+	}
+}
+
+// watcher is the observer of a cache.
+type watcher struct {
+	observer Observer // nil: none
+	starter  Starter  // observer, if it is one
+	ender    Ender    // observer, if it is one
+}
+
+func newWatcher(o Observer) watcher {
+	w := watcher{observer: o}
+	w.starter, _ = o.(Starter)
+	w.ender, _ = o.(Ender)
+	return w
+}
+
+// operation is a call of a method, or a step of a load, that is counted and observed.
+type operation struct {
+	c     *Cache
+	ctx   context.Context
+	name  string // Event.Op
+	key   string
+	began time.Time // zero without an observer
+}
+
+// begin begins a call of a method or of a load. The caller must use the context that
+// begin returns, and call end.
+func (c *Cache) begin(ctx context.Context, name, key string) (context.Context, operation) {
+	if s := c.watcher.starter; s != nil {
+		ctx = s.Start(ctx, name, key)
+	}
+	return ctx, c.step(ctx, name, key)
+}
+
+// step begins a step of a load, which has no context of its own.
+func (c *Cache) step(ctx context.Context, name, key string) operation {
+	o := operation{c: c, ctx: ctx, name: name, key: key}
+	if c.watcher.observer != nil {
+		o.began = time.Now()
+	}
+	return o
+}
+
+// end ends a call that begin began.
+func (o operation) end(err *error) {
+	if e := o.c.watcher.ender; e != nil {
+		e.End(o.ctx, *err)
+	}
+}
+
+// of returns the part of o for one of its keys.
+func (o operation) of(key string) operation {
+	o.key = key
+	return o
+}
+
+func (o operation) observe(outcome Outcome, count int64, err error) {
+	if w := o.c.watcher.observer; w != nil {
+		w.Observe(o.ctx, Event{
+			Op: o.name, Prefix: o.c.prefix, Key: o.key, Outcome: outcome,
+			Count: count, Took: time.Since(o.began), Err: err,
+		})
 	}
 }
 
 // fail counts and observes an error, and returns it with its sentinel.
-func (c *Cache) fail(ctx context.Context, op, key string, start time.Time, err error) error {
-	c.counts.errs.Add(1)
-	fault := newOpError(op, err)
-	c.observe(ctx, op, key, OutcomeError, start, fault)
+func (o operation) fail(err error) error {
+	o.c.counts.add(countErrors, 1)
+	fault := newOpError(o.name, err)
+	o.observe(OutcomeError, 0, fault)
 	return fault
 }
 
-func (c *Cache) hit(ctx context.Context, op, key string, start time.Time) {
-	c.counts.hits.Add(1)
-	c.observe(ctx, op, key, OutcomeHit, start, nil)
+func (o operation) hit() {
+	o.c.counts.add(countHits, 1)
+	o.observe(OutcomeHit, 0, nil)
 }
 
-func (c *Cache) missed(ctx context.Context, op, key string, start time.Time, err error) {
-	c.counts.misses.Add(1)
-	c.observe(ctx, op, key, OutcomeMiss, start, err)
+func (o operation) missed(err error) {
+	o.c.counts.add(countMisses, 1)
+	o.observe(OutcomeMiss, 0, err)
 }
 
-func (c *Cache) stale(ctx context.Context, op, key string, start time.Time, err error) {
-	c.counts.hits.Add(1)
-	c.counts.stale.Add(1)
-	c.observe(ctx, op, key, OutcomeStale, start, err)
+func (o operation) stale(err error) {
+	o.c.counts.add(countHits, 1)
+	o.c.counts.add(countStale, 1)
+	o.observe(OutcomeStale, 0, err)
 }
 
-func (c *Cache) negative(ctx context.Context, op, key string, start time.Time) {
-	c.counts.negatives.Add(1)
-	c.observe(ctx, op, key, OutcomeNegative, start, nil)
+func (o operation) negative() {
+	o.c.counts.add(countNegatives, 1)
+	o.observe(OutcomeNegative, 0, nil)
+}
+
+func (o operation) shared(err error) {
+	o.c.counts.add(countShared, 1)
+	o.observe(OutcomeShared, 0, err)
+}
+
+func (o operation) stored(n int64) {
+	o.c.counts.add(countSets, n)
+	o.observe(OutcomeOK, n, nil)
+}
+
+func (o operation) refused() {
+	o.c.counts.add(countRefused, 1)
+	o.observe(OutcomeRefused, 0, nil)
 }

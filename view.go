@@ -61,34 +61,35 @@ func Of[V any](c *Cache, codec Codec[V], p Policy) (*View[V], error) {
 
 // Get returns the value of key, fresh or stale, and loads nothing. On a miss, or if
 // the View remembers that there is no value, the error is [ErrNotFound].
-func (v *View[V]) Get(ctx context.Context, key string) (V, error) {
-	var none V
-	start := v.c.now()
+func (v *View[V]) Get(ctx context.Context, key string) (none V, err error) {
+	ctx, op := v.c.begin(ctx, "get", key)
+	defer op.end(&err)
 	e, err := v.read(ctx, key, false)
 	if err != nil {
-		return none, v.c.fail(ctx, "get", key, start, err)
+		return none, op.fail(err)
 	}
 	switch e.state {
 	case fresh:
-		v.c.hit(ctx, "get", key, start)
+		op.hit()
 		return e.value, nil
 	case negative:
-		v.c.negative(ctx, "get", key, start)
+		op.negative()
 	default:
-		v.c.missed(ctx, "get", key, start, e.err)
+		op.missed(e.err)
 	}
 	return none, ErrNotFound
 }
 
 // Set stores value for the TTL of the policy. With [Policy.Lease], a load in flight
 // that began before Set does not overwrite value.
-func (v *View[V]) Set(ctx context.Context, key string, value V) error {
+func (v *View[V]) Set(ctx context.Context, key string, value V) (err error) {
 	data, err := v.encode(value)
 	if err != nil {
 		return &opError{op: "set", cause: err}
 	}
 	v.flights.Forget(key)
-	start := v.c.now()
+	ctx, op := v.c.begin(ctx, "set", key)
+	defer op.end(&err)
 	defer v.c.endWrites(v.c.beginWrites(key))
 	var calls []*pipeline.Call
 	if v.policy.Lease > 0 { // otherwise an older load could store after this value has expired
@@ -96,14 +97,14 @@ func (v *View[V]) Set(ctx context.Context, key string, value V) error {
 	}
 	_, errs := v.c.pipe.DoAll(ctx, append(calls, v.c.set(key, data, v.policy.life(v.policy.TTL)))...)
 	if err := errs[len(errs)-1]; err != nil {
-		return v.c.fail(ctx, "set", key, start, err)
+		return op.fail(err)
 	}
 	if fill.RefusedForGood(errs[0]) {
 		v.c.leases.Refuse(ctx, errs[0])
 	} else if errs[0] != nil {
-		_ = v.c.fail(ctx, opLease, key, start, errs[0]) // for the observer: the value is stored
+		_ = v.c.step(ctx, opLease, key).fail(errs[0]) // for the observer: the value is stored
 	}
-	v.c.counts.sets.Add(1)
+	op.stored(1)
 	return nil
 }
 
@@ -119,28 +120,29 @@ func (v *View[V]) Delete(ctx context.Context, keys ...string) (int, error) {
 // GetMany returns the values of the keys that have one, as Get does, in one round
 // trip. If some of the keys could not be read, it returns the values of the other
 // keys and the first error, as [Cache.GetMany] does.
-func (v *View[V]) GetMany(ctx context.Context, keys ...string) (map[string]V, error) {
-	values := make(map[string]V, len(keys))
+func (v *View[V]) GetMany(ctx context.Context, keys ...string) (values map[string]V, err error) {
+	values = make(map[string]V, len(keys))
 	if len(keys) == 0 {
 		return values, ctx.Err()
 	}
-	start := v.c.now()
+	ctx, op := v.c.begin(ctx, "get many", "")
+	defer op.end(&err)
 	entries, err := v.readMany(ctx, keys, false)
 	if err != nil {
-		return nil, v.c.fail(ctx, "get many", "", start, err)
+		return nil, op.fail(err)
 	}
 	var failed error // the first error of a key
 	for i, e := range entries {
 		switch e.state {
 		case fresh:
 			values[keys[i]] = e.value
-			v.c.hit(ctx, "get many", keys[i], start)
+			op.of(keys[i]).hit()
 		case negative:
-			v.c.negative(ctx, "get many", keys[i], start)
+			op.of(keys[i]).negative()
 		case unread:
-			failed = cmp.Or(failed, v.c.fail(ctx, "get many", keys[i], start, e.err))
+			failed = cmp.Or(failed, op.of(keys[i]).fail(e.err))
 		default:
-			v.c.missed(ctx, "get many", keys[i], start, e.err)
+			op.of(keys[i]).missed(e.err)
 		}
 	}
 	return values, failed

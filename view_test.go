@@ -372,7 +372,7 @@ func TestACallThatFailsIsOneErrorAndAStaleValueThatIsReplacedAMiss(t *testing.T)
 		})
 		require.NoError(t, err)
 		require.Equal(t, map[string]int{"l": 2}, many)
-		require.Equal(t, []string{"load k: load", "get or load k: miss", "load l: load", "get or load many l: miss"}, log.take())
+		require.Equal(t, []string{"load k: load", "fill k: ok", "get or load k: miss", "load l: load", "fill l: ok", "get or load many l: miss"}, log.take())
 		require.EqualValues(t, 2, c.Stats().Misses)
 
 		hard := newView(t, c, rediscache.JSON[int](), rediscache.Policy{Hard: 20 * time.Millisecond})
@@ -410,7 +410,7 @@ func TestObserversHearOfEachOutcome(t *testing.T) {
 		_, _ = c.Get(ctx, "k")
 		do("get k: miss")
 		_, _ = v.GetOrLoad(ctx, "k", returns(1))
-		do("get or load k: miss", "load k: load")
+		do("get or load k: miss", "load k: load", "fill k: ok")
 		_, _ = v.GetOrLoad(ctx, "k", never[int](t))
 		_, _ = v.Get(ctx, "k")
 		_, _ = c.Get(ctx, "k")
@@ -420,7 +420,7 @@ func TestObserversHearOfEachOutcome(t *testing.T) {
 			"get many k: hit", "get many none: miss")
 		_, _ = v.GetOrLoad(ctx, "n", fails[int](rediscache.ErrNotFound))
 		_, _ = v.GetOrLoad(ctx, "n", never[int](t))
-		do("get or load n: miss", "load n: load", "get or load n: negative")
+		do("get or load n: miss", "load n: load", "fill n: ok", "get or load n: negative")
 
 		s.Advance(time.Hour + time.Minute)
 		failure := errors.New("the database is down")
@@ -433,7 +433,7 @@ func TestObserversHearOfEachOutcome(t *testing.T) {
 
 		_, err = v.GetOrLoad(ctx, "r", func(ctx context.Context) (int, error) { return 5, c.Set(ctx, "r", []byte("6"), 0) })
 		require.NoError(t, err)
-		do("get or load r: miss", "load r: load", "fill r: refused")
+		do("get or load r: miss", "set r: ok", "load r: load", "fill r: refused")
 
 		s.Do("LPUSH", "list", "x")
 		_, _ = c.Get(ctx, "list")
