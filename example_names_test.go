@@ -16,6 +16,7 @@ import (
 var shownIn = map[string]string{
 	"Event": "WithObserver", "Outcome": "WithObserver", "Stats": "Cache_Stats",
 	"NearStats": "WithNearCache", "NearState": "WithNearCache",
+	"PoolEvent": "WithPoolObserver", "PoolEventKind": "WithPoolObserver",
 	"PoolStats": "WarmPool_Stats", "PoolClosed": "WarmPool_Stats",
 	"Option": "New", "PoolOption": "WithMaxActive", "HandlerOption": "WithBasePath",
 }

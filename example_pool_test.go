@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http/httptest"
+	"os"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -33,6 +35,51 @@ func ExampleNewPool() {
 	// Output:
 	// rediscache: URL: scheme "http" is none of redis, rediss, valkey, valkeys, unix
 	// rediscache: WithMinIdle: 20 is above the maximum of 10
+}
+
+// The operators of a server read in its log when Redis went down and why, and when it was
+// up again.
+func ExampleWithPoolObserver() {
+	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr { // what differs from run to run
+			if a.Key == slog.TimeKey || a.Key == "error" || a.Key == "after" {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+	seen := make(chan rediscache.PoolEventKind, 100)
+	observe := func(e rediscache.PoolEvent) {
+		switch e.Kind {
+		case rediscache.PoolDown:
+			logger.Error("redis is down", "error", e.Err)
+		case rediscache.PoolUp:
+			logger.Info("redis is up", "after", e.After)
+		case rediscache.PoolConnClosed:
+			logger.Debug("connection closed", "reason", e.Reason)
+		}
+		seen <- e.Kind
+	}
+	server, err := miniredis.Run()
+	if err != nil {
+		panic(err)
+	}
+	pool, err := rediscache.NewPool("redis://"+server.Addr(), rediscache.WithPoolObserver(observe))
+	if err != nil {
+		panic(err)
+	}
+	defer pool.Close()
+	server.Close()
+	for <-seen != rediscache.PoolDown {
+	}
+	if err := server.Restart(); err != nil {
+		panic(err)
+	}
+	for <-seen != rediscache.PoolUp {
+	}
+	// Output:
+	// level=ERROR msg="redis is down"
+	// level=INFO msg="redis is up"
 }
 
 // A process has one pool, with connections that are open before the first request.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync/atomic"
 	"time"
+
+	"github.com/rediscache/rediscache/internal/warm"
 )
 
 // Observer receives the events of a cache. Many goroutines call Observe at once, and
@@ -75,6 +77,40 @@ const (
 	OutcomeOK       Outcome = "ok"       // a call that gets no value succeeded, or a step of a load that stores one
 	OutcomeError    Outcome = "error"    // a command or the codec failed
 )
+
+// PoolEvent is something that happened to a [WarmPool], for the function of
+// [WithPoolObserver].
+type PoolEvent struct {
+	Kind PoolEventKind
+	// Err is why Redis is down: a [*DialError].
+	Err error
+	// After is how long Redis was down before it was up.
+	After time.Duration
+	// Reason is why a connection was closed: "idle", "lifetime", "broken", "state" or
+	// "shutdown", as the fields of [PoolClosed].
+	Reason string
+}
+
+// PoolEventKind is the kind of a [PoolEvent].
+type PoolEventKind string
+
+// The kinds of pool events.
+const (
+	PoolDown       PoolEventKind = "down"              // a dial failed, the first since a dial succeeded; open connections may still work
+	PoolUp         PoolEventKind = "up"                // a dial succeeded, the first after PoolDown
+	PoolConnClosed PoolEventKind = "connection closed" // the pool closes a connection
+)
+
+// poolObserver returns f as an observer of the store, or nil.
+func poolObserver(f func(PoolEvent)) func(warm.Event) {
+	if f == nil {
+		return nil
+	}
+	kinds := map[warm.EventKind]PoolEventKind{warm.Down: PoolDown, warm.Up: PoolUp, warm.ConnClosed: PoolConnClosed}
+	return func(e warm.Event) {
+		f(PoolEvent{Kind: kinds[e.Kind], Err: exportDialError(e.Err), After: e.After, Reason: e.Reason})
+	}
+}
 
 // Stats are the counts of a [Cache], with its Subs and its views, since it was made.
 type Stats struct {

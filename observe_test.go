@@ -195,3 +195,85 @@ func TestCallsAndLoadsBeginAndEndInPairs(t *testing.T) {
 		require.ElementsMatch(t, []string{"get or load", "load"}, tr.ends)
 	})
 }
+
+// poolEvents keeps the events of a pool.
+type poolEvents struct {
+	mu     sync.Mutex // guards events
+	events []rediscache.PoolEvent
+}
+
+func (p *poolEvents) observe(e rediscache.PoolEvent) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events = append(p.events, e)
+}
+
+// of returns the events of a kind.
+func (p *poolEvents) of(kind rediscache.PoolEventKind) (events []rediscache.PoolEvent) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.events {
+		if e.Kind == kind {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+func TestAPoolReportsAnOutageOnceAndWhyItClosedConnections(t *testing.T) {
+	s := redistest.Start(t)
+	var heard poolEvents
+	p := newPool(t, s.URL(), rediscache.WithMinIdle(3), rediscache.WithPoolObserver(heard.observe))
+	requireReady(t, p)
+	require.Empty(t, heard.events)
+	for range 2 {
+		before := len(heard.of(rediscache.PoolUp))
+		s.Kill()
+		redistest.Eventually(t, func() bool { return p.Stats().DialFailures > int64(3*(before+1)) }, "several dials failed")
+		s.Restart()
+		redistest.Eventually(t, func() bool { return len(heard.of(rediscache.PoolUp)) > before }, "Redis is up")
+	}
+	downs, ups := heard.of(rediscache.PoolDown), heard.of(rediscache.PoolUp)
+	require.Len(t, downs, 2, "once each")
+	require.Len(t, ups, 2)
+	for i := range 2 {
+		var dial *rediscache.DialError
+		require.ErrorAs(t, downs[i].Err, &dial)
+		require.ErrorIs(t, downs[i].Err, rediscache.ErrUnavailable)
+		require.Positive(t, ups[i].After)
+		require.NoError(t, ups[i].Err)
+	}
+	requireReady(t, p)
+	c := p.Get()
+	_, err := c.Do("SELECT", 1)
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	require.NoError(t, p.Close())
+	count := make(map[string]int64)
+	for _, e := range heard.of(rediscache.PoolConnClosed) {
+		count[e.Reason]++
+	}
+	closed := p.Stats().Closed
+	require.Equal(t, map[string]int64{"broken": closed.Broken, "state": 1, "shutdown": closed.Shutdown}, count, "Close waits for the last event")
+}
+
+func TestAPoolObserverThatIsSlowOrPanicsDelaysNobody(t *testing.T) {
+	s := redistest.StartMini(t)
+	goOn := make(chan struct{})
+	var heard poolEvents
+	p := newPool(t, s.URL(), rediscache.WithMinIdle(0), rediscache.WithPoolObserver(func(e rediscache.PoolEvent) {
+		<-goOn
+		heard.observe(e)
+		panic("a fault of the observer")
+	}))
+	for range 1100 { // more than may wait
+		c := p.Get()
+		_, err := c.Do("SELECT", 1)
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+	}
+	close(goOn)
+	require.NoError(t, p.Close())
+	require.GreaterOrEqual(t, len(heard.events), 1024)
+	require.Less(t, len(heard.events), 1100)
+}

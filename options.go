@@ -52,6 +52,7 @@ type poolConfig struct {
 	tlsGiven                  bool
 	dialOptions               []redis.DialOption
 	dial                      func(context.Context) (redis.Conn, error)
+	observe                   func(PoolEvent)
 }
 
 func newPoolConfig(opts []PoolOption) (poolConfig, error) {
@@ -199,6 +200,15 @@ const maxBusyPoll = time.Millisecond
 // It has no effect on Windows, with [WithDialFunc], or if a dial option hides the socket.
 func WithBusyPoll(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.busyPoll = d }}
+}
+
+// WithPoolObserver calls f for each [PoolEvent]: that Redis is down, that it is up again,
+// and that a connection was closed. A goroutine of the pool calls f for one event after
+// another, in their order. While f is slow, the pool goes on; when 1,024 events wait, it
+// drops new ones. f must not close the pool, because Close waits for f. A panic of f is
+// dropped. Without this option, or with nil, nothing is called.
+func WithPoolObserver(f func(PoolEvent)) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.observe = f }}
 }
 
 // WithClientName sets the name that CLIENT LIST shows for each connection. A name is

@@ -117,6 +117,7 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 		Transport:        transport,
 		Database:         database,
 		Dial:             dial,
+		Observe:          poolObserver(cfg.observe),
 	})}
 	p.redigo = &redis.Pool{DialContext: p.acquire}
 	return p, nil

@@ -16,9 +16,8 @@ func (s *Store) Shutdown(ctx context.Context) error {
 		if n := s.kill(); n > 0 {
 			err = fmt.Errorf("rediscache: shutdown: %d connections were still borrowed: %w", n, ctx.Err())
 		}
-		s.waitGone(context.Background())
 	}
-	s.wg.Wait()
+	s.finish()
 	return err
 }
 
@@ -27,7 +26,15 @@ func (s *Store) Shutdown(ctx context.Context) error {
 func (s *Store) Close() {
 	s.refuse()
 	s.kill()
+	s.finish()
+}
+
+// finish waits until nothing of the store is left.
+func (s *Store) finish() {
 	s.waitGone(context.Background())
+	if s.events != nil { // no event comes after the last connection
+		s.ended.Do(func() { close(s.events) })
+	}
 	s.wg.Wait()
 }
 
@@ -49,7 +56,7 @@ func (s *Store) refuse() {
 		}
 	}
 	s.failWaitersLocked(ErrClosed)
-	s.keepIdleLocked(func(*Conn) *int64 { return &s.stats.Closed.Shutdown })
+	s.keepIdleLocked(func(*Conn) reason { return closedShutdown })
 	var cut []*Conn
 	for c := range s.all {
 		if c.phase == probed || c.phase == overdue || c.phase == givenUp {
@@ -71,7 +78,7 @@ func (s *Store) kill() (n int) {
 	for c := range s.all {
 		if c.phase == lent {
 			s.inUse--
-			s.discardLocked(c, &s.stats.Closed.Shutdown)
+			s.discardLocked(c, closedShutdown)
 			n++
 		}
 	}

@@ -42,32 +42,31 @@ func (s *Store) sweep() {
 	s.pulse.Beat(ran)
 	now := ran.Sub(s.base)
 	spare := len(s.idle) + s.probing
-	s.keepIdleLocked(func(c *Conn) *int64 {
+	s.keepIdleLocked(func(c *Conn) reason {
 		if c.used {
 			c.used = false
 			c.idleSince, c.seen = now, now
 		}
-		reason := s.staleLocked(c, now, spare)
-		if reason != nil {
+		why := s.staleLocked(c, now, spare)
+		if why != fit {
 			spare--
 		}
-		return reason
+		return why
 	})
 	s.fillLocked()
 }
 
-// staleLocked returns the counter of the reason to close an idle connection, or nil.
-// Dead does not block, so it may be called under the lock.
-func (s *Store) staleLocked(c *Conn, now time.Duration, spare int) *int64 {
+// staleLocked returns the reason to close an idle connection. Dead does not block, so it may be called under the lock.
+func (s *Store) staleLocked(c *Conn, now time.Duration, spare int) reason {
 	switch idle := s.cfg.IdleTimeout; {
 	case c.Dead():
-		return &s.stats.Closed.Broken
+		return closedBroken
 	case c.expired(now):
-		return &s.stats.Closed.Lifetime
+		return closedLifetime
 	case idle > 0 && spare > s.cfg.MinIdle && now-c.idleSince >= idle:
-		return &s.stats.Closed.Idle
+		return closedIdle
 	}
-	return nil
+	return fit
 }
 
 // probeOne probes one connection that was silent for long, and reports whether there was

@@ -58,6 +58,8 @@ type Config struct {
 	Database           int           // the database that Dial selects; negative: unknown
 
 	Dial func(ctx context.Context) (Dialed, error)
+
+	Observe func(Event) // nil: nobody
 }
 
 // Dialed is an open connection of redigo. Socket is nil if it is hidden. Stream carries
@@ -76,7 +78,9 @@ type Store struct {
 	startDial func(turn int64)   // immutable; its goroutine is one of wg
 	stopDials context.CancelFunc // immutable
 	stop      chan struct{}      // closed when the store closes, to end the janitor and the prober
-	wg        sync.WaitGroup     // dials, probes, closes, the janitor and the prober
+	wg        sync.WaitGroup     // dials, probes, closes, the janitor, the prober and the reporter
+	events    chan Event         // for the reporter; nil without Config.Observe
+	ended     sync.Once          // closes events
 
 	mu       sync.Mutex         // guards all below
 	all      map[*Conn]struct{} // every open connection
@@ -95,7 +99,8 @@ type Store struct {
 	changed  chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
 	closed   bool
 
-	fails      int // failed dials in a row
+	fails      int           // failed dials in a row
+	downSince  time.Duration // when the first of these failed
 	failure    error
 	salvo      int  // dials in flight that began before the first of these failed
 	backingOff bool // no dial before retry fires
@@ -131,6 +136,10 @@ func New(cfg Config) *Store {
 	s.pulse.Beat(s.base)
 	s.wg.Go(s.janitor)
 	s.wg.Go(s.prober)
+	if cfg.Observe != nil {
+		s.events = make(chan Event, maxEvents)
+		s.wg.Go(s.report)
+	}
 	s.mu.Lock()
 	s.fillLocked()
 	s.mu.Unlock()
@@ -338,9 +347,9 @@ func (s *Store) putLocked(c *Conn) {
 // keepLocked decides what to do with a connection that no count includes: it closes the
 // connection, sends it a PING, or gives it away.
 func (s *Store) keepLocked(c *Conn) {
-	switch reason := s.unfitLocked(c); {
-	case reason != nil:
-		s.discardLocked(c, reason)
+	switch why := s.unfitLocked(c); {
+	case why != fit:
+		s.discardLocked(c, why)
 		s.doubtOlderLocked(c.failed, s.cfg.MaxActive/2)
 	case s.unprovenLocked(c):
 		s.startProbeLocked(c)
@@ -357,21 +366,21 @@ func (s *Store) unprovenLocked(c *Conn) bool {
 	return c.verdict == unproven || c.proven <= s.doubted
 }
 
-// unfitLocked returns the counter of the reason why c must not be lent again, or nil.
-func (s *Store) unfitLocked(c *Conn) *int64 {
+// unfitLocked returns the reason why c must not be lent again.
+func (s *Store) unfitLocked(c *Conn) reason {
 	switch {
 	case s.closed:
-		return &s.stats.Closed.Shutdown
+		return closedShutdown
 	case c.verdict == useless || c.writing || c.failed != 0,
 		s.cfg.HealthCheckAfter == 0 && s.unprovenLocked(c),
 		s.suspectLocked(c) && s.replaceableLocked(1):
-		return &s.stats.Closed.Broken
+		return closedBroken
 	case c.session.Load() >= changed:
-		return &s.stats.Closed.State
+		return closedState
 	case c.expired(c.lentAt):
-		return &s.stats.Closed.Lifetime
+		return closedLifetime
 	}
-	return nil
+	return fit
 }
 
 // giveLocked gives a healthy connection that no count includes to the first waiter, or
@@ -490,8 +499,11 @@ func (s *Store) addLocked(c *Conn, turn int64) {
 		s.renewal.suspects++
 	}
 	if s.closed {
-		s.discardLocked(c, &s.stats.Closed.Shutdown)
+		s.discardLocked(c, closedShutdown)
 		return
+	}
+	if s.fails > 0 {
+		s.emitLocked(Event{Kind: Up, After: s.now() - s.downSince})
 	}
 	s.fails, s.failure, s.salvo = 0, nil, 0
 	s.nextLocked(c)
@@ -507,7 +519,8 @@ func (s *Store) dialFailedLocked(err error) {
 	}
 	if !s.backingOff {
 		if s.fails == 0 {
-			s.salvo = s.dialing
+			s.salvo, s.downSince = s.dialing, s.now()
+			s.emitLocked(Event{Kind: Down, Err: &DialError{err}})
 		}
 		d := min(minBackoff<<min(s.fails, 10), maxBackoff)
 		s.fails++
@@ -548,8 +561,8 @@ func (s *Store) failWaitersLocked(err error) {
 // discardLocked closes a connection that no other count includes. The slot is free when
 // the socket is closed. The connection may be the user's code: its Close may panic or
 // call runtime.Goexit.
-func (s *Store) discardLocked(c *Conn, reason *int64) {
-	*reason++
+func (s *Store) discardLocked(c *Conn, why reason) {
+	s.countClosedLocked(why)
 	if s.suspectLocked(c) {
 		s.renewal.suspects--
 	}
@@ -573,15 +586,15 @@ func (s *Store) discardLocked(c *Conn, reason *int64) {
 // those above most, to free slots for dials. If HealthCheckAfter is zero it closes all.
 func (s *Store) doubtOlderLocked(failed int64, most int) {
 	var doubtful []*Conn
-	s.keepIdleLocked(func(c *Conn) *int64 {
+	s.keepIdleLocked(func(c *Conn) reason {
 		switch {
 		case c.proven > failed:
 		case s.cfg.HealthCheckAfter == 0 || c.Dead() || len(doubtful) >= most:
-			return &s.stats.Closed.Broken
+			return closedBroken
 		default:
 			doubtful = append(doubtful, c)
 		}
-		return nil
+		return fit
 	})
 	for _, c := range doubtful {
 		s.takeIdleLocked(slices.Index(s.idle, c))
@@ -596,12 +609,12 @@ func (s *Store) takeIdleLocked(i int) *Conn {
 	return c
 }
 
-// keepIdleLocked closes each idle connection for which reason returns a counter.
-func (s *Store) keepIdleLocked(reason func(*Conn) *int64) {
+// keepIdleLocked closes each idle connection that is not fit.
+func (s *Store) keepIdleLocked(judge func(*Conn) reason) {
 	kept := s.idle[:0]
 	for _, c := range s.idle {
-		if r := reason(c); r != nil {
-			s.discardLocked(c, r)
+		if why := judge(c); why != fit {
+			s.discardLocked(c, why)
 		} else {
 			kept = append(kept, c)
 		}

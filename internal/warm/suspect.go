@@ -121,7 +121,7 @@ func (s *Store) suspectLocked(c *Conn) bool { return c.born <= s.renewal.condemn
 // minimum is zero, because dials may fail.
 func (s *Store) trimSuspectsLocked() {
 	for len(s.idle) > max(s.cfg.MinIdle, 1) && s.suspectLocked(s.idle[0]) {
-		s.discardLocked(s.takeIdleLocked(0), &s.stats.Closed.Broken)
+		s.discardLocked(s.takeIdleLocked(0), closedBroken)
 	}
 }
 
@@ -162,7 +162,7 @@ func (s *Store) renewLocked(want int) int {
 		return want
 	}
 	if s.fullLocked(0) {
-		s.discardLocked(s.takeIdleLocked(0), &s.stats.Closed.Broken)
+		s.discardLocked(s.takeIdleLocked(0), closedBroken)
 	} else if wait := s.renewal.next - s.now(); wait > 0 {
 		s.fillAfterLocked(wait)
 	}
