@@ -616,8 +616,8 @@ func (spans) Start(ctx context.Context, op, key string) context.Context {
 	return context.WithValue(ctx, spanKey{}, op)
 }
 
-func (spans) End(ctx context.Context, err error) {
-	fmt.Println("end", ctx.Value(spanKey{}), err)
+func (spans) End(_ context.Context, op string, err error) {
+	fmt.Println("end", op, err)
 }
 
 // The load of a View begins inside the call that misses.
@@ -647,7 +647,7 @@ func ExampleStarter() {
 	// Output:
 	// start get or load ulm
 	// start get or load > load ulm
-	// end get or load > load <nil>
+	// end load <nil>
 	// end get or load <nil>
 }
 
@@ -655,7 +655,7 @@ func ExampleStarter() {
 func ExampleEnder() {
 	var ender rediscache.Ender = spans{}
 	ctx := spans{}.Start(context.Background(), "get", "a")
-	ender.End(ctx, rediscache.ErrNotFound)
+	ender.End(ctx, "get", rediscache.ErrNotFound)
 	// Output:
 	// start get a
 	// end get rediscache: not found

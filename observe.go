@@ -28,8 +28,9 @@ type Starter interface {
 // Ender is an [Observer] that wants to know when a call ends.
 type Ender interface {
 	// End is called after the last event of a call, or of a load, with the context of the
-	// [Starter]. err is the error that the call returns: [ErrNotFound] after a miss.
-	End(ctx context.Context, err error)
+	// [Starter] and the same op. err is the error that the call returns: [ErrNotFound]
+	// after a miss.
+	End(ctx context.Context, op string, err error)
 }
 
 // ObserverFunc adapts a function to an [Observer].
@@ -213,7 +214,7 @@ func (c *Cache) step(ctx context.Context, name, key string) operation {
 // end ends a call that begin began.
 func (o operation) end(err *error) {
 	if e := o.c.watcher.ender; e != nil {
-		e.End(o.ctx, *err)
+		e.End(o.ctx, o.name, *err)
 	}
 }
 

@@ -113,12 +113,12 @@ func (tr *tracer) Observe(ctx context.Context, e rediscache.Event) {
 	}
 }
 
-func (tr *tracer) End(ctx context.Context, err error) {
+func (tr *tracer) End(ctx context.Context, op string, err error) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	one := traceOf(ctx)
-	if !tr.open[one] {
-		tr.t.Errorf("a call ends twice")
+	if !tr.open[one] || one.op != op {
+		tr.t.Errorf("a call ends twice, or %s ends %s", op, one.op)
 	}
 	delete(tr.open, one)
 	line := one.op
