@@ -72,6 +72,35 @@ func exportDialError(err error) error {
 	return err
 }
 
+// ErrorKind returns a word for the kind of err, for a label of a metric: "closed",
+// "wrong type", "pool exhausted", "outcome unknown", "unavailable", "timeout", "canceled",
+// or "other". The first of these that err matches counts. It is empty for nil and for
+// [ErrNotFound], which are no failures.
+func ErrorKind(err error) string {
+	if err == nil || errors.Is(err, ErrNotFound) {
+		return ""
+	}
+	for _, k := range errorKinds {
+		if errors.Is(err, k.err) {
+			return k.name
+		}
+	}
+	return "other"
+}
+
+var errorKinds = []struct {
+	err  error
+	name string
+}{
+	{ErrClosed, "closed"},
+	{ErrWrongType, "wrong type"},
+	{ErrPoolExhausted, "pool exhausted"},
+	{ErrOutcomeUnknown, "outcome unknown"},
+	{ErrUnavailable, "unavailable"},
+	{context.DeadlineExceeded, "timeout"},
+	{context.Canceled, "canceled"},
+}
+
 // PanicError is the value with which [View.GetOrLoad], [View.GetOrLoadItem] and
 // [View.GetOrLoadMany] panic when the load that they wait for panics. All callers of one
 // load panic.

@@ -119,3 +119,20 @@ func TestADialErrorHasItsCauseOnEveryWay(t *testing.T) {
 		})
 	}
 }
+
+func TestErrorKind(t *testing.T) {
+	for want, err := range map[string]error{
+		"closed":          rediscache.ErrClosed,
+		"wrong type":      fmt.Errorf("get: %w", rediscache.ErrWrongType),
+		"pool exhausted":  fmt.Errorf("%w: %w", rediscache.ErrPoolExhausted, context.DeadlineExceeded),
+		"outcome unknown": fmt.Errorf("%w: %w", rediscache.ErrOutcomeUnknown, rediscache.ErrUnavailable),
+		"unavailable":     &rediscache.DialError{Err: errors.New("refused")},
+		"timeout":         context.DeadlineExceeded,
+		"canceled":        context.Canceled,
+		"other":           errors.New("the database is down"),
+	} {
+		require.Equal(t, want, rediscache.ErrorKind(err), "%v", err)
+	}
+	require.Empty(t, rediscache.ErrorKind(nil))
+	require.Empty(t, rediscache.ErrorKind(fmt.Errorf("get: %w", rediscache.ErrNotFound)))
+}

@@ -651,6 +651,16 @@ func ExampleStarter() {
 	// end get or load <nil>
 }
 
+// The label of a metric must have few values, and the text of an error has many.
+func ExampleErrorKind() {
+	err := fmt.Errorf("GET /users: %w", &rediscache.DialError{Err: errors.New("connection refused")})
+	fmt.Println(rediscache.ErrorKind(err))
+	fmt.Println(rediscache.ErrorKind(context.DeadlineExceeded))
+	// Output:
+	// unavailable
+	// timeout
+}
+
 // A miss ends with ErrNotFound, which is no failure.
 func ExampleEnder() {
 	var ender rediscache.Ender = spans{}

@@ -2,7 +2,6 @@ package rediscacheprom
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +15,7 @@ var (
 	secondsDesc = prometheus.NewDesc("rediscache_operation_duration_seconds",
 		"How long calls, loads and fills took, by operation.", []string{"cache", "operation"}, nil)
 	failedDesc = prometheus.NewDesc("rediscache_operation_errors_total",
-		"Errors by operation and kind: unavailable, exhausted, unknown, type, closed, timeout, canceled or other.",
+		"Errors by operation and kind, see rediscache.ErrorKind.",
 		[]string{"cache", "operation", "kind"}, nil)
 )
 
@@ -90,7 +89,7 @@ func (o *observer) Observe(_ context.Context, e rediscache.Event) {
 	case rediscache.OutcomeError:
 		o.fail(e)
 	case rediscache.OutcomeLoad:
-		if e.Err != nil && !errors.Is(e.Err, rediscache.ErrNotFound) {
+		if rediscache.ErrorKind(e.Err) != "" {
 			o.fail(e)
 		}
 	}
@@ -109,7 +108,7 @@ func (o *observer) record(op string, took time.Duration) {
 }
 
 func (o *observer) fail(e rediscache.Event) {
-	n, _ := o.errors.LoadOrStore(failure{e.Op, kindOf(e.Err)}, new(atomic.Int64))
+	n, _ := o.errors.LoadOrStore(failure{e.Op, rediscache.ErrorKind(e.Err)}, new(atomic.Int64))
 	n.(*atomic.Int64).Add(1)
 }
 
@@ -125,28 +124,4 @@ func (o *observer) collect(metrics chan<- prometheus.Metric, cache string) {
 		metrics <- prometheus.MustNewConstMetric(failedDesc, counter, float64(n.(*atomic.Int64).Load()), cache, f.(failure).op, f.(failure).kind)
 		return true
 	})
-}
-
-// kindOf returns the kind of an error. The first that matches counts: a pool that is
-// exhausted until a timeout is exhausted.
-func kindOf(err error) string {
-	for _, k := range kinds {
-		if errors.Is(err, k.err) {
-			return k.name
-		}
-	}
-	return "other"
-}
-
-var kinds = []struct {
-	err  error
-	name string
-}{
-	{rediscache.ErrClosed, "closed"},
-	{rediscache.ErrWrongType, "type"},
-	{rediscache.ErrPoolExhausted, "exhausted"},
-	{rediscache.ErrOutcomeUnknown, "unknown"},
-	{rediscache.ErrUnavailable, "unavailable"},
-	{context.DeadlineExceeded, "timeout"},
-	{context.Canceled, "canceled"},
 }
