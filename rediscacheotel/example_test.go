@@ -26,7 +26,7 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	defer telemetry.Close()
+	defer func() { _ = telemetry.Close() }()
 	pool, err := rediscache.NewPool("redis://" + server.Addr())
 	if err != nil {
 		panic(err)

@@ -134,10 +134,10 @@ func (o *observer) Observe(ctx context.Context, e rediscache.Event) {
 
 // observe adds an outcome to the span of the call.
 func (c *call) observe(e rediscache.Event) {
-	switch {
-	case e.Outcome == rediscache.OutcomeHit, e.Outcome == rediscache.OutcomeStale:
+	switch e.Outcome {
+	case rediscache.OutcomeHit, rediscache.OutcomeStale:
 		c.hits++
-	case e.Outcome == rediscache.OutcomeMiss:
+	case rediscache.OutcomeMiss:
 		c.misses++
 	}
 	if c.span != nil && !manyKeys(c.op) {

@@ -249,13 +249,20 @@ func TestTheMetricsFollowTheConventionsForDatabases(t *testing.T) {
 	w := newWorld(t, redistest.StartMini(t).URL())
 	require.NoError(t, w.cache.Ping(t.Context()))
 	all := w.collect(t)
-	for _, want := range []interface{ Name() string }{
-		dbconv.ClientOperationDuration{}, dbconv.ClientConnectionCountObservable{}, dbconv.ClientConnectionIdleMinObservable{},
-		dbconv.ClientConnectionMaxObservable{}, dbconv.ClientConnectionPendingRequestsObservable{}, dbconv.ClientConnectionTimeoutsObservable{},
+	for _, want := range []interface {
+		Name() string
+		Unit() string
+	}{
+		dbconv.ClientOperationDuration{},
+		dbconv.ClientConnectionCountObservable{},
+		dbconv.ClientConnectionIdleMinObservable{},
+		dbconv.ClientConnectionMaxObservable{},
+		dbconv.ClientConnectionPendingRequestsObservable{},
+		dbconv.ClientConnectionTimeoutsObservable{},
 	} {
 		m, ok := all[want.Name()]
 		require.True(t, ok, want.Name())
-		require.Equal(t, want.(interface{ Unit() string }).Unit(), m.Unit, m.Name)
+		require.Equal(t, want.Unit(), m.Unit, m.Name)
 	}
 	for name, m := range all {
 		require.NotEmpty(t, m.Unit, name)
