@@ -126,7 +126,6 @@ func Example_health() {
 	}
 	stopping, stop := context.WithCancel(context.Background()) // signal.NotifyContext
 	mux := http.NewServeMux()
-	mux.Handle("/cache/", rediscache.NewHandler(cache))
 	mux.HandleFunc("GET /livez", func(http.ResponseWriter, *http.Request) {}) // asks nobody: a restart mends no Redis
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if stopping.Err() != nil {
@@ -139,8 +138,7 @@ func Example_health() {
 		if err != nil {
 			panic(err)
 		}
-		_ = resp.Body.Close()
-		fmt.Println(path, resp.StatusCode)
+		fmt.Println(path, resp.StatusCode, resp.Body.Close() == nil)
 	}
 	server.Close() // Redis is down
 	get("/livez")
@@ -150,9 +148,9 @@ func Example_health() {
 	web.Close() // http.Server.Shutdown
 	fmt.Println(cache.Close(), pool.Shutdown(context.Background()))
 	// Output:
-	// /livez 200
-	// /readyz 200
-	// /readyz 503
+	// /livez 200 true
+	// /readyz 200 true
+	// /readyz 503 true
 	// <nil> <nil>
 }
 
