@@ -95,7 +95,8 @@ func spareConns(p *redis.Pool) int {
 func (c *Cache) Get(ctx context.Context, key string) (_ []byte, err error) {
 	ctx, op := c.begin(ctx, "get", key)
 	defer op.end(&err)
-	reply, err := c.readOne(ctx, key)
+	prefix, stored := c.name(key)
+	reply, err := c.readOne(ctx, prefix, stored)
 	if err != nil {
 		return nil, op.fail(err)
 	}

@@ -108,6 +108,12 @@
 // each write, which removes the copy. The reads and writes of one cache never go
 // back to an older value. A write of another process is seen after at most a second.
 //
+// # Groups
+//
+// The keys of a [Group], from [Cache.Group], become invisible at once, in all processes, by
+// one [Group.Invalidate]. [OfGroup] makes a View of a group: what a load began before an
+// Invalidate is never found after it.
+//
 // # Watching
 //
 // An [Observer], see [WithObserver], gets an [Event] for each outcome of a cache, and as a
