@@ -60,6 +60,9 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 	p := pipeline.Config{
 		Borrow: pool.GetContext, Lanes: cfg.pipelineConns, Timeout: cfg.timeout, WriteTimeout: DefaultWriteTimeout,
 	}
+	if u, ok := pool.(interface{ Unwrap() *WarmPool }); ok {
+		pool = u.Unwrap()
+	}
 	switch pool := pool.(type) {
 	case *WarmPool:
 		p.Borrow, p.GaveUp, p.Spare = pool.acquire, pool.store.GaveUp, pool.store.Spare

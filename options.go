@@ -52,6 +52,8 @@ type poolConfig struct {
 	tlsGiven                  bool
 	dialOptions               []redis.DialOption
 	dial                      func(context.Context) (redis.Conn, error)
+	address                   func(context.Context) (string, error)
+	onConnect                 func(context.Context, redis.Conn) error
 	observe                   func(PoolEvent)
 }
 
@@ -98,6 +100,8 @@ func (c *poolConfig) validate() error {
 		"WithTLSConfig: TLS below 1.2 is not supported: leave MinVersion out")
 	f.check(!c.tlsGiven || c.dial == nil,
 		"WithTLSConfig: the function of WithDialFunc makes the connection: use TLS in it, and leave WithTLSConfig out")
+	f.check(c.address == nil || c.dial == nil,
+		"WithAddress: the function of WithDialFunc makes the connection: find the address in it, and leave WithAddress out")
 	return f.join()
 }
 
@@ -200,6 +204,22 @@ const maxBusyPoll = time.Millisecond
 // It has no effect on Windows, with [WithDialFunc], or if a dial option hides the socket.
 func WithBusyPoll(d time.Duration) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.busyPoll = d }}
+}
+
+// WithAddress calls f for the host and the port of each dial, so that a pool follows a
+// server that moves. f must honour its context, and its error fails the dial. The rest of
+// the URL holds as it is; with TLS the host of the URL is the name in the certificate.
+// After a move call [WarmPool.Renew]. Without this option, or with nil, the address is
+// that of the URL.
+func WithAddress(f func(ctx context.Context) (string, error)) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.address = f }}
+}
+
+// WithOnConnect calls f with each new connection, when it has answered the first PING. An error of f closes the connection and fails the dial. What f changes in the state
+// of the connection is that of a new one for the pool. f must honour its context and must
+// not keep the connection. Without this option, or with nil, nothing is called.
+func WithOnConnect(f func(ctx context.Context, conn redis.Conn) error) PoolOption {
+	return PoolOption{func(c *poolConfig) { c.onConnect = f }}
 }
 
 // WithPoolObserver calls f for each [PoolEvent]: that Redis is down, that it is up again,

@@ -34,6 +34,9 @@ import (
 // returns [ErrPoolExhausted]. The cache knows how many connections a *redis.Pool has
 // left; for any other pool it assumes none.
 //
+// A pool that is made of a WarmPool may have a method Unwrap() *WarmPool. Then the cache
+// borrows from the WarmPool itself, and has all that it has on one.
+//
 // Set MaxIdle of a *redis.Pool, or it dials a new connection for each connection that
 // is returned. Set TestOnBorrow, or reads fail while it lends connections that the server
 // has closed.
@@ -117,6 +120,7 @@ func NewPool(url string, opts ...PoolOption) (*WarmPool, error) {
 		Transport:        transport,
 		Database:         database,
 		Dial:             dial,
+		OnConnect:        cfg.onConnect,
 		Observe:          poolObserver(cfg.observe),
 	})}
 	p.redigo = &redis.Pool{DialContext: p.acquire}
@@ -243,6 +247,12 @@ func (p *WarmPool) Stats() PoolStats {
 
 // Limits returns the values of [WithMinIdle] and [WithMaxActive], or their defaults.
 func (p *WarmPool) Limits() (minIdle, maxActive int) { return p.store.Limits() }
+
+// Renew replaces all connections that are open or being dialled, for example after the
+// server has moved or a password has changed. It closes the idle ones, and cuts the borrowed
+// ones: their borrowers get an error, a write may be an [ErrOutcomeUnknown], and the cache
+// retries its reads on a new connection. Renew does not wait.
+func (p *WarmPool) Renew() { p.store.Renew() }
 
 // Shutdown closes the pool. New and waiting borrowers get [ErrClosed]. A borrowed
 // connection still works, and Shutdown waits until its borrower has returned it. If

@@ -258,7 +258,13 @@ func (t target) dialer(cfg *poolConfig, ownWire bool) func(context.Context) (war
 		if cfg.tls != nil { // without it, redis.DialTLSSkipVerify works
 			opts = append(opts, redis.DialTLSConfig(config))
 		}
-		conn, err := redis.DialContext(ctx, t.network, t.address, append(opts, cfg.dialOptions...)...)
+		address := t.address
+		if cfg.address != nil {
+			if address, err = cfg.address(ctx); err != nil {
+				return d, fmt.Errorf("address: %w", err)
+			}
+		}
+		conn, err := redis.DialContext(ctx, t.network, address, append(opts, cfg.dialOptions...)...)
 		if err == nil {
 			err = setName(conn, cfg.clientName)
 		}

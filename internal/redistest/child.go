@@ -42,6 +42,19 @@ func StartTLS(tb testing.TB, c *Certs, cert Cert, args ...string) *Server {
 	})
 }
 
+// StartSentinel starts a redis-server as a Redis Sentinel, which watches nothing yet: see SENTINEL
+// MONITOR.
+func StartSentinel(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	return start(tb, func(s *Server) []string {
+		s.child.config = filepath.Join(s.child.dir, "sentinel.conf") // it writes what it learns there
+		if err := os.WriteFile(s.child.config, nil, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+		return append([]string{"--sentinel", "--port", portOf(s.Addr)}, args...)
+	})
+}
+
 // start tries fresh ports until the server has them to itself. portArgs sets the addresses of s
 // that it adds and returns the arguments.
 func start(tb testing.TB, portArgs func(s *Server) []string) *Server {
@@ -122,6 +135,7 @@ func (s *Server) launch() error {
 // child is a redis-server process that can be run again and again with the same arguments.
 type child struct {
 	path, dir string
+	config    string // file; empty: none
 	args      []string
 
 	mu    sync.Mutex // guards the process
@@ -139,6 +153,9 @@ func (c *child) run() (ended <-chan struct{}, err error) {
 	}
 	defer func() { _ = log.Close() }() // the child has its own
 	args := []string{"--bind", "127.0.0.1", "--unixsocket", "redis.sock", "--dir", c.dir, "--save", "", "--appendonly", "no"}
+	if c.config != "" {
+		args = append([]string{c.config}, args...)
+	}
 	cmd := exec.Command(c.path, append(args, c.args...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = c.dir, log, log, dieWithParent()
 

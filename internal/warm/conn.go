@@ -105,6 +105,9 @@ func (s *Store) connect(ctx context.Context) (_ *Conn, err error) {
 	stop := context.AfterFunc(ctx, c.Cut)
 	deadline, _ := ctx.Deadline()
 	err = c.ping(time.Until(deadline))
+	if err == nil && s.cfg.OnConnect != nil {
+		err = s.cfg.OnConnect(ctx, c.Conn)
+	}
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}

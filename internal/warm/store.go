@@ -59,6 +59,8 @@ type Config struct {
 
 	Dial func(ctx context.Context) (Dialed, error)
 
+	OnConnect func(ctx context.Context, c redis.Conn) error // nil: nothing
+
 	Observe func(Event) // nil: nobody
 }
 
@@ -93,6 +95,7 @@ type Store struct {
 	closing  int
 	turn     int64 // counts returns, dials, probes and condemnations; starts above zero
 	doubted  int64 // the turn when the store last noticed a suspension of the process
+	renewed  int64 // the turn of the last Renew; connections whose dial began before are closed; zero: none
 	pulse    Pulse
 	waiters  list.List // of *waiter, in the order of their arrivals
 	arrivals int64
@@ -371,7 +374,7 @@ func (s *Store) unfitLocked(c *Conn) reason {
 	switch {
 	case s.closed:
 		return closedShutdown
-	case c.verdict == useless || c.writing || c.failed != 0,
+	case c.verdict == useless || c.writing || c.failed != 0, c.born <= s.renewed,
 		s.cfg.HealthCheckAfter == 0 && s.unprovenLocked(c),
 		s.suspectLocked(c) && s.replaceableLocked(1):
 		return closedBroken
@@ -507,7 +510,30 @@ func (s *Store) addLocked(c *Conn, turn int64) {
 	}
 	s.fails, s.failure, s.salvo = 0, nil, 0
 	s.nextLocked(c)
+	if turn <= s.renewed {
+		s.discardLocked(c, closedBroken)
+		return
+	}
 	s.giveLocked(c)
+}
+
+// Renew closes all connections whose dial has begun, the borrowed ones by a cut. A
+// connection may be the user's code, so Cut runs without the lock.
+func (s *Store) Renew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.renewed = s.turn
+	s.turn++ // connections whose dial begins from now on are new
+	s.keepIdleLocked(func(*Conn) reason { return closedBroken })
+	for c := range s.all {
+		if c.phase == lent || c.phase == probed || c.phase == overdue {
+			s.wg.Go(c.Cut)
+		}
+	}
+	s.fillLocked()
 }
 
 // dialFailedLocked backs off, but only once for dials that fail together.
