@@ -201,31 +201,83 @@ func TestAPoolFollowsTheMaster(t *testing.T) {
 		t.Logf("%d of the writes failed", tr.fails.Load())
 	})
 
-	t.Run("writes go on within a second of the election", func(t *testing.T) {
-		var master *redistest.Server
-		for _, s := range g.servers {
-			if s.Addr == pool.Master() {
-				master = s
-			}
-		}
-		require.NotNil(t, master)
-		tr := startTraffic(t, cache)
-		redistest.Eventually(t, func() bool { return tr.acked[63].Load() > 0 }, "each key was written")
-		before := pool.Master()
-		master.Kill()
-		var elected time.Time
-		redistest.Eventually(t, func() bool {
-			m, err := redis.StringMap(g.sentinels[1].Admin().Do("SENTINEL", "MASTER", "m"))
-			elected = time.Now()
-			return err == nil && net.JoinHostPort(m["ip"], m["port"]) != before
-		}, "a new master is elected")
-		redistest.Eventually(t, func() bool { return tr.last.Load() > int64(elected.Sub(tr.began)) }, "a write succeeds")
-		took := time.Since(elected)
-		t.Logf("the first write %v after the election, %d failed", took, tr.fails.Load())
-		tr.end()
-		require.NotEqual(t, before, pool.Master())
-		value, err := cache.Get(t.Context(), "k")
+	t.Run("one sentinel that hangs delays nothing", func(t *testing.T) {
+		g.sentinels[0].Stop()
+		defer g.sentinels[0].Cont()
+		other, err := sentinel.New(g.addrs(), "m")
 		require.NoError(t, err)
-		require.Equal(t, []byte("v"), value)
+		defer other.Close()
+		soon, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		require.NoError(t, other.Ready(soon))
+		require.Equal(t, pool.Master(), other.Master())
 	})
+
+	for _, way := range []string{"hangs", "is killed"} {
+		t.Run("writes go on within a second of the election when the master "+way, func(t *testing.T) {
+			electAnother(t, g, pool, cache, way == "hangs")
+		})
+	}
+	value, err := cache.Get(t.Context(), "k")
+	require.NoError(t, err)
+	require.Equal(t, []byte("v"), value)
+}
+
+// electAnother hangs or kills the master, under traffic.
+func electAnother(t *testing.T, g *group, pool *sentinel.Pool, cache *rediscache.Cache, hangs bool) {
+	t.Helper()
+	var master *redistest.Server
+	for _, s := range g.servers {
+		if s.Addr == pool.Master() {
+			master = s
+		}
+	}
+	require.NotNil(t, master)
+	tr := startTraffic(t, cache)
+	redistest.Eventually(t, func() bool { return tr.acked[63].Load() > 0 }, "each key was written")
+	before := pool.Master()
+	if hangs {
+		master.Stop()
+		defer master.Cont()
+	} else {
+		master.Kill()
+	}
+	var elected time.Time
+	redistest.Eventually(t, func() bool {
+		m, err := redis.StringMap(g.sentinels[1].Admin().Do("SENTINEL", "MASTER", "m"))
+		elected = time.Now()
+		return err == nil && net.JoinHostPort(m["ip"], m["port"]) != before
+	}, "a new master is elected")
+	redistest.Eventually(t, func() bool { return tr.last.Load() > int64(elected.Sub(tr.began)) }, "a write succeeds")
+	t.Logf("the first write %v after the election, %d failed", time.Since(elected), tr.fails.Load())
+	tr.end()
+	require.NotEqual(t, before, pool.Master())
+}
+
+func TestTheSentinelsMayHaveAPasswordAndTLSOfTheirOwn(t *testing.T) {
+	redistest.NoLeaks(t)
+	certs := redistest.NewCerts(t)
+	master := redistest.Start(t, "--requirepass", "of-the-server")
+	host, port, err := net.SplitHostPort(master.Addr)
+	require.NoError(t, err)
+	s := redistest.StartSentinel(t, "--requirepass", "of-the-sentinel")
+	s.Do("SENTINEL", "MONITOR", "m", host, port, 1)
+	front := redistest.NewTLSFront(t, s.Addr, certs.ServerConfig())
+	server := sentinel.WithServer("redis://:of-the-server@localhost", rediscache.WithMinIdle(2))
+	secret, tls := sentinel.WithCredentials("", "of-the-sentinel"), sentinel.WithTLSConfig(certs.ClientConfig())
+	pool, cache := open(t, []string{front}, server, secret, tls)
+	soon, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	require.NoError(t, pool.Ready(soon))
+	require.NoError(t, cache.Set(t.Context(), "k", nil, 0))
+	for _, opts := range [][]sentinel.Option{{server, secret}, {server, tls}, {server, tls, sentinel.WithCredentials("", "wrong")}} {
+		p, err := sentinel.New([]string{front}, "m", opts...)
+		require.NoError(t, err)
+		soon, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		err = p.Ready(soon)
+		cancel()
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), "wrong")
+		require.NoError(t, p.Close())
+	}
 }

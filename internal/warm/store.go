@@ -75,32 +75,33 @@ type Dialed struct {
 
 // Store lends connections.
 type Store struct {
-	cfg       Config             // immutable
-	base      time.Time          // immutable; times below are durations since base
-	startDial func(turn int64)   // immutable; its goroutine is one of wg
-	stopDials context.CancelFunc // immutable
-	stop      chan struct{}      // closed when the store closes, to end the janitor and the prober
-	wg        sync.WaitGroup     // dials, probes, closes, the janitor, the prober and the reporter
-	events    chan Event         // for the reporter; nil without Config.Observe
-	ended     sync.Once          // closes events
+	cfg       Config                                // immutable
+	base      time.Time                             // immutable; times below are durations since base
+	startDial func(ctx context.Context, turn int64) // immutable; its goroutine is one of wg
+	stop      chan struct{}                         // closed when the store closes, to end the janitor and the prober
+	wg        sync.WaitGroup                        // dials, probes, closes, the janitor, the prober and the reporter
+	events    chan Event                            // for the reporter; nil without Config.Observe
+	ended     sync.Once                             // closes events
 
-	mu       sync.Mutex         // guards all below
-	all      map[*Conn]struct{} // every open connection
-	idle     []*Conn            // ordered by the last return; the last is lent first
-	inUse    int
-	probing  int // counts as idle for MinIdle, because a probe is short
-	overdue  int // of probing: no reply within patience; waiters do not count on these
-	cutting  int // of overdue: cut because a dial needs the slot
-	dialing  int
-	closing  int
-	turn     int64 // counts returns, dials, probes and condemnations; starts above zero
-	doubted  int64 // the turn when the store last noticed a suspension of the process
-	renewed  int64 // the turn of the last Renew; connections whose dial began before are closed; zero: none
-	pulse    Pulse
-	waiters  list.List // of *waiter, in the order of their arrivals
-	arrivals int64
-	changed  chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
-	closed   bool
+	mu        sync.Mutex         // guards all below
+	all       map[*Conn]struct{} // every open connection
+	idle      []*Conn            // ordered by the last return; the last is lent first
+	inUse     int
+	probing   int // counts as idle for MinIdle, because a probe is short
+	overdue   int // of probing: no reply within patience; waiters do not count on these
+	cutting   int // of overdue: cut because a dial needs the slot
+	dialing   int
+	closing   int
+	turn      int64              // counts returns, dials, probes and condemnations; starts above zero
+	dials     context.Context    // of the dials that begin now
+	stopDials context.CancelFunc // ends dials
+	doubted   int64              // the turn when the store last noticed a suspension of the process
+	renewed   int64              // the turn of the last Renew; connections whose dial began before are closed; zero: none
+	pulse     Pulse
+	waiters   list.List // of *waiter, in the order of their arrivals
+	arrivals  int64
+	changed   chan struct{} // closed at the next change that Ready or Shutdown waits for; may be nil
+	closed    bool
 
 	fails      int           // failed dials in a row
 	downSince  time.Duration // when the first of these failed
@@ -131,11 +132,11 @@ type grant struct {
 func New(cfg Config) *Store {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Store{
-		cfg: cfg, base: time.Now(), stopDials: cancel,
+		cfg: cfg, base: time.Now(), dials: ctx, stopDials: cancel,
 		stop: make(chan struct{}), all: make(map[*Conn]struct{}), turn: 1,
 		renewal: renewal{next: -renewBurst * renewEvery},
 	}
-	s.startDial = func(turn int64) { s.wg.Go(func() { s.dial(ctx, turn) }) }
+	s.startDial = func(ctx context.Context, turn int64) { s.wg.Go(func() { s.dial(ctx, turn) }) }
 	s.pulse.Beat(s.base)
 	s.wg.Go(s.janitor)
 	s.wg.Go(s.prober)
@@ -449,7 +450,7 @@ func (s *Store) fillLocked() {
 		}
 		s.dialing++
 		s.stats.Dials++
-		s.startDial(s.turn)
+		s.startDial(s.dials, s.turn)
 	}
 }
 
@@ -485,9 +486,11 @@ func (s *Store) endDial(c *Conn, turn int64, err error) {
 	defer s.mu.Unlock()
 	s.dialing--
 	s.salvo = max(s.salvo-1, 0)
-	if err != nil {
+	switch {
+	case err != nil && turn <= s.renewed: // Renew has ended it
+	case err != nil:
 		s.dialFailedLocked(err)
-	} else {
+	default:
 		s.addLocked(c, turn)
 	}
 	s.fillLocked()
@@ -527,6 +530,8 @@ func (s *Store) Renew() {
 	}
 	s.renewed = s.turn
 	s.turn++ // connections whose dial begins from now on are new
+	s.stopDials()
+	s.dials, s.stopDials = context.WithCancel(context.Background())
 	s.keepIdleLocked(func(*Conn) reason { return closedBroken })
 	for c := range s.all {
 		if c.phase == lent || c.phase == probed || c.phase == overdue {
