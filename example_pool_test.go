@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -80,6 +81,86 @@ func ExampleWithPoolObserver() {
 	// Output:
 	// level=ERROR msg="redis is down"
 	// level=INFO msg="redis is up"
+}
+
+// A pool follows a server that moves, if something knows where it is.
+func ExampleWithAddress() {
+	first, err := miniredis.Run()
+	if err != nil {
+		panic(err)
+	}
+	defer first.Close()
+	second, err := miniredis.Run()
+	if err != nil {
+		panic(err)
+	}
+	defer second.Close()
+	_, _ = first.Set("name", "first"), second.Set("name", "second")
+	var address atomic.Value // from service discovery
+	address.Store(first.Addr())
+	pool, err := rediscache.NewPool("redis://localhost",
+		rediscache.WithAddress(func(context.Context) (string, error) { return address.Load().(string), nil }))
+	if err != nil {
+		panic(err)
+	}
+	defer pool.Close()
+	cache, err := rediscache.New(pool)
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	for _, server := range []*miniredis.Miniredis{first, second} {
+		address.Store(server.Addr())
+		pool.Renew()
+		name, err := cache.Get(context.Background(), "name")
+		fmt.Println(string(name), err)
+	}
+	// Output:
+	// first <nil>
+	// second <nil>
+}
+
+// Each connection to a replica of Redis Cluster must say READONLY before it may read.
+func ExampleWithOnConnect() {
+	server, err := miniredis.Run()
+	if err != nil {
+		panic(err)
+	}
+	defer server.Close()
+	pool, err := rediscache.NewPool("redis://"+server.Addr(),
+		rediscache.WithOnConnect(func(_ context.Context, conn redis.Conn) error {
+			_, err := conn.Do("READONLY")
+			return err
+		}))
+	if err != nil {
+		panic(err)
+	}
+	defer pool.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	fmt.Println(pool.Ready(ctx) != nil) // miniredis does not know READONLY, so every dial fails
+	// Output: true
+}
+
+// After a rotation of the password no connection stays that used the old one.
+func ExampleWarmPool_Renew() {
+	server, err := miniredis.Run()
+	if err != nil {
+		panic(err)
+	}
+	defer server.Close()
+	pool, err := rediscache.NewPool("redis://"+server.Addr(), rediscache.WithMinIdle(2))
+	if err != nil {
+		panic(err)
+	}
+	defer pool.Close()
+	ctx := context.Background()
+	fmt.Println(pool.Ready(ctx), pool.Stats().Dials)
+	pool.Renew()
+	fmt.Println(pool.Ready(ctx), pool.Stats().Dials, pool.Stats().Closed.Broken)
+	// Output:
+	// <nil> 2
+	// <nil> 4 2
 }
 
 // A process has one pool, with connections that are open before the first request.

@@ -99,7 +99,7 @@ func TestWithoutASentinelTheErrorSaysWhichOfThemFailedAndWhy(t *testing.T) {
 	pool, err := sentinel.New([]string{dead, other.Addr}, "m",
 		sentinel.WithServer("redis://localhost", rediscache.WithDialTimeout(300*time.Millisecond)))
 	require.NoError(t, err)
-	defer pool.Close()
+	defer func() { require.NoError(t, pool.Close()) }()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	_, err = pool.GetContext(ctx)
@@ -206,7 +206,7 @@ func TestAPoolFollowsTheMaster(t *testing.T) {
 		defer g.sentinels[0].Cont()
 		other, err := sentinel.New(g.addrs(), "m")
 		require.NoError(t, err)
-		defer other.Close()
+		defer func() { require.NoError(t, other.Close()) }()
 		soon, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		require.NoError(t, other.Ready(soon))
