@@ -93,6 +93,29 @@ func read(key string) *pipeline.Call { return pipeline.Read("GET", 1, pipeline.V
 // bulk answers a GET with its key.
 func bulk(key string) []byte { return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(key), key) }
 
+// A server that loads answers now and then. The call has an answer when it times out.
+func TestARefusedCallThatTimesOutWrapsTheRefusal(t *testing.T) {
+	redistest.NoLeaks(t)
+	for _, lanes := range []int{1, 0} {
+		var refused atomic.Bool
+		s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+			switch {
+			case c.Name() == "PING":
+				return redistest.Default(c), false
+			case refused.CompareAndSwap(false, true):
+				return []byte("-LOADING Redis is loading the dataset in memory\r\n"), false
+			}
+			<-c.Done
+			return nil, true
+		})
+		p := open(t, s.Addr, lanes, 200*time.Millisecond)
+		_, err := get(t.Context(), p, "k")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, redis.Error("LOADING Redis is loading the dataset in memory"))
+		s.HangUp()
+	}
+}
+
 // What has broken one connection may have broken the other, which does not know it yet.
 func TestAReadIsTriedAgainOnAConnectionThatCameAfterTheBreak(t *testing.T) {
 	redistest.NoLeaks(t)
