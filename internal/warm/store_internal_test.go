@@ -84,16 +84,12 @@ func TestAWaiterThatLeavesAsItIsServedLosesNothing(t *testing.T) {
 
 // Its context ends while the connection that was dialled for it comes.
 func TestAPoolWithRoomIsNotExhausted(t *testing.T) {
-	dial := newFake(1, prompt).dial
-	gate := make(chan struct{})
-	s := New(Config{
-		MaxActive: 100, DialTimeout: time.Minute, ReadTimeout: time.Minute,
-		Dial: func(ctx context.Context) (Dialed, error) {
-			<-gate
-			return dial(ctx)
-		},
-	})
+	s := New(Config{MaxActive: 100, DialTimeout: time.Minute, ReadTimeout: time.Minute, Dial: newFake(1, prompt).dial})
 	defer s.Close()
+	dials := make(chan int64, 1)
+	s.mu.Lock()
+	s.startDial = func(turn int64) { dials <- turn }
+	s.mu.Unlock()
 	var held []*Conn
 	for range 20 {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -104,13 +100,13 @@ func TestAPoolWithRoomIsNotExhausted(t *testing.T) {
 			c, err = s.Acquire(ctx)
 			left <- err
 		}()
-		for waiting(s) == 0 {
-			runtime.Gosched()
-		}
+		turn := <-dials
+		dialled, err := s.connect(t.Context())
+		require.NoError(t, err)
 		s.mu.Lock()
-		gate <- struct{}{}
-		time.Sleep(2 * time.Millisecond) // the dial is over, and waits for the lock
 		cancel()
+		s.dialing--
+		s.addLocked(dialled, turn)
 		s.mu.Unlock()
 		if err := <-left; err != nil {
 			require.ErrorIs(t, err, context.Canceled)
