@@ -34,14 +34,14 @@ const (
 // All methods are safe for concurrent use. The context and [WithTimeout] bound
 // each call. A call whose context has already ended sends nothing.
 type Cache struct {
-	pipe    *pipeline.Pipeline
-	counts  *counts
-	loads   *flight.Owner // waits for the loads of all views
-	leases  *fill.Leases  // of the loads of all views
-	near    *near.Cache   // nil without WithNearCache
-	watcher watcher
-	prefix  string
-	ttl     time.Duration // of WithTTL; DefaultTTL without that option
+	pipe     *pipeline.Pipeline
+	counts   *counts
+	loads    *flight.Owner // waits for the loads of all views
+	leases   *fill.Leases  // of the loads of all views
+	near     *near.Cache   // nil without WithNearCache
+	watchers watchers
+	prefix   string
+	ttl      time.Duration // of WithTTL; DefaultTTL without that option
 }
 
 // New makes a cache on a pool. The caller still owns the pool: [Cache.Close]
@@ -72,7 +72,7 @@ func New(pool Pool, opts ...Option) (*Cache, error) {
 	}
 	c := &Cache{
 		pipe: pipeline.New(p), counts: new(counts), loads: flight.NewOwner(),
-		watcher: newWatcher(cfg.observer), prefix: cfg.prefix, ttl: cfg.ttl,
+		watchers: newWatchers(cfg.observers), prefix: cfg.prefix, ttl: cfg.ttl,
 	}
 	c.leases = fill.New(fill.Config{Pipeline: c.pipe, Owner: c.loads, Refused: c.leasesRefused})
 	if cfg.nearBytes > 0 {
@@ -95,7 +95,8 @@ func spareConns(p *redis.Pool) int {
 func (c *Cache) Get(ctx context.Context, key string) (_ []byte, err error) {
 	ctx, op := c.begin(ctx, "get", key)
 	defer op.end(&err)
-	reply, err := c.readOne(ctx, key)
+	prefix, stored := c.name(key)
+	reply, err := c.readOne(ctx, prefix, stored)
 	if err != nil {
 		return nil, op.fail(err)
 	}

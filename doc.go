@@ -108,6 +108,21 @@
 // each write, which removes the copy. The reads and writes of one cache never go
 // back to an older value. A write of another process is seen after at most a second.
 //
+// # Groups
+//
+// The keys of a [Group], from [Cache.Group], become invisible at once, in all processes, by
+// one [Group.Invalidate]. [OfGroup] makes a View of a group: what a load began before an
+// Invalidate is never found after it.
+//
+// # Watching
+//
+// An [Observer], see [WithObserver], gets an [Event] for each outcome of a cache, and as a
+// [Starter] and an [Ender] the begin and the end of each call. [Cache.Stats] and
+// [WarmPool.Stats] have the counts. [WithPoolObserver] tells when Redis is down, when it is
+// up again, and why a connection was closed. Package rediscacheprom makes metrics for
+// Prometheus of these, package rediscacheotel spans and metrics for OpenTelemetry, and
+// package apidocs a status page.
+//
 // # Tests
 //
 // Package rediscachetest has a cache for the tests of code that uses a cache. It needs no

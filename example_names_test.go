@@ -12,10 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shownIn names the example that shows a type which has none of its own.
+// shownIn names the example that shows a name which has none of its own.
 var shownIn = map[string]string{
 	"Event": "WithObserver", "Outcome": "WithObserver", "Stats": "Cache_Stats",
 	"NearStats": "WithNearCache", "NearState": "WithNearCache",
+	"Group": "Cache_Group", "Group_Invalidate": "Cache_Group",
+	"Group_Get": "Cache_Group", "Group_Set": "Cache_Group", "Group_Delete": "Cache_Group",
+	"GroupView": "OfGroup", "GroupView_View": "OfGroup",
 	"PoolEvent": "WithPoolObserver", "PoolEventKind": "WithPoolObserver",
 	"PoolStats": "WarmPool_Stats", "PoolClosed": "WarmPool_Stats",
 	"Option": "New", "PoolOption": "WithMaxActive", "HandlerOption": "WithBasePath",

@@ -109,6 +109,51 @@ func ExampleWarmPool_GetContext() {
 	// 1 <nil>
 }
 
+// A process that can work without its cache is ready also when Redis is down. It is not
+// ready from the moment when it is told to stop, and then it ends what it has begun.
+func Example_health() {
+	server, err := miniredis.Run()
+	if err != nil {
+		panic(err)
+	}
+	pool, err := rediscache.NewPool("redis://" + server.Addr())
+	if err != nil {
+		panic(err)
+	}
+	cache, err := rediscache.New(pool)
+	if err != nil {
+		panic(err)
+	}
+	stopping, stop := context.WithCancel(context.Background()) // signal.NotifyContext
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(http.ResponseWriter, *http.Request) {}) // asks nobody: a restart mends no Redis
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if stopping.Err() != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	web := httptest.NewServer(mux)
+	get := func(path string) {
+		resp, err := http.Get(web.URL + path)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(path, resp.StatusCode, resp.Body.Close() == nil)
+	}
+	server.Close() // Redis is down
+	get("/livez")
+	get("/readyz")
+	stop()
+	get("/readyz")
+	web.Close() // http.Server.Shutdown
+	fmt.Println(cache.Close(), pool.Shutdown(context.Background()))
+	// Output:
+	// /livez 200 true
+	// /readyz 200 true
+	// /readyz 503 true
+	// <nil> <nil>
+}
+
 func ExampleNewHandler() {
 	server, err := miniredis.Run()
 	if err != nil {

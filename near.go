@@ -122,18 +122,18 @@ type reading struct {
 	slack      time.Duration
 }
 
-// readOne reads a key.
-func (c *Cache) readOne(ctx context.Context, key string) (resp.Reply, error) {
+// readOne reads the key that Redis holds under prefix + stored.
+func (c *Cache) readOne(ctx context.Context, prefix, stored string) (resp.Reply, error) {
 	if c.near == nil {
-		return c.pipe.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key(c.name(key)))
+		return c.pipe.Do(ctx, pipeline.Read("GET", 1, pipeline.Value).Key(prefix, stored))
 	}
 	if err := ctx.Err(); err != nil {
 		return resp.Reply{}, err
 	}
-	if copied, ok := c.near.Get(c.name(key)); ok {
+	if copied, ok := c.near.Get(prefix, stored); ok {
 		return held(copied), nil
 	}
-	r, err := c.fillNear(ctx, key)
+	r, err := c.fillNear(ctx, prefix, stored)
 	return r.held, err
 }
 
@@ -150,15 +150,15 @@ func (c *Cache) readNear(ctx context.Context, key string) (reading, error) {
 	if err := ctx.Err(); err != nil {
 		return reading{}, err
 	}
-	if copied, ok := c.near.Get(c.name(key)); ok {
+	prefix, stored := c.name(key)
+	if copied, ok := c.near.Get(prefix, stored); ok {
 		return c.reading(copied), nil
 	}
-	return c.fillNear(ctx, key)
+	return c.fillNear(ctx, prefix, stored)
 }
 
 // fillNear reads a key from Redis, or waits for another caller that does.
-func (c *Cache) fillNear(ctx context.Context, key string) (reading, error) {
-	prefix, stored := c.name(key)
+func (c *Cache) fillNear(ctx context.Context, prefix, stored string) (reading, error) {
 	f, leads := c.near.Begin(prefix, stored)
 	if f != nil && !leads {
 		copied, err := f.Wait(ctx)
@@ -187,7 +187,7 @@ func (c *Cache) fillNear(ctx context.Context, key string) (reading, error) {
 	case leads:
 		return c.reading(f.Store(r.held.Bytes, r.left.Int)), nil
 	}
-	c.saw(key, &r.held)
+	c.sawStored(prefix, stored, &r.held)
 	return r, nil
 }
 
@@ -290,8 +290,14 @@ func (c *Cache) fillMany(ctx context.Context, keys []string, fills []*near.Fill,
 
 // saw must be called with a value of a key that was read from Redis and not through the near cache.
 func (c *Cache) saw(key string, held *resp.Reply) {
-	if c.near != nil && held.Kind != resp.Error {
+	if c.near != nil {
 		prefix, stored := c.name(key)
+		c.sawStored(prefix, stored, held)
+	}
+}
+
+func (c *Cache) sawStored(prefix, stored string, held *resp.Reply) {
+	if c.near != nil && held.Kind != resp.Error {
 		c.near.Saw(prefix, stored, held.Bytes, held.Kind == resp.Bulk)
 	}
 }

@@ -2,6 +2,7 @@ package rediscache
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -170,17 +171,23 @@ func (n *counts) add(k count, by int64) {
 	}
 }
 
-// watcher is the observer of a cache.
-type watcher struct {
-	observer Observer // nil: none
-	starter  Starter  // observer, if it is one
-	ender    Ender    // observer, if it is one
+// watchers are the observers of a cache.
+type watchers struct {
+	observers []Observer
+	starters  []Starter // of observers
+	enders    []Ender   // of observers, the last first
 }
 
-func newWatcher(o Observer) watcher {
-	w := watcher{observer: o}
-	w.starter, _ = o.(Starter)
-	w.ender, _ = o.(Ender)
+func newWatchers(observers []Observer) (w watchers) {
+	w.observers = observers
+	for _, o := range observers {
+		if s, ok := o.(Starter); ok {
+			w.starters = append(w.starters, s)
+		}
+		if e, ok := o.(Ender); ok {
+			w.enders = slices.Insert(w.enders, 0, e)
+		}
+	}
 	return w
 }
 
@@ -196,7 +203,7 @@ type operation struct {
 // begin begins a call of a method or of a load. The caller must use the context that
 // begin returns, and call end.
 func (c *Cache) begin(ctx context.Context, name, key string) (context.Context, operation) {
-	if s := c.watcher.starter; s != nil {
+	for _, s := range c.watchers.starters {
 		ctx = s.Start(ctx, name, key)
 	}
 	return ctx, c.step(ctx, name, key)
@@ -205,7 +212,7 @@ func (c *Cache) begin(ctx context.Context, name, key string) (context.Context, o
 // step begins a step of a load, which has no context of its own.
 func (c *Cache) step(ctx context.Context, name, key string) operation {
 	o := operation{c: c, ctx: ctx, name: name, key: key}
-	if c.watcher.observer != nil {
+	if len(c.watchers.observers) > 0 {
 		o.began = time.Now()
 	}
 	return o
@@ -213,7 +220,7 @@ func (c *Cache) step(ctx context.Context, name, key string) operation {
 
 // end ends a call that begin began.
 func (o operation) end(err *error) {
-	if e := o.c.watcher.ender; e != nil {
+	for _, e := range o.c.watchers.enders {
 		e.End(o.ctx, o.name, *err)
 	}
 }
@@ -225,11 +232,15 @@ func (o operation) of(key string) operation {
 }
 
 func (o operation) observe(outcome Outcome, count int64, err error) {
-	if w := o.c.watcher.observer; w != nil {
-		w.Observe(o.ctx, Event{
-			Op: o.name, Prefix: o.c.prefix, Key: o.key, Outcome: outcome,
-			Count: count, Took: time.Since(o.began), Err: err,
-		})
+	if len(o.c.watchers.observers) == 0 {
+		return
+	}
+	e := Event{
+		Op: o.name, Prefix: o.c.prefix, Key: o.key, Outcome: outcome,
+		Count: count, Took: time.Since(o.began), Err: err,
+	}
+	for _, w := range o.c.watchers.observers {
+		w.Observe(o.ctx, e)
 	}
 }
 

@@ -196,6 +196,38 @@ func TestCallsAndLoadsBeginAndEndInPairs(t *testing.T) {
 	})
 }
 
+// step writes down when it is called.
+type step struct {
+	name  string
+	lines *[]string
+}
+
+type stepKey struct{}
+
+func (s step) Start(ctx context.Context, op, _ string) context.Context {
+	outer, _ := ctx.Value(stepKey{}).(string)
+	*s.lines = append(*s.lines, "start "+op+" "+outer+s.name)
+	return context.WithValue(ctx, stepKey{}, outer+s.name)
+}
+
+func (s step) Observe(ctx context.Context, e rediscache.Event) {
+	*s.lines = append(*s.lines, "observe "+e.Op+" "+ctx.Value(stepKey{}).(string)+" by "+s.name)
+}
+
+func (s step) End(_ context.Context, op string, _ error) {
+	*s.lines = append(*s.lines, "end "+op+" "+s.name)
+}
+
+func TestObserversAreCalledInTheirOrder(t *testing.T) {
+	var lines []string
+	c := newCache(t, newPool(t, redistest.StartMini(t).URL()), rediscache.WithObserver(step{"a", &lines}),
+		rediscache.WithObserver(nil), rediscache.WithObserver(step{"b", &lines}))
+	require.NoError(t, c.Ping(t.Context()))
+	require.Equal(t, []string{
+		"start ping a", "start ping ab", "observe ping ab by a", "observe ping ab by b", "end ping b", "end ping a",
+	}, lines)
+}
+
 // poolEvents keeps the events of a pool.
 type poolEvents struct {
 	mu     sync.Mutex // guards events

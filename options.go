@@ -281,7 +281,7 @@ type cacheConfig struct {
 	ttlGiven      bool
 	timeout       time.Duration
 	pipelineConns int
-	observer      Observer
+	observers     []Observer
 	nearBytes     int64
 	nearGiven     bool
 	nearTTL       time.Duration
@@ -361,10 +361,15 @@ func WithPipelineConns(n int) Option {
 	return Option{func(c *cacheConfig) { c.pipelineConns = n }}
 }
 
-// WithObserver calls o for each [Event]. Without this option, or with nil, the cache
-// does not measure times.
+// WithObserver calls o for each [Event]. The option may be given more than once: the
+// observers are called in the order of the options, and each [Ender] in the reverse order.
+// Without this option, or with nil, the cache does not measure times.
 func WithObserver(o Observer) Option {
-	return Option{func(c *cacheConfig) { c.observer = o }}
+	return Option{func(c *cacheConfig) {
+		if o != nil {
+			c.observers = append(c.observers, o)
+		}
+	}}
 }
 
 // HandlerOption configures [NewHandler].

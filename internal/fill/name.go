@@ -50,6 +50,10 @@ func IsLease(prefix, key string) bool {
 	return strings.HasSuffix(suffix, key) && strings.HasSuffix(prefix, suffix[:len(suffix)-len(key)])
 }
 
+// GroupName returns the name of the version of a group, without a prefix. No key of a caller is stored
+// under it, see [StoredName], and no lease has it, because a g is none of the letters.
+func GroupName(group string) string { return group + ":group" + suffix }
+
 // LeaseName returns the name of the lease of prefix + key, including the prefix. key must be a result
 // of [StoredName].
 func LeaseName(prefix, key string) string {
