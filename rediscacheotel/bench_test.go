@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/rediscache/rediscache"
@@ -28,7 +27,6 @@ func BenchmarkGet(b *testing.B) {
 	pool, err := rediscache.NewPool(s.URL())
 	require.NoError(b, err)
 	b.Cleanup(func() { _ = pool.Close() })
-	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	spans := func(share float64) *sdktrace.TracerProvider {
 		return sdktrace.NewTracerProvider(sdktrace.WithBatcher(discard{}), sdktrace.WithSampler(sdktrace.TraceIDRatioBased(share)))
 	}
@@ -43,8 +41,7 @@ func BenchmarkGet(b *testing.B) {
 		tracer := provider.Tracer("bench")
 		var opts []rediscache.Option
 		if way.observe {
-			telemetry, err := rediscacheotel.New(rediscacheotel.WithTracerProvider(provider), rediscacheotel.WithMeterProvider(meters))
-			require.NoError(b, err)
+			telemetry := rediscacheotel.New(rediscacheotel.WithTracerProvider(provider))
 			opts = append(opts, rediscache.WithObserver(telemetry.Observer("c")))
 		}
 		cache, err := rediscache.New(pool, opts...)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/alicebob/miniredis/v2"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
@@ -22,27 +23,22 @@ func Example() {
 	defer server.Close()
 	spans := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
-	telemetry, err := rediscacheotel.New(rediscacheotel.WithTracerProvider(provider))
-	if err != nil {
-		panic(err)
-	}
-	defer func() { _ = telemetry.Close() }()
+	telemetry := rediscacheotel.New(rediscacheotel.WithTracerProvider(provider))
+	reader := sdkmetric.NewManualReader(sdkmetric.WithProducer(telemetry)) // NewPeriodicReader(exporter, …)
+	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+	defer func() { _ = meters.Shutdown(context.Background()) }()
 	pool, err := rediscache.NewPool("redis://" + server.Addr())
 	if err != nil {
 		panic(err)
 	}
 	defer pool.Close()
-	if err := telemetry.AddPool("main", pool); err != nil {
-		panic(err)
-	}
+	telemetry.AddPool("main", pool)
 	cache, err := rediscache.New(pool, rediscache.WithObserver(telemetry.Observer("users")))
 	if err != nil {
 		panic(err)
 	}
 	defer cache.Close()
-	if err := telemetry.AddCache("users", cache); err != nil {
-		panic(err)
-	}
+	telemetry.AddCache("users", cache)
 
 	ctx, request := provider.Tracer("example").Start(context.Background(), "GET /users/{name}")
 	_, _ = cache.Get(ctx, "ulm") // a miss
@@ -55,8 +51,8 @@ func Example() {
 	}
 	// Output:
 	// get users
-	//   db.operation.name get
-	//   db.system.name redis
 	//   rediscache.cache users
+	//   db.system.name redis
+	//   db.operation.name get
 	//   rediscache.outcome miss
 }

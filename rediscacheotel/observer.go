@@ -2,14 +2,13 @@ package rediscacheotel
 
 import (
 	"context"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/recorder"
 )
 
 // Observer returns the observer for a cache, to be given to rediscache.WithObserver. A
@@ -23,62 +22,32 @@ import (
 // could not be stored, and a lease that failed, is an event of the span. An error is the
 // status of the span, and its kind (see rediscache.ErrorKind) the attribute error.type. A
 // miss is no error.
+//
+// Caches with one name have the same metrics.
 func (t *Telemetry) Observer(name string) rediscache.Observer {
-	o := &observer{t: t, name: name, known: make(map[string]operation, len(operations))}
-	for _, op := range operations {
-		o.known[op] = o.operation(op)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.recorders[name]
+	if r == nil {
+		r = recorder.New()
+		t.recorders[name] = r
 	}
-	return o
-}
-
-// operations are those whose attributes are made only once.
-var operations = []string{
-	"get", "get many", "get or load", "get or load many", "set", "set many", "add", "touch", "ttl", "delete", "clear", "ping", opLoad,
+	return &observer{Recorder: r, t: t, name: name}
 }
 
 const opLoad = "load"
 
-// manyKeys reports whether calls of op have an event for each key.
-func manyKeys(op string) bool { return op == "get many" || op == "get or load many" }
-
+// observer makes the spans of a cache. Its Recorder has the metrics.
 type observer struct {
-	t     *Telemetry
-	name  string
-	known map[string]operation // immutable
+	*recorder.Recorder
+	t    *Telemetry
+	name string
 }
 
-var (
-	_ rediscache.Starter = (*observer)(nil)
-	_ rediscache.Ender   = (*observer)(nil)
-)
-
-// operation is what all calls of an operation have in common.
-type operation struct {
-	span   string
-	attrs  []attribute.KeyValue
-	start  []trace.SpanStartOption
-	took   metric.Float64Histogram
-	record []metric.RecordOption // of a call without an error
-}
-
-func (o *observer) operation(op string) operation {
-	about := operation{span: op + " " + o.name, attrs: []attribute.KeyValue{attribute.String("rediscache.cache", o.name)}}
-	kind := trace.SpanKindInternal
-	if about.took = o.t.loads; op != opLoad {
-		about.took = o.t.calls.Inst()
-		about.attrs = append(about.attrs, attribute.String("db.system.name", "redis"), attribute.String("db.operation.name", op))
-		kind = trace.SpanKindClient
-	}
-	about.start = []trace.SpanStartOption{trace.WithSpanKind(kind), trace.WithAttributes(about.attrs...)}
-	about.record = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(about.attrs...))}
-	return about
-}
-
-// call is a call or a load under way that has a span or many keys. One goroutine uses it.
+// call is a call or a load under way that has a span. One goroutine uses it.
 type call struct {
 	op           string
-	began        time.Time
-	span         trace.Span // nil: none
+	span         trace.Span
 	hits, misses int
 }
 
@@ -92,56 +61,45 @@ func callOf(ctx context.Context, op string) *call {
 	return nil
 }
 
-func (o *observer) about(op string) operation {
-	if about, ok := o.known[op]; ok {
-		return about
-	}
-	return o.operation(op)
-}
+// manyKeys reports whether calls of op have an event for each key.
+func manyKeys(op string) bool { return op == "get many" || op == "get or load many" }
 
 // Start begins the span of a call or a load.
 func (o *observer) Start(ctx context.Context, op, key string) context.Context {
-	traced := o.t.roots || trace.SpanContextFromContext(ctx).IsSampled()
-	if !traced && !manyKeys(op) {
+	ctx = o.Recorder.Start(ctx, op, key)
+	if !o.t.roots && !trace.SpanContextFromContext(ctx).IsSampled() {
 		return ctx
 	}
-	c := &call{op: op, began: time.Now()}
-	if traced {
-		about := o.about(op)
-		ctx, c.span = o.t.tracer.Start(ctx, about.span, about.start...)
-		if o.t.keys && key != "" {
-			c.span.SetAttributes(attribute.String("rediscache.key", key))
-		}
+	kind, attrs := trace.SpanKindClient, callAttrs(o.name, op)
+	if op == opLoad { // which calls no Redis
+		kind, attrs = trace.SpanKindInternal, attrs[:1]
 	}
-	return context.WithValue(ctx, callKey{}, c)
+	if o.t.keys && key != "" {
+		attrs = append(attrs, attribute.String("rediscache.key", key))
+	}
+	ctx, span := o.t.tracer.Start(ctx, op+" "+o.name, trace.WithSpanKind(kind), trace.WithAttributes(attrs...))
+	return context.WithValue(ctx, callKey{}, &call{op: op, span: span})
 }
 
-// Observe adds an outcome to the span of its call, and records the duration of a call with
-// one key or of a load.
+// Observe adds an outcome to the span of its call.
 func (o *observer) Observe(ctx context.Context, e rediscache.Event) {
+	o.Recorder.Observe(ctx, e)
 	if c := callOf(ctx, e.Op); c != nil {
 		c.observe(e)
 	} else if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		observeStep(span, e)
 	}
-	switch {
-	case manyKeys(e.Op), e.Op == "lease", e.Op == "fill", e.Op == "near": // steps, and calls of which End knows the duration
-	case e.Outcome == rediscache.OutcomeShared: // the second event of a call
-	default:
-		o.record(ctx, e.Op, e.Took, e.Err)
-	}
 }
 
 // observe adds an outcome to the span of the call.
 func (c *call) observe(e rediscache.Event) {
-	switch e.Outcome {
-	case rediscache.OutcomeHit, rediscache.OutcomeStale:
-		c.hits++
-	case rediscache.OutcomeMiss:
-		c.misses++
-	}
-	if c.span != nil && !manyKeys(c.op) {
+	switch {
+	case !manyKeys(c.op):
 		c.span.SetAttributes(attribute.String("rediscache.outcome", string(e.Outcome)))
+	case e.Outcome == rediscache.OutcomeHit, e.Outcome == rediscache.OutcomeStale:
+		c.hits++
+	case e.Outcome == rediscache.OutcomeMiss:
+		c.misses++
 	}
 }
 
@@ -158,16 +116,11 @@ func observeStep(span trace.Span, e rediscache.Event) {
 	span.AddEvent(e.Op+" "+string(e.Outcome), trace.WithAttributes(attrs...))
 }
 
-// End ends the span of a call or a load, and records the duration of a call with many keys.
+// End ends the span of a call or a load.
 func (o *observer) End(ctx context.Context, op string, err error) {
+	o.Recorder.End(ctx, op, err)
 	c := callOf(ctx, op)
 	if c == nil {
-		return
-	}
-	if manyKeys(op) {
-		o.record(ctx, op, time.Since(c.began), err)
-	}
-	if c.span == nil {
 		return
 	}
 	if manyKeys(op) {
@@ -178,13 +131,4 @@ func (o *observer) End(ctx context.Context, op string, err error) {
 		c.span.SetStatus(codes.Error, err.Error())
 	}
 	c.span.End()
-}
-
-func (o *observer) record(ctx context.Context, op string, took time.Duration, err error) {
-	about := o.about(op)
-	record := about.record
-	if kind := rediscache.ErrorKind(err); kind != "" {
-		record = []metric.RecordOption{metric.WithAttributes(append(about.attrs, attribute.String("error.type", kind))...)}
-	}
-	about.took.Record(ctx, took.Seconds(), record...)
 }

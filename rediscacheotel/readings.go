@@ -2,12 +2,14 @@ package rediscacheotel
 
 import (
 	"context"
-	"errors"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/sdk/instrumentation"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/recorder"
 )
 
 // reading is a number of a pool or a cache at one time.
@@ -80,54 +82,102 @@ func cacheReadings(s rediscache.Stats) []reading {
 	}
 }
 
-// register makes a metric of each reading that read returns, with the attribute owner.
-func (t *Telemetry) register(owner attribute.KeyValue, read func() []reading) error {
-	instruments := make(map[string]metric.Observable)
-	var all []metric.Observable
-	var failed error
-	for _, r := range read() {
-		if instruments[r.name] != nil {
-			continue
-		}
-		i, err := t.instrument(r)
-		failed = errors.Join(failed, err)
-		instruments[r.name] = i
-		all = append(all, i)
-	}
-	if failed != nil {
-		return failed
-	}
-	registration, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		for _, r := range read() {
-			attrs := metric.WithAttributes(owner)
-			if r.attr.Valid() {
-				attrs = metric.WithAttributes(owner, r.attr)
-			}
-			switch i := instruments[r.name].(type) {
-			case metric.Int64Observable:
-				o.ObserveInt64(i, int64(r.value), attrs)
-			case metric.Float64Observable:
-				o.ObserveFloat64(i, r.value, attrs)
-			}
-		}
-		return nil
-	}, all...)
-	if err != nil {
-		return err
-	}
+// Produce returns the metrics at one time, for a reader of the SDK.
+func (t *Telemetry) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.registrations = append(t.registrations, registration)
-	return nil
+	p := production{start: t.began, now: time.Now(), at: make(map[string]int)}
+	for name, pool := range t.pools {
+		minIdle, maxActive := pool.Limits()
+		p.add(attribute.String("db.client.connection.pool.name", name), poolReadings(pool.Stats(), minIdle, maxActive))
+	}
+	for name, cache := range t.caches {
+		p.add(cacheAttr(name), cacheReadings(cache.Stats()))
+	}
+	for name, r := range t.recorders {
+		r.Each(func(op, kind string, h *recorder.Histogram) { p.addDurations(name, op, kind, h) })
+	}
+	return []metricdata.ScopeMetrics{{Scope: instrumentation.Scope{Name: scope}, Metrics: p.metrics}}, nil
 }
 
-func (t *Telemetry) instrument(r reading) (metric.Observable, error) {
-	switch r.kind {
-	case total:
-		return t.meter.Int64ObservableCounter(r.name, metric.WithUnit(r.unit))
-	case seconds:
-		return t.meter.Float64ObservableCounter(r.name, metric.WithUnit(r.unit))
-	default:
-		return t.meter.Int64ObservableUpDownCounter(r.name, metric.WithUnit(r.unit))
+// production is the metrics at one time.
+type production struct {
+	start, now time.Time
+	metrics    []metricdata.Metrics
+	at         map[string]int // the index in metrics by name
+}
+
+// metric returns the metric of a name, which has zero data at first.
+func (p *production) metric(name, unit string) *metricdata.Metrics {
+	i, ok := p.at[name]
+	if !ok {
+		i = len(p.metrics)
+		p.at[name] = i
+		p.metrics = append(p.metrics, metricdata.Metrics{Name: name, Unit: unit})
+	}
+	return &p.metrics[i]
+}
+
+// add adds readings of a pool or a cache, which the attribute owner names.
+func (p *production) add(owner attribute.KeyValue, readings []reading) {
+	for _, r := range readings {
+		attrs := []attribute.KeyValue{owner}
+		if r.attr.Valid() {
+			attrs = append(attrs, r.attr)
+		}
+		m := p.metric(r.name, r.unit)
+		if r.kind == seconds {
+			m.Data = sumWith(p, m.Data, r.value, true, attrs)
+		} else {
+			m.Data = sumWith(p, m.Data, int64(r.value), r.kind == total, attrs)
+		}
+	}
+}
+
+// sumWith returns the sum data with one more point.
+func sumWith[N int64 | float64](
+	p *production, data metricdata.Aggregation, value N, rises bool, attrs []attribute.KeyValue,
+) metricdata.Sum[N] {
+	sum, _ := data.(metricdata.Sum[N])
+	sum.Temporality, sum.IsMonotonic = metricdata.CumulativeTemporality, rises
+	sum.DataPoints = append(sum.DataPoints, metricdata.DataPoint[N]{
+		Attributes: attribute.NewSet(attrs...), StartTime: p.start, Time: p.now, Value: value,
+	})
+	return sum
+}
+
+// addDurations adds the durations of an operation, unless there are none.
+func (p *production) addDurations(cache, op, kind string, h *recorder.Histogram) {
+	counts, n, sum := h.Read()
+	if n == 0 {
+		return
+	}
+	name, attrs := "rediscache.load.duration", []attribute.KeyValue{cacheAttr(cache)}
+	if op != opLoad {
+		name, attrs = "db.client.operation.duration", callAttrs(cache, op)
+	}
+	if kind != "" {
+		attrs = append(attrs, attribute.String("error.type", kind))
+	}
+	point := metricdata.HistogramDataPoint[float64]{
+		Attributes: attribute.NewSet(attrs...), StartTime: p.start, Time: p.now,
+		Count: n, BucketCounts: counts[:], Sum: sum.Seconds(),
+	}
+	for _, bound := range recorder.Bounds {
+		point.Bounds = append(point.Bounds, bound.Seconds())
+	}
+	m := p.metric(name, "s")
+	data, _ := m.Data.(metricdata.Histogram[float64])
+	data.Temporality = metricdata.CumulativeTemporality
+	data.DataPoints = append(data.DataPoints, point)
+	m.Data = data
+}
+
+func cacheAttr(name string) attribute.KeyValue { return attribute.String("rediscache.cache", name) }
+
+// callAttrs returns the attributes of a call of Redis.
+func callAttrs(cache, op string) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		cacheAttr(cache), attribute.String("db.system.name", "redis"), attribute.String("db.operation.name", op),
 	}
 }

@@ -33,8 +33,10 @@ type world struct {
 
 func newWorld(t *testing.T, url string, opts ...rediscacheotel.Option) *world {
 	t.Helper()
-	w := &world{spans: tracetest.NewSpanRecorder(), metrics: sdkmetric.NewManualReader()}
+	w := &world{spans: tracetest.NewSpanRecorder()}
 	tracers := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(w.spans))
+	w.it = rediscacheotel.New(append(opts, rediscacheotel.WithTracerProvider(tracers))...)
+	w.metrics = sdkmetric.NewManualReader(sdkmetric.WithProducer(w.it))
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(w.metrics))
 	t.Cleanup(func() {
 		require.NoError(t, tracers.Shutdown(context.Background()))
@@ -42,17 +44,15 @@ func newWorld(t *testing.T, url string, opts ...rediscacheotel.Option) *world {
 	})
 	w.tracer = tracers.Tracer("test")
 	var err error
-	w.it, err = rediscacheotel.New(append(opts, rediscacheotel.WithTracerProvider(tracers), rediscacheotel.WithMeterProvider(meters))...)
-	require.NoError(t, err)
 	w.pool, err = rediscache.NewPool(url, rediscache.WithMinIdle(2), rediscache.WithMaxActive(5))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, w.pool.Close()) })
 	require.NoError(t, w.pool.Ready(t.Context()))
-	require.NoError(t, w.it.AddPool("p", w.pool))
+	w.it.AddPool("p", w.pool)
 	w.cache, err = rediscache.New(w.pool, rediscache.WithObserver(w.it.Observer("c")))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, w.cache.Close()) })
-	require.NoError(t, w.it.AddCache("c", w.cache))
+	w.it.AddCache("c", w.cache)
 	return w
 }
 
@@ -217,10 +217,16 @@ func TestTheMetricsAreTheCountsOfThePoolAndTheCache(t *testing.T) {
 			counts[op.AsString()+kind.AsString()] = p.Count
 		}
 		require.Equal(t, map[string]uint64{"set": 1, "get many": 1, "get": 1, "pingcanceled": 1}, counts)
-
-		require.NoError(t, w.it.Close())
-		require.NotContains(t, w.collect(t), "rediscache.hits")
 	})
+}
+
+func TestANameCanBeTakenOnce(t *testing.T) {
+	w := newWorld(t, redistest.StartMini(t).URL())
+	require.PanicsWithValue(t, `rediscacheotel: there is a pool "p" already`, func() { w.it.AddPool("p", w.pool) })
+	require.PanicsWithValue(t, `rediscacheotel: there is a cache "c" already`, func() { w.it.AddCache("c", w.cache) })
+	w.it.AddCache("d", w.cache)
+	require.NoError(t, w.cache.Set(t.Context(), "k", nil, 0))
+	require.EqualValues(t, 2, sumOf(t, w.collect(t)["rediscache.sets"]))
 }
 
 func sumOf(t *testing.T, m metricdata.Metrics) (sum int64) {

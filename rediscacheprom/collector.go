@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/recorder"
 )
 
 // Collector is a prometheus.Collector over any number of pools and caches. The label
@@ -30,7 +31,7 @@ type Collector struct {
 	mu        sync.Mutex // guards all below
 	pools     map[string]*rediscache.WarmPool
 	caches    map[string]*rediscache.Cache
-	observers map[string]*observer
+	recorders map[string]*recorder.Recorder
 }
 
 var _ prometheus.Collector = (*Collector)(nil)
@@ -40,7 +41,7 @@ func New() *Collector {
 	return &Collector{
 		pools:     make(map[string]*rediscache.WarmPool),
 		caches:    make(map[string]*rediscache.Cache),
-		observers: make(map[string]*observer),
+		recorders: make(map[string]*recorder.Recorder),
 	}
 }
 
@@ -94,8 +95,8 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 	for name, cache := range c.caches {
 		collectCache(metrics, name, cache.Stats())
 	}
-	for name, o := range c.observers {
-		o.collect(metrics, name)
+	for name, r := range c.recorders {
+		collectCalls(metrics, name, r)
 	}
 }
 

@@ -1,14 +1,12 @@
 package rediscacheprom
 
 import (
-	"context"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rediscache/rediscache"
+	"github.com/rediscache/rediscache/internal/recorder"
 )
 
 var (
@@ -20,108 +18,63 @@ var (
 )
 
 // Observer returns the observer for a cache, to be given to rediscache.WithObserver. It
-// records one duration for each call, also for a call with many keys, and one for each
-// load. The duration of a "get or load" that misses is the time until the miss; the load
-// has its own. Caches with one name have one observer.
+// records one duration for each call, also for a call with many keys, and one for each load
+// and each "fill", which stores a loaded value. Caches with one name have one observer.
 //
 // With it, 64 callers of Get have about nineteen twentieths of their speed without it.
 func (c *Collector) Observer(name string) rediscache.Observer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := c.observers[name]
-	if o == nil {
-		o = &observer{frequent: make(map[string]*durations, len(frequent))}
-		for _, op := range frequent {
-			o.frequent[op] = new(durations)
+	r := c.recorders[name]
+	if r == nil {
+		r = recorder.New()
+		c.recorders[name] = r
+	}
+	return r
+}
+
+// collectCalls collects what a recorder has of a cache.
+func collectCalls(metrics chan<- prometheus.Metric, cache string, r *recorder.Recorder) {
+	all := make(map[string]*calls) // by operation
+	r.Each(func(op, kind string, h *recorder.Histogram) {
+		c := all[op]
+		if c == nil {
+			c = new(calls)
+			all[op] = c
 		}
-		c.observers[name] = o
-	}
-	return o
-}
-
-// frequent are the operations whose histograms exist from the start, so that they are
-// found without a lock, and a graph begins at zero.
-var frequent = []string{"get", "get many", "get or load", "get or load many", "load", "fill", "set", "set many", "delete"}
-
-type observer struct {
-	frequent map[string]*durations // immutable
-	others   sync.Map              // of durations by operation
-	errors   sync.Map              // of *atomic.Int64 by failure
-}
-
-// failure has the labels of an error.
-type failure struct{ op, kind string }
-
-var (
-	_ rediscache.Starter = (*observer)(nil)
-	_ rediscache.Ender   = (*observer)(nil)
-)
-
-// manyKeys reports whether calls of op have an event for each key, so that no event has the
-// duration of the call.
-func manyKeys(op string) bool { return op == "get many" || op == "get or load many" }
-
-type beganKey struct{}
-
-// Start remembers when a call with many keys begins.
-func (o *observer) Start(ctx context.Context, op, _ string) context.Context {
-	if manyKeys(op) {
-		return context.WithValue(ctx, beganKey{}, time.Now())
-	}
-	return ctx
-}
-
-// End records the duration of a call with many keys.
-func (o *observer) End(ctx context.Context, op string, _ error) {
-	if !manyKeys(op) {
-		return
-	}
-	if began, ok := ctx.Value(beganKey{}).(time.Time); ok {
-		o.record(op, time.Since(began))
-	}
-}
-
-// Observe records the duration of any other call, and errors.
-func (o *observer) Observe(_ context.Context, e rediscache.Event) {
-	switch e.Outcome {
-	case rediscache.OutcomeShared, rediscache.OutcomeRefused: // the second event of a call, or no call at all
-		return
-	case rediscache.OutcomeError:
-		o.fail(e)
-	case rediscache.OutcomeLoad:
-		if rediscache.ErrorKind(e.Err) != "" {
-			o.fail(e)
+		n := c.add(h)
+		if kind != "" {
+			metrics <- prometheus.MustNewConstMetric(failedDesc, counter, float64(n), cache, op, kind)
 		}
-	}
-	if !manyKeys(e.Op) {
-		o.record(e.Op, e.Took)
-	}
-}
-
-func (o *observer) record(op string, took time.Duration) {
-	d := o.frequent[op]
-	if d == nil {
-		other, _ := o.others.LoadOrStore(op, new(durations))
-		d = other.(*durations)
-	}
-	d.record(took)
-}
-
-func (o *observer) fail(e rediscache.Event) {
-	n, _ := o.errors.LoadOrStore(failure{e.Op, rediscache.ErrorKind(e.Err)}, new(atomic.Int64))
-	n.(*atomic.Int64).Add(1)
-}
-
-func (o *observer) collect(metrics chan<- prometheus.Metric, cache string) {
-	for op, d := range o.frequent {
-		metrics <- d.metric(secondsDesc, cache, op)
-	}
-	o.others.Range(func(op, d any) bool {
-		metrics <- d.(*durations).metric(secondsDesc, cache, op.(string))
-		return true
 	})
-	o.errors.Range(func(f, n any) bool {
-		metrics <- prometheus.MustNewConstMetric(failedDesc, counter, float64(n.(*atomic.Int64).Load()), cache, f.(failure).op, f.(failure).kind)
-		return true
-	})
+	for op, c := range all {
+		metrics <- c.metric(cache, op)
+	}
+}
+
+// calls are the durations of an operation, with and without errors.
+type calls struct {
+	counts recorder.Counts
+	n      uint64
+	sum    time.Duration
+}
+
+func (c *calls) add(h *recorder.Histogram) (added uint64) {
+	counts, n, sum := h.Read()
+	for i := range counts {
+		c.counts[i] += counts[i]
+	}
+	c.n += n
+	c.sum += sum
+	return n
+}
+
+func (c *calls) metric(cache, op string) prometheus.Metric {
+	upTo := make(map[float64]uint64, len(recorder.Bounds)) // each includes the ones before
+	below := uint64(0)
+	for i, bound := range recorder.Bounds {
+		below += c.counts[i]
+		upTo[bound.Seconds()] = below
+	}
+	return prometheus.MustNewConstHistogram(secondsDesc, c.n, c.sum.Seconds(), upTo, cache, op)
 }

@@ -53,10 +53,7 @@ func open(url string, tracers trace.TracerProvider) (*service, error) {
 	}
 	collector := rediscacheprom.New()
 	collector.AddPool("main", pool)
-	telemetry, err := rediscacheotel.New(rediscacheotel.WithTracerProvider(tracers)) // the metrics go to Prometheus
-	if err != nil {
-		return nil, errors.Join(err, pool.Close())
-	}
+	telemetry := rediscacheotel.New(rediscacheotel.WithTracerProvider(tracers)) // the metrics go to Prometheus
 	s := &service{pool: pool, status: apidocs.NewStatus(pool), metrics: prometheus.NewRegistry(), tracer: tracers.Tracer("observed")}
 	s.metrics.MustRegister(collector)
 	s.cache, err = rediscache.New(pool, rediscache.WithTTL(time.Minute), rediscache.WithObserver(s.status),
