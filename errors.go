@@ -28,8 +28,8 @@ var (
 	ErrUnavailable = warm.ErrUnavailable
 
 	// ErrPoolExhausted is returned when all connections were in use until the context
-	// ended or [WithTimeout] expired. A write was not applied. If no connection could be
-	// made at all, the error is ErrUnavailable.
+	// ended or [WithTimeout] expired. A write was not applied. If there was room for a
+	// connection and it could not be made, the error is ErrUnavailable.
 	ErrPoolExhausted = warm.ErrPoolExhausted
 
 	// ErrOutcomeUnknown is returned when a write was sent and its reply was lost: the

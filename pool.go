@@ -138,8 +138,10 @@ func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {
 
 // GetContext borrows a connection. Close on the connection returns it. If all
 // connections are in use, GetContext waits until ctx is done. Then the error matches
-// the context's error, and also [ErrPoolExhausted] unless a connection was being
-// dialled. An error that matches ErrPoolExhausted also matches redis.ErrPoolExhausted.
+// the context's error, and also [ErrPoolExhausted] if there was no room for another
+// connection, or else [ErrUnavailable] if the last dial failed or the server answered
+// that it cannot serve. An error that matches ErrPoolExhausted also matches
+// redis.ErrPoolExhausted.
 // If Redis is down and no connection is open, GetContext returns a [*DialError] at
 // once; after Shutdown or Close it returns [ErrClosed]. If ctx is already done,
 // GetContext returns its error and borrows nothing.

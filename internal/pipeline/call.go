@@ -31,6 +31,8 @@ type Call struct {
 	reply resp.Reply
 	err   error
 
+	refusal string // the last reply that refused the call for now; empty: none
+
 	unsent int  // retries because the call had not been sent as a whole
 	heldUp int  // how often the call came behind a large reply
 	broke  int  // connections that broke before they returned the reply
@@ -59,7 +61,7 @@ func Write(name string, n int, form Form) *Call { return newCall(form, true).Com
 func newCall(form Form, write bool) *Call {
 	c := calls.Get().(*Call)
 	c.req, c.value, c.write, c.shape = c.req[:0], 0, write, shape{form: form}
-	c.since, c.unsent, c.heldUp, c.broke, c.direct = 0, 0, 0, 0, false
+	c.since, c.refusal, c.unsent, c.heldUp, c.broke, c.direct = 0, "", 0, 0, 0, false
 	return c
 }
 

@@ -100,8 +100,8 @@ func TestNoCallerWaitsForAServerThatDoesNotRead(t *testing.T) {
 					}
 				})
 			}
-			set(t.Context(), 100, 60<<10) // all claimed at once
-			time.Sleep(50 * time.Millisecond)
+			set(t.Context(), 100, 60<<10)
+			redistest.Eventually(t, func() bool { return lanes == 0 || p.Writing() }, "all are claimed at once")
 			set(soon, 100, 60<<10)
 			set(soon, 1, 8<<20)
 			set(t.Context(), 1, 100)

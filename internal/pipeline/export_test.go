@@ -73,8 +73,22 @@ func (p *Pipeline) Receiving() bool {
 	return len(l.batch) > int(l.pos.Load()) && l.writer == nobody && l.reader < replaced
 }
 
-// Slow reports that a large reply is arriving in the only lane.
+// Slow reports that a large reply is arriving in the only lane, and that the calls behind it that
+// were written before are to go elsewhere.
 func (p *Pipeline) Slow() bool {
 	lanes := *p.lanes.Load()
-	return len(lanes) > 0 && lanes[0].slow.Load()
+	if len(lanes) == 0 {
+		return false
+	}
+	lanes[0].mu.Lock()
+	defer lanes[0].mu.Unlock()
+	return lanes[0].slow.Load()
+}
+
+// Writing reports that the writer of the only lane has claimed calls.
+func (p *Pipeline) Writing() bool {
+	l := (*p.lanes.Load())[0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.claims) > 0
 }

@@ -31,7 +31,7 @@ type lane struct {
 	second bool          // immutable; the lane was opened beside another
 	wake   chan struct{} // holds one
 
-	// Read without mu, to choose a lane; in and life are written under mu.
+	// Read without mu, to choose a lane; in, slow and life are written under mu.
 	in   atomic.Int64 // calls queued
 	out  atomic.Int64 // calls ended before batch
 	pos  atomic.Int64 // how many calls of batch have ended; written by the reader
@@ -236,13 +236,10 @@ func (l *lane) read() error {
 // retried elsewhere, and their replies here are dropped. flyLocked does the same for
 // calls that are being written now.
 func (l *lane) holdUp(slow bool) {
-	l.slow.Store(slow)
-	if !slow {
-		return
-	}
 	l.mu.Lock()
+	l.slow.Store(slow)
 	var behind []entry
-	if at := int(l.pos.Load()); at < len(l.batch) {
+	if at := int(l.pos.Load()); slow && at < len(l.batch) {
 		behind = append(append(behind, l.batch[at+1:]...), l.flight...)
 	}
 	l.mu.Unlock()

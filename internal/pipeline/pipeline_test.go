@@ -93,6 +93,29 @@ func read(key string) *pipeline.Call { return pipeline.Read("GET", 1, pipeline.V
 // bulk answers a GET with its key.
 func bulk(key string) []byte { return fmt.Appendf(nil, "$%d\r\n%s\r\n", len(key), key) }
 
+// A server that loads answers now and then. The call has an answer when it times out.
+func TestARefusedCallThatTimesOutWrapsTheRefusal(t *testing.T) {
+	redistest.NoLeaks(t)
+	for _, lanes := range []int{1, 0} {
+		var refused atomic.Bool
+		s := redistest.NewScript(t, func(c redistest.Call) ([]byte, bool) {
+			switch {
+			case c.Name() == "PING":
+				return redistest.Default(c), false
+			case refused.CompareAndSwap(false, true):
+				return []byte("-LOADING Redis is loading the dataset in memory\r\n"), false
+			}
+			<-c.Done
+			return nil, true
+		})
+		p := open(t, s.Addr, lanes, 200*time.Millisecond)
+		_, err := get(t.Context(), p, "k")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, redis.Error("LOADING Redis is loading the dataset in memory"))
+		s.HangUp()
+	}
+}
+
 // What has broken one connection may have broken the other, which does not know it yet.
 func TestAReadIsTriedAgainOnAConnectionThatCameAfterTheBreak(t *testing.T) {
 	redistest.NoLeaks(t)
@@ -277,15 +300,20 @@ func TestReadsBehindALargeReplyGoElsewhere(t *testing.T) {
 	var large, small sync.WaitGroup
 	large.Go(func() { _, _ = get(ctx, p, "large") })
 	<-asked
-	for i := range 20 {
+	const n = 20
+	var served atomic.Int64
+	for i := range n {
 		small.Go(func() {
 			key := fmt.Sprint("small", i)
 			if reply, err := get(t.Context(), p, key); err != nil || string(reply.Bytes) != key {
 				t.Errorf("%s: %q, %v", key, reply.Bytes, err)
 			}
+			served.Add(1)
 		})
 	}
-	time.Sleep(20 * time.Millisecond) // they are in flight, or else they have nothing to be taken from
+	redistest.Eventually(t, func() bool {
+		return p.Receiving() && p.Load()+int(served.Load()) == 1+n
+	}, "they are in flight behind it, or served by the other lane")
 	close(more)
 	small.Wait()
 	cancel()
@@ -308,7 +336,6 @@ func TestAReadThatIsBeingWrittenBehindALargeReplyGoesElsewhereToo(t *testing.T) 
 	p.AfterWrite(func() {
 		close(more)
 		redistest.Eventually(t, p.Slow, "it is large")
-		time.Sleep(20 * time.Millisecond) // and all that were behind it have been sent off
 	})
 	short, end := context.WithTimeout(t.Context(), 5*time.Second)
 	defer end()
@@ -771,7 +798,7 @@ func TestALoneCallerThatOthersJoinKeepsItsPlace(t *testing.T) {
 		for i := range 5 {
 			ask(fmt.Sprint("other", i))
 		}
-		time.Sleep(50 * time.Millisecond) // longer than the clock lets it read its own reply
+		redistest.Eventually(t, func() bool { return p.Receiving() && p.Load() == 6 }, "the reader has taken over from it")
 		release <- struct{}{}
 		wg.Wait()
 	}

@@ -155,6 +155,7 @@ func (c *Call) fate(ctx context.Context, reply resp.Reply, err error) fate {
 	var lost *lostError
 	switch {
 	case err == nil && retriable(reply):
+		c.refusal = reply.Text
 		return later
 	case err == nil, !errors.As(err, &lost), lost.left, ctx.Err() != nil:
 		return settled
@@ -189,7 +190,8 @@ func (c *Call) maxUnsent() int {
 }
 
 // outcome returns the result of a call that is not retried. If the context has ended, the error also
-// matches that of the context.
+// matches that of the context. If the call was refused before, and its last retry has no reply, the error
+// wraps the refusal too.
 func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.Reply, error) {
 	var lost *lostError
 	switch {
@@ -204,14 +206,23 @@ func (c *Call) outcome(ctx context.Context, reply resp.Reply, err error) (resp.R
 			err = withContext(ctx, err)
 		}
 	case errors.As(err, &lost):
-		err = withContext(ctx, lost.cause)
+		err = withContext(ctx, c.withRefusal(lost.cause))
 		if lost.sent && c.write {
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 	default:
-		err = withContext(ctx, err)
+		err = withContext(ctx, c.withRefusal(err))
 	}
 	return resp.Reply{}, err
+}
+
+// withRefusal returns err, wrapped so that it also matches the last refusal of the call, unless err holds a
+// later answer or the call was never refused.
+func (c *Call) withRefusal(err error) error {
+	if _, answered := resp.MeaningOfError(err); answered || c.refusal == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %w", redis.Error(resp.Discreet(c.refusal)), err)
 }
 
 // answerError returns an error reply as an error, and nil for any other reply.

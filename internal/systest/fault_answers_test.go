@@ -65,6 +65,14 @@ func refused(word string) answer {
 	return answer{is: []error{rediscache.ErrUnavailable}, word: word, status: 503, code: "cache_unavailable"}
 }
 
+// refusedSlowly is refused by a server that answers now and then: a call may time out while it
+// waits for a connection, or for the answer to its retry.
+func refusedSlowly(word string) answer {
+	a := refused(word)
+	a.may = []error{context.DeadlineExceeded}
+	return a
+}
+
 func denied(word string) answer { return answer{word: word, status: 500, code: "internal"} }
 
 func shutOut(word string) answer {
@@ -180,7 +188,7 @@ var faults = map[string]*fault{
 				<-over
 			}
 		},
-		want: every(refused("LOADING")),
+		want: every(refusedSlowly("LOADING")),
 	},
 	"MASTERDOWN": {
 		begin: func(f *faulty) func() {

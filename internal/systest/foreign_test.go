@@ -299,15 +299,12 @@ func TestARedigoPoolMayBeClosedWhileACallWaits(t *testing.T) {
 			held, err := pool.GetContext(t.Context())
 			require.NoError(t, err)
 			c := newCache(t, pool, rediscache.WithPipelineConns(lanes))
-			begun := make(chan struct{})
 			ended := make(chan error)
 			go func() {
-				close(begun)
 				_, err := c.Get(t.Context(), "k")
 				ended <- err
 			}()
-			<-begun
-			time.Sleep(50 * time.Microsecond) // it waits, as a rule
+			redistest.Waiting(t, 1, "redis.(*Pool).waitVacantConn")
 			require.NoError(t, pool.Close())
 			require.NoError(t, c.Close())
 			require.Error(t, <-ended)

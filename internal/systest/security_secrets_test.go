@@ -162,7 +162,7 @@ func TestNoErrorAndNoPageShowsWhatTheServerRepeats(t *testing.T) {
 	}
 }
 
-func TestABusyPoolWhoseDialsFailShowsNoPassword(t *testing.T) {
+func TestAPoolWhoseDialsFailShowsNoPassword(t *testing.T) {
 	s := redistest.Start(t, "--user", secretUser, "on", ">"+secret, "~*", "+@all")
 	p := newPool(t, "redis://"+secretUser+":"+secret+"@"+s.Addr, sizes(0, 3)...)
 	defer giveBack(t, borrowOne(t, p))
@@ -172,7 +172,7 @@ func TestABusyPoolWhoseDialsFailShowsNoPassword(t *testing.T) {
 		defer cancel()
 		_, err := p.GetContext(ctx)
 		requireDiscreet(t, redistest.EveryText(err))
-		return errors.Is(err, rediscache.ErrPoolExhausted) && strings.Contains(err.Error(), "WRONGPASS")
+		return errors.Is(err, rediscache.ErrUnavailable) && strings.Contains(err.Error(), "WRONGPASS")
 	}, "it says why there are no more")
 }
 

@@ -302,20 +302,25 @@ func (s *Store) GaveUp(cause error) error {
 }
 
 // waitErrorLocked returns the error for a borrower that waited in vain. It matches
-// ErrPoolExhausted if all connections are in use, but not if the store is dialling or
-// was about to serve the borrower.
+// ErrPoolExhausted if no slot was left for a dial, and ErrUnavailable if the last dial
+// failed, or an answer condemned the server and no dial has succeeded since. Otherwise a
+// connection was being dialled, or the store was about to serve the borrower.
 func (s *Store) waitErrorLocked(cause error) error {
 	switch {
+	case s.openLocked()-s.dialing >= s.cfg.MaxActive:
+		err := fmt.Errorf("%w: %d of %d connections in use: %w", ErrPoolExhausted, s.inUse, s.cfg.MaxActive, cause)
+		if s.failure != nil {
+			err = fmt.Errorf("%w (the last dial failed: %s)", err, s.failure.Error())
+		}
+		return err
+	case s.failure != nil:
+		return fmt.Errorf("%w: no connection in time, the last dial failed: %w: %w", ErrUnavailable, s.failure, cause)
+	case s.renewal.answer != nil:
+		return fmt.Errorf("%w: no connection in time, the server answered: %w: %w", ErrUnavailable, s.renewal.answer, cause)
 	case s.dialing > 0:
 		return fmt.Errorf("rediscache: no connection in time, %d being dialled%v: %w", s.dialing, s.cfg.Transport, cause)
-	case s.failure == nil && s.openLocked() < s.cfg.MaxActive: // it was about to be served
-		return fmt.Errorf("rediscache: no connection in time: %w", cause)
 	}
-	err := fmt.Errorf("%w: %d of %d connections in use: %w", ErrPoolExhausted, s.inUse, s.cfg.MaxActive, cause)
-	if s.failure != nil {
-		err = fmt.Errorf("%w (the last dial failed: %s)", err, s.failure.Error())
-	}
-	return err
+	return fmt.Errorf("rediscache: no connection in time: %w", cause)
 }
 
 // put takes a connection back from its borrower. The return does not prove that a
@@ -503,6 +508,8 @@ func (s *Store) addLocked(c *Conn, turn int64) {
 	c.born = turn
 	if s.suspectLocked(c) {
 		s.renewal.suspects++
+	} else {
+		s.renewal.answer = nil
 	}
 	if s.closed {
 		s.discardLocked(c, closedShutdown)

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
 	"github.com/stretchr/testify/require"
 )
 
@@ -83,16 +84,12 @@ func TestAWaiterThatLeavesAsItIsServedLosesNothing(t *testing.T) {
 
 // Its context ends while the connection that was dialled for it comes.
 func TestAPoolWithRoomIsNotExhausted(t *testing.T) {
-	dial := newFake(1, prompt).dial
-	gate := make(chan struct{})
-	s := New(Config{
-		MaxActive: 100, DialTimeout: time.Minute, ReadTimeout: time.Minute,
-		Dial: func(ctx context.Context) (Dialed, error) {
-			<-gate
-			return dial(ctx)
-		},
-	})
+	s := New(Config{MaxActive: 100, DialTimeout: time.Minute, ReadTimeout: time.Minute, Dial: newFake(1, prompt).dial})
 	defer s.Close()
+	dials := make(chan int64, 1)
+	s.mu.Lock()
+	s.startDial = func(turn int64) { dials <- turn }
+	s.mu.Unlock()
 	var held []*Conn
 	for range 20 {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -103,13 +100,13 @@ func TestAPoolWithRoomIsNotExhausted(t *testing.T) {
 			c, err = s.Acquire(ctx)
 			left <- err
 		}()
-		for waiting(s) == 0 {
-			runtime.Gosched()
-		}
+		turn := <-dials
+		dialled, err := s.connect(t.Context())
+		require.NoError(t, err)
 		s.mu.Lock()
-		gate <- struct{}{}
-		time.Sleep(2 * time.Millisecond) // the dial is over, and waits for the lock
 		cancel()
+		s.dialing--
+		s.addLocked(dialled, turn)
 		s.mu.Unlock()
 		if err := <-left; err != nil {
 			require.ErrorIs(t, err, context.Canceled)
@@ -121,6 +118,65 @@ func TestAPoolWithRoomIsNotExhausted(t *testing.T) {
 	for _, c := range held {
 		_ = c.Close()
 	}
+}
+
+// A borrower that gives up learns what the store knows about the server.
+func TestABorrowerThatGivesUpLearnsWhyNoConnectionCame(t *testing.T) {
+	const loading = "LOADING Redis is loading the dataset in memory"
+	dialFails := func(_ *Store, f *fakeServer, _ *Conn) {
+		f.set(down)
+	}
+	answers := func(_ *Store, f *fakeServer, held *Conn) {
+		f.set(silent)
+		held.Condemn(loading)
+	}
+	for name, c := range map[string]struct {
+		maxActive int
+		happens   func(s *Store, f *fakeServer, held *Conn)
+		want      []error
+	}{
+		"all in use":     {1, func(*Store, *fakeServer, *Conn) {}, []error{ErrPoolExhausted}},
+		"a dial is slow": {2, func(_ *Store, f *fakeServer, _ *Conn) { f.set(silent) }, nil},
+		"a dial failed":  {2, dialFails, []error{ErrUnavailable, errFake}},
+		"a dial failed, and the next is slow": {2, func(s *Store, f *fakeServer, held *Conn) {
+			dialFails(s, f, held)
+			giveUp(s)
+			f.set(silent)
+			time.Sleep(maxBackoff)
+		}, []error{ErrUnavailable, errFake}},
+		"the server is loading":                {2, answers, []error{ErrUnavailable, redis.Error(loading)}},
+		"the server is loading and all in use": {1, answers, []error{ErrPoolExhausted}},
+		"the server was loading": {20, func(s *Store, f *fakeServer, held *Conn) {
+			held.Condemn(loading)
+			synctest.Wait()
+			f.set(silent)
+			for s.Stats().Idle > 0 { // dialled since
+				take(t, s)
+			}
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(2, prompt)
+				s := New(Config{MaxActive: c.maxActive, DialTimeout: time.Minute, ReadTimeout: time.Minute, Dial: f.dial})
+				defer s.Close()
+				c.happens(s, f, take(t, s))
+				err := giveUp(s)
+				for _, one := range []error{ErrPoolExhausted, ErrUnavailable, errFake, redis.Error(loading)} {
+					require.Equal(t, slices.Contains(c.want, one), errors.Is(err, one), "%v: %v", one, err)
+				}
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+		})
+	}
+}
+
+// giveUp waits for a connection for a second, in vain.
+func giveUp(s *Store) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, err := s.Acquire(ctx)
+	return err
 }
 
 func waiting(s *Store) int {

@@ -3,6 +3,8 @@ package warm
 import (
 	"time"
 
+	"github.com/gomodule/redigo/redis"
+
 	"github.com/rediscache/rediscache/internal/resp"
 )
 
@@ -35,6 +37,7 @@ const (
 type renewal struct {
 	condemned int64         // the turn of the last answer that condemned the server; zero: none
 	at        time.Duration // when that answer came
+	answer    error         // what it said; nil if a dial that began later has succeeded
 	suspects  int           // open connections dialled before that answer, without those that are closing
 	next      time.Duration // when the pace allows the next dial
 	timer     *time.Timer   // calls fillLocked at next; nil if no dial waits
@@ -52,6 +55,9 @@ func (c *Conn) Condemn(answer string) bool {
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.suspectLocked(c) {
+		s.renewal.answer = redis.Error(answer)
+	}
 	s.condemnLocked(c)
 	return !means.Has(resp.Retry) || s.suspectLocked(c) && s.replaceableLocked(0)
 }
