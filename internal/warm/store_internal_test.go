@@ -88,7 +88,7 @@ func TestAPoolWithRoomIsNotExhausted(t *testing.T) {
 	defer s.Close()
 	dials := make(chan int64, 1)
 	s.mu.Lock()
-	s.startDial = func(turn int64) { dials <- turn }
+	s.startDial = func(_ context.Context, turn int64) { dials <- turn }
 	s.mu.Unlock()
 	var held []*Conn
 	for range 20 {
