@@ -16,7 +16,7 @@
 // order the test fails, and says where porcupine's picture of the calls and the faults is.
 //
 //	cd proof && go test -run Linearizable -v                      # seconds
-//	cd proof && go test -run Linearizable -v -soak 10m -timeout 0 # a third for each kind of cache
+//	cd proof && go test -run Linearizable -v -soak 10m -timeout 0 # a quarter for each kind of cache
 //
 // A run names its seed. With -seed the faults and each client's calls are the same again, but not
 // how they meet.

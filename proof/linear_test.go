@@ -43,7 +43,7 @@ func TestGetSetAndDeleteAreLinearizableUnderFaults(t *testing.T) {
 	t.Logf("-seed %d", *seed)
 	length := 2 * time.Second
 	if soak > 0 {
-		length = soak / 3 // for each of these
+		length = soak / 4 // for each of these
 	}
 	for _, way := range []struct {
 		name string
@@ -57,6 +57,10 @@ func TestGetSetAndDeleteAreLinearizableUnderFaults(t *testing.T) {
 			opts: []rediscache.Option{rediscache.WithPipelineConns(0)},
 		},
 		{name: "redigo's pool, lanes", open: redigoPool},
+		{
+			name: "WarmPool, near cache", open: warmPool(),
+			opts: []rediscache.Option{rediscache.WithNearCache(1 << 20)},
+		},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			// With another fsync a reply that had to wait for its socket may be sent before the
