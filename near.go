@@ -145,18 +145,6 @@ func (c *Cache) readAll(ctx context.Context, keys []string, each func(i int, hel
 	return c.readManyNear(ctx, keys, func(i int, r *reading) { each(i, &r.held) })
 }
 
-// readNear reads a key from its copy, or from Redis, which stores a copy.
-func (c *Cache) readNear(ctx context.Context, key string) (reading, error) {
-	if err := ctx.Err(); err != nil {
-		return reading{}, err
-	}
-	prefix, stored := c.name(key)
-	if copied, ok := c.near.Get(prefix, stored); ok {
-		return c.reading(copied), nil
-	}
-	return c.fillNear(ctx, prefix, stored)
-}
-
 // fillNear reads a key from Redis, or waits for another caller that does.
 func (c *Cache) fillNear(ctx context.Context, prefix, stored string) (reading, error) {
 	f, leads := c.near.Begin(prefix, stored)
@@ -214,8 +202,9 @@ func (c *Cache) reading(copied *near.Copy) (r reading) {
 	return r
 }
 
-// readManyNear is readNear for keys, with one round trip for those that have no copy. It does not wait
-// for the fills of others. If it returns an error, it has not called each at all.
+// readManyNear reads keys from their copies, and those that have none from Redis, in one round trip,
+// which stores copies. It does not wait for the fills of others. If it returns an error, it has not
+// called each at all.
 func (c *Cache) readManyNear(ctx context.Context, keys []string, each func(i int, r *reading)) error {
 	if err := ctx.Err(); err != nil {
 		return err

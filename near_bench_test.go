@@ -18,6 +18,8 @@ func BenchmarkNearHit(b *testing.B) {
 	c := nearWith(b, 1000)
 	view, err := rediscache.Of(c, rediscache.String(), rediscache.Policy{})
 	require.NoError(b, err)
+	decoded, err := rediscache.Of(c, rediscache.String(), rediscache.Policy{KeepDecoded: true})
+	require.NoError(b, err)
 	keys := make([]string, 1000)
 	for i := range keys {
 		keys[i] = strconv.Itoa(i)
@@ -26,6 +28,9 @@ func BenchmarkNearHit(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprintf("get/callers=%d", callers), func(b *testing.B) {
 			inParallel(b, callers, func(i int) error { _, err := c.Get(ctx, keys[i%len(keys)]); return err })
+		})
+		b.Run(fmt.Sprintf("decoded/callers=%d", callers), func(b *testing.B) {
+			inParallel(b, callers, func(i int) error { _, err := decoded.Get(ctx, keys[i%len(keys)]); return err })
 		})
 		b.Run(fmt.Sprintf("view/callers=%d", callers), func(b *testing.B) {
 			inParallel(b, callers, func(i int) error { _, err := view.Get(ctx, keys[i%len(keys)]); return err })

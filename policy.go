@@ -86,6 +86,13 @@ type Policy struct {
 	// Probabilistic Cache Stampede Prevention", VLDB 2015). Zero disables it, 1 is a
 	// good value, a larger value loads earlier.
 	Early float64
+
+	// KeepDecoded keeps the decoded value beside each copy of [WithNearCache], so that a
+	// hit of [View.Get], [View.GetOrLoad] and [View.GetOrLoadItem] decodes nothing. All
+	// callers of a key get the same value: they must not change it, nor what it points
+	// to. The memory of decoded values is not part of the bytes of WithNearCache. It is an
+	// error without WithNearCache.
+	KeepDecoded bool
 }
 
 // Times that no field of a [Policy] sets.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rediscache/rediscache/internal/fill"
 	"github.com/rediscache/rediscache/internal/flight"
+	"github.com/rediscache/rediscache/internal/near"
 	"github.com/rediscache/rediscache/internal/pipeline"
 	"github.com/rediscache/rediscache/internal/resp"
 )
@@ -46,6 +47,8 @@ func Of[V any](c *Cache, codec Codec[V], p Policy) (*View[V], error) {
 		cacheTTL = c.ttl
 	}
 	p.validate(&f, cacheTTL)
+	f.check(!p.KeepDecoded || c == nil || c.near != nil,
+		"Policy.KeepDecoded: the cache keeps no copies: give it WithNearCache, or leave KeepDecoded out")
 	if p.Negative > 0 && codec != nil {
 		f.check(!emptiesZero(codec), "Policy.Negative: the codec encodes values to the empty string, which stands for none")
 	}
@@ -176,11 +179,7 @@ const forever = fill.Forever
 // between the two commands, the old value once gets the time of the new one.
 func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], error) {
 	if v.c.near != nil {
-		r, err := v.c.readNear(ctx, key)
-		if err != nil {
-			return entry[V]{}, err
-		}
-		return v.nearEntry(r, timed), nil
+		return v.readNear(ctx, key, timed)
 	}
 	get := pipeline.Read("GET", 1, pipeline.Value).Key(v.c.name(key))
 	if !timed {
@@ -195,6 +194,46 @@ func (v *View[V]) read(ctx context.Context, key string, timed bool) (entry[V], e
 		return entry[V]{}, err
 	}
 	return v.entry(held, left, false), nil
+}
+
+// readNear is read through the near cache.
+func (v *View[V]) readNear(ctx context.Context, key string, timed bool) (entry[V], error) {
+	if err := ctx.Err(); err != nil {
+		return entry[V]{}, err
+	}
+	prefix, stored := v.c.name(key)
+	if copied, ok := v.c.near.Get(prefix, stored); ok {
+		return v.copyEntry(copied, timed), nil
+	}
+	r, err := v.c.fillNear(ctx, prefix, stored)
+	if err != nil {
+		return entry[V]{}, err
+	}
+	return v.nearEntry(r, timed), nil
+}
+
+// copyEntry is entry for a copy. With Policy.KeepDecoded it decodes a copy once: a copy never
+// changes, and its value is as fresh as it is.
+func (v *View[V]) copyEntry(copied *near.Copy, timed bool) entry[V] {
+	if !v.policy.KeepDecoded {
+		return v.nearEntry(v.c.reading(copied), timed)
+	}
+	if value, ok := copied.Decoded(v).(V); ok {
+		e := entry[V]{state: fresh, value: value, left: forever}
+		left, slack, never := v.c.near.Left(copied)
+		switch {
+		case !timed || never:
+			return e
+		case left > v.policy.Stale && !v.policy.early(left-v.policy.Stale, v.loadTimes.get()):
+			e.left = left + slack
+			return e
+		}
+	}
+	e := v.nearEntry(v.c.reading(copied), timed)
+	if e.state >= stale {
+		copied.KeepDecoded(v, e.value)
+	}
+	return e
 }
 
 // nearEntry is entry for a read through the near cache.

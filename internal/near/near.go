@@ -133,7 +133,7 @@ type pending struct {
 	writers int   // writes under way
 }
 
-// Copy is what a key held. It is immutable.
+// Copy is what a key held. It is immutable, but for decoded.
 type Copy struct {
 	data    []byte // the name, then the value
 	name    int    // the length of the name
@@ -142,7 +142,22 @@ type Copy struct {
 	ends    int64 // the copy is not served from this time on
 	expires int64 // Redis removes the key then, or up to slack later; never: it does not expire
 	slack   int64
+	decoded atomic.Pointer[decoded] // nil: none
 }
+
+// decoded is the value of a Copy as one owner decodes it.
+type decoded struct{ owner, value any }
+
+// Decoded returns the value that the owner has kept with KeepDecoded, or nil.
+func (c *Copy) Decoded(owner any) any {
+	if d := c.decoded.Load(); d != nil && d.owner == owner {
+		return d.value
+	}
+	return nil
+}
+
+// KeepDecoded keeps the value that the owner has decoded, instead of that of another owner.
+func (c *Copy) KeepDecoded(owner, value any) { c.decoded.Store(&decoded{owner, value}) }
 
 const never = math.MaxInt64
 

@@ -349,3 +349,73 @@ func deref(s *string) string {
 	}
 	return *s
 }
+
+// counted is a codec that counts what it decodes.
+type counted struct {
+	rediscache.Codec[map[string]int]
+	decoded *atomic.Int64
+}
+
+func (c counted) Decode(data []byte) (map[string]int, error) {
+	c.decoded.Add(1)
+	return c.Codec.Decode(data)
+}
+
+func TestKeepDecodedDecodesACopyOnceAndFollowsRedis(t *testing.T) {
+	redistest.NoLeaks(t)
+	s := redistest.Start(t)
+	ctx, pool := t.Context(), systest.WarmPool(t, s)
+	c, other := nearCache(t, pool), systest.NewCache(t, pool, rediscache.WithPrefix("n:"))
+	codec := counted{rediscache.JSON[map[string]int](), new(atomic.Int64)}
+	for _, p := range []rediscache.Policy{
+		{KeepDecoded: true}, {KeepDecoded: true, TTL: time.Hour, Stale: time.Minute, Early: 1, Negative: time.Hour},
+	} {
+		s.Flush()
+		v, err := rediscache.Of(c, rediscache.Codec[map[string]int](codec), p)
+		require.NoError(t, err)
+		load := func(n int) func(context.Context) (map[string]int, error) {
+			return func(context.Context) (map[string]int, error) { return map[string]int{"n": n}, nil }
+		}
+		require.NoError(t, v.Set(ctx, "k", map[string]int{"n": 1}))
+		requireNear(t, c, "k", `{"n":1}`)
+		codec.decoded.Store(0)
+		first, err := v.Get(ctx, "k")
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{"n": 1}, first)
+		for range 10 {
+			again, err := v.GetOrLoad(ctx, "k", load(0))
+			require.NoError(t, err)
+			again["shared"] = 1
+		}
+		require.Equal(t, 1, first["shared"], "callers share the value")
+		require.EqualValues(t, 1, codec.decoded.Load())
+
+		require.NoError(t, other.Set(ctx, "k", []byte(`{"n":2}`), time.Hour+time.Minute))
+		redistest.Eventually(t, func() bool {
+			now, err := v.Get(ctx, "k")
+			return err == nil && now["n"] == 2
+		}, "a write of another cache is not seen")
+		if p.Negative == 0 {
+			continue
+		}
+		// A stale value, and the memory of none, are what they are without KeepDecoded.
+		require.NoError(t, other.Set(ctx, "k", []byte(`{"n":3}`), 30*time.Second))
+		redistest.Eventually(t, func() bool { now, _ := v.Get(ctx, "k"); return now["n"] == 3 }, "it is not seen")
+		requireNear(t, c, "k", `{"n":3}`)
+		_, err = v.Get(ctx, "k")
+		require.NoError(t, err)
+		stale := c.Stats().Stale
+		_, err = v.GetOrLoad(ctx, "k", load(4))
+		require.NoError(t, err)
+		require.Equal(t, stale+1, c.Stats().Stale)
+		redistest.Eventually(t, func() bool { now, _ := v.Get(ctx, "k"); return now["n"] == 4 }, "it is loaded in the background")
+		for range 3 {
+			_, err = v.GetOrLoad(ctx, "none", func(context.Context) (map[string]int, error) { return nil, rediscache.ErrNotFound })
+			require.ErrorIs(t, err, rediscache.ErrNotFound)
+		}
+		require.EqualValues(t, 2, c.Stats().Negatives)
+	}
+	plain := systest.NewCache(t, pool)
+	_, err := rediscache.Of(plain, rediscache.String(), rediscache.Policy{TTL: time.Hour, KeepDecoded: true})
+	require.ErrorContains(t, err, "Policy.KeepDecoded")
+}
