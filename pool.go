@@ -141,10 +141,9 @@ func (p *WarmPool) acquire(ctx context.Context) (redis.Conn, error) {
 // the context's error, and also [ErrPoolExhausted] if there was no room for another
 // connection, or else [ErrUnavailable] if the last dial failed or the server answered
 // that it cannot serve. An error that matches ErrPoolExhausted also matches
-// redis.ErrPoolExhausted.
-// If Redis is down and no connection is open, GetContext returns a [*DialError] at
-// once; after Shutdown or Close it returns [ErrClosed]. If ctx is already done,
-// GetContext returns its error and borrows nothing.
+// redis.ErrPoolExhausted. If Redis is down and no connection is open, GetContext returns
+// a [*DialError] at once; after Shutdown or Close it returns [ErrClosed]. If ctx is
+// already done, GetContext returns its error and borrows nothing.
 func (p *WarmPool) GetContext(ctx context.Context) (redis.Conn, error) {
 	return p.redigo.GetContext(ctx)
 }

@@ -140,7 +140,7 @@ func TestABorrowerThatGivesUpLearnsWhyNoConnectionCame(t *testing.T) {
 		"a dial failed":  {2, dialFails, []error{ErrUnavailable, errFake}},
 		"a dial failed, and the next is slow": {2, func(s *Store, f *fakeServer, held *Conn) {
 			dialFails(s, f, held)
-			giveUp(s)
+			require.Error(t, giveUp(s))
 			f.set(silent)
 			time.Sleep(maxBackoff)
 		}, []error{ErrUnavailable, errFake}},
