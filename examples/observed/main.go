@@ -2,8 +2,9 @@
 // Prometheus, a status page, spans of OpenTelemetry, a log line when Redis goes down and
 // when it is up again, and the answers that an orchestrator asks for.
 //
-//	cd examples/observed && go run .                              # with an embedded miniredis
-//	cd examples/observed && go run . -redis redis://localhost:6379 -traces
+//	cd examples/observed && go run .
+//
+// It needs no Redis; -redis names one, and -traces prints each span.
 //
 // Look at open in service.go, where a pool and a cache get their observers, and at newMux.
 package main
