@@ -109,8 +109,8 @@ func ExampleWarmPool_GetContext() {
 	// 1 <nil>
 }
 
-// A process that can work without its cache is ready also when Redis is down. It is not
-// ready from the moment when it is told to stop, and then it ends what it has begun.
+// A process that can work without its cache is also ready when Redis is down. When it is
+// asked to stop, it is no longer ready, and finishes the requests that it has.
 func Example_health() {
 	server, err := miniredis.Run()
 	if err != nil {

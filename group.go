@@ -30,7 +30,7 @@ import (
 //  2. A Set or a load that began before Invalidate stores under the version that it began
 //     with, so no such read finds what it stores, and no such caller joins the load.
 //  3. A version is a random text, not a number. If Redis loses it, by eviction, Clear or a
-//     flush, the next reader makes a new one that was never used before: the group is empty.
+//     flush, the next reader makes a new one, under which nothing is stored.
 //
 // With [WithNearCache] the version is a copy in the process, which costs no round trip. Then
 // the processes that did not call Invalidate see it as they see any write: usually within a
@@ -161,15 +161,18 @@ func OfGroup[V any](g *Group, codec Codec[V], p Policy) (*GroupView[V], error) {
 	if g == nil {
 		return nil, errors.New("rediscache: the group is nil")
 	}
-	failing := newFailing(g.c)
-	blind, err := Of(failing.cache, codec, p)
+	view, err := Of(g.c, codec, p)
 	if err != nil {
 		return nil, err
 	}
-	if blind.policy.TTL == NoExpiry {
+	if view.policy.TTL == NoExpiry {
 		return nil, errors.New("rediscache: Policy.TTL: values of a group need an end: what was stored before an Invalidate would stay in Redis")
 	}
-	return &GroupView[V]{g: g, codec: codec, policy: p, failing: failing, blind: blind}, nil
+	failing, blind := newFailing(g.c), p
+	blind.KeepDecoded = false // it has no copies
+	return &GroupView[V]{
+		g: g, codec: codec, policy: p, failing: failing, blind: must(Of(failing.cache, codec, blind)),
+	}, nil
 }
 
 // View returns a View of the keys that the group holds now. Use it for one piece of work, such
@@ -192,7 +195,7 @@ func (v *GroupView[V]) View(ctx context.Context) *View[V] {
 	return v.view
 }
 
-// must returns a View whose policy was valid for another cache of the same group.
+// must returns a View whose codec and policy were valid for the cache of the group.
 func must[V any](v *View[V], err error) *View[V] {
 	if err != nil {
 		panic(err)

@@ -184,7 +184,13 @@ func TestAGroupViewNeedsAPolicyWithAnEnd(t *testing.T) {
 		_, err := rediscache.OfGroup(c.Group("g"), rediscache.JSON[int](), p)
 		require.Error(t, err, "%+v", p)
 	}
-	_, err := rediscache.OfGroup(nil, rediscache.JSON[int](), rediscache.Policy{TTL: time.Hour})
+	near := newCache(t, newPool(t, redistest.StartMini(t).URL()), rediscache.WithNearCache(1<<20))
+	kept := rediscache.Policy{TTL: time.Hour, KeepDecoded: true}
+	_, err := rediscache.OfGroup(near.Group("g"), rediscache.JSON[int](), kept)
+	require.NoError(t, err)
+	_, err = rediscache.OfGroup(c.Group("g"), rediscache.JSON[int](), kept)
+	require.ErrorContains(t, err, "KeepDecoded")
+	_, err = rediscache.OfGroup(nil, rediscache.JSON[int](), rediscache.Policy{TTL: time.Hour})
 	require.ErrorContains(t, err, "the group is nil")
 	_, err = rediscache.OfGroup[int](c.Group("g"), nil, rediscache.Policy{TTL: time.Hour})
 	require.ErrorContains(t, err, "the codec is nil")

@@ -46,12 +46,14 @@ func (f ObserverFunc) Observe(ctx context.Context, e Event) { f(ctx, e) }
 // its own. A call with an invalid argument, or without keys, has none.
 type Event struct {
 	// Op is the method in lower case, such as "get" or "get or load", or a step
-	// of a load: "load", "lease" or "fill".
+	// of a load: "load", "lease" or "fill". It is "group" for the version of a [Group]
+	// that could not be read, and "near" for [WithNearCache].
 	Op string
 	// Prefix is that of the cache: of [WithPrefix] and [Cache.Sub].
 	Prefix string
-	// Key has no prefix. It is empty for a load and for the error of a call with many
-	// keys, for a "set many", for a "delete" of many keys, and for a call without a key.
+	// Key has no prefix. It is the name of a [Group] for "group" and "invalidate". It is
+	// empty for a load of many keys, for the error of a call with many keys, for a "set
+	// many", for a "delete" of many keys, and for a call without a key.
 	Key     string
 	Outcome Outcome
 	// Count is the number of values that the call stored or of keys that it removed. It

@@ -215,9 +215,10 @@ func WithAddress(f func(ctx context.Context) (string, error)) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.address = f }}
 }
 
-// WithOnConnect calls f with each new connection, when it has answered the first PING. An error of f closes the connection and fails the dial. What f changes in the state
-// of the connection is that of a new one for the pool. f must honour its context and must
-// not keep the connection. Without this option, or with nil, nothing is called.
+// WithOnConnect calls f with each new connection, when it has answered the first PING. An
+// error of f closes the connection and fails the dial. What f changes in the state of the
+// connection is that of a new one for the pool. f must honour its context and must not keep
+// the connection. Without this option, or with nil, nothing is called.
 func WithOnConnect(f func(ctx context.Context, conn redis.Conn) error) PoolOption {
 	return PoolOption{func(c *poolConfig) { c.onConnect = f }}
 }

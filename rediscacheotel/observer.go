@@ -15,11 +15,11 @@ import (
 // span has the name of its operation and then this name, which is also the attribute
 // rediscache.cache.
 //
-// A call has a span if it is inside a sampled one, see [WithRootSpans]. The span has
-// db.system.name, db.operation.name and, for one key,
-// rediscache.outcome: the last outcome of its events. With many keys it has
-// rediscache.keys.hit and rediscache.keys.miss, the numbers of such keys. A value that
-// could not be stored, and a lease that failed, is an event of the span. An error is the
+// A call has a span if it is inside a sampled one, see [WithRootSpans]. The span of a call
+// has db.system.name and db.operation.name. With one key it has rediscache.outcome, the last
+// outcome of its events; with many keys it has rediscache.keys.hit and rediscache.keys.miss,
+// the numbers of such keys. A value that could not be stored, and a lease that failed, is an
+// event of the span. An error is the
 // status of the span, and its kind (see rediscache.ErrorKind) the attribute error.type. A
 // miss is no error.
 //
@@ -51,11 +51,12 @@ type call struct {
 	hits, misses int
 }
 
-type callKey struct{}
+// callKey is a key of each observer, because a cache may have two.
+type callKey struct{ of *observer }
 
 // callOf returns the call of op to which a context belongs, or nil.
-func callOf(ctx context.Context, op string) *call {
-	if c, ok := ctx.Value(callKey{}).(*call); ok && c.op == op {
+func (o *observer) callOf(ctx context.Context, op string) *call {
+	if c, ok := ctx.Value(callKey{o}).(*call); ok && c.op == op {
 		return c
 	}
 	return nil
@@ -78,13 +79,13 @@ func (o *observer) Start(ctx context.Context, op, key string) context.Context {
 		attrs = append(attrs, attribute.String("rediscache.key", key))
 	}
 	ctx, span := o.t.tracer.Start(ctx, op+" "+o.name, trace.WithSpanKind(kind), trace.WithAttributes(attrs...))
-	return context.WithValue(ctx, callKey{}, &call{op: op, span: span})
+	return context.WithValue(ctx, callKey{o}, &call{op: op, span: span})
 }
 
 // Observe adds an outcome to the span of its call.
 func (o *observer) Observe(ctx context.Context, e rediscache.Event) {
 	o.Recorder.Observe(ctx, e)
-	if c := callOf(ctx, e.Op); c != nil {
+	if c := o.callOf(ctx, e.Op); c != nil {
 		c.observe(e)
 	} else if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		observeStep(span, e)
@@ -119,7 +120,7 @@ func observeStep(span trace.Span, e rediscache.Event) {
 // End ends the span of a call or a load.
 func (o *observer) End(ctx context.Context, op string, err error) {
 	o.Recorder.End(ctx, op, err)
-	c := callOf(ctx, op)
+	c := o.callOf(ctx, op)
 	if c == nil {
 		return
 	}

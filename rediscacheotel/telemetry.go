@@ -87,7 +87,7 @@ func WithKeys() Option { return Option{func(c *config) { c.keys = true }} }
 
 // WithRootSpans also makes spans of calls that are not inside a sampled span, as far as
 // the sampler of the provider wants them. By default there are none: a cache is called so
-// often that even spans which are not sampled would cost a third of its speed.
+// often that even spans which are not sampled cost much of its speed.
 func WithRootSpans() Option { return Option{func(c *config) { c.roots = true }} }
 
 // New returns a Telemetry without pools and caches. Give it to one reader of metrics, by

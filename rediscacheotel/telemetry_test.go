@@ -156,6 +156,16 @@ func TestNoKeyLeavesTheProcessUnlessAsked(t *testing.T) {
 	}
 }
 
+func TestTwoObserversOfOneCacheEachEndTheirSpans(t *testing.T) {
+	w := newWorld(t, redistest.StartMini(t).URL(), rediscacheotel.WithRootSpans())
+	cache, err := rediscache.New(w.pool, rediscache.WithObserver(w.it.Observer("a")), rediscache.WithObserver(w.it.Observer("b")))
+	require.NoError(t, err)
+	require.NoError(t, cache.Ping(t.Context()))
+	require.NoError(t, cache.Close())
+	require.Equal(t, "ok", attrsOf(w.span(t, "ping a"))["rediscache.outcome"])
+	require.Equal(t, "ok", attrsOf(w.span(t, "ping b"))["rediscache.outcome"])
+}
+
 func TestACallOutsideOfASampledSpanHasNoSpan(t *testing.T) {
 	w := newWorld(t, redistest.StartMini(t).URL())
 	_, err := w.cache.Get(t.Context(), "none")

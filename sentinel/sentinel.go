@@ -10,7 +10,7 @@
 //     ROLE with "master", or the dial fails and the sentinels are asked again.
 //  2. On each sentinel it subscribes to +switch-master, and asks all of them once a second
 //     besides. Of different answers the one with the highest configuration epoch counts, so a
-//     sentinel that was cut off from the others is not believed.
+//     sentinel that was cut off from the others does not lead the pool back to an old master.
 //  3. When the master changes, all connections to the old one are closed at once, the
 //     borrowed ones too, and new ones are dialled. Otherwise an old master that is still up
 //     would go on to acknowledge writes until Sentinel makes it a replica, and then lose them.
@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,8 +105,8 @@ func New(addrs []string, master string, opts ...Option) (*Pool, error) {
 		}
 		w.sentinels = append(w.sentinels, newSentinel(full, cfg))
 	}
-	pool, err := rediscache.NewPool(cfg.url, append(cfg.pool,
-		rediscache.WithAddress(w.address), rediscache.WithOnConnect(w.mustBeMaster))...)
+	own := []rediscache.PoolOption{rediscache.WithAddress(w.address), rediscache.WithOnConnect(w.mustBeMaster)}
+	pool, err := rediscache.NewPool(cfg.url, slices.Concat(cfg.pool, own)...)
 	if err = errors.Join(append(faults, err)...); err != nil {
 		if pool != nil {
 			_ = pool.Close()
@@ -122,7 +123,9 @@ func withPort(addr string) (string, error) {
 	if err != nil {
 		host, port = strings.Trim(addr, "[]"), "26379"
 	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 || host == "" || strings.ContainsAny(host, "/@, ") || strings.Contains(host, ":") && net.ParseIP(host) == nil {
+	n, err := strconv.Atoi(port)
+	validHost := host != "" && !strings.ContainsAny(host, "/@, ") && (!strings.Contains(host, ":") || net.ParseIP(host) != nil)
+	if err != nil || n < 1 || n > 65535 || !validHost {
 		return "", fmt.Errorf("sentinel: address %q: write a host and a port, as in 10.0.0.1:26379", addr)
 	}
 	return net.JoinHostPort(host, port), nil

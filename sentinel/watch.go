@@ -118,8 +118,8 @@ func (w *watch) address(ctx context.Context) (string, error) {
 	return "", err
 }
 
-// askOften asks a sentinel each second, and when it is poked. One that does not answer
-// delays no other.
+// askOften asks a sentinel each second, and when it is poked. Each sentinel has a goroutine
+// of its own, so a sentinel that does not answer does not delay the others.
 func (w *watch) askOften(ctx context.Context, s *sentinel) {
 	ticker := time.NewTicker(askEvery)
 	defer ticker.Stop()

@@ -515,15 +515,15 @@ func (s *Store) addLocked(c *Conn, turn int64) {
 		s.discardLocked(c, closedShutdown)
 		return
 	}
+	if turn <= s.renewed { // it may lead to the old server, so it does not show that the new one is up
+		s.discardLocked(c, closedBroken)
+		return
+	}
 	if s.fails > 0 {
 		s.emitLocked(Event{Kind: Up, After: s.now() - s.downSince})
 	}
 	s.fails, s.failure, s.salvo = 0, nil, 0
 	s.nextLocked(c)
-	if turn <= s.renewed {
-		s.discardLocked(c, closedBroken)
-		return
-	}
 	s.giveLocked(c)
 }
 
